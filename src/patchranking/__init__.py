@@ -1,0 +1,3 @@
+from patchranking._torchvision import declare_missing_operators
+
+declare_missing_operators()

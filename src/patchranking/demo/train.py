@@ -1,0 +1,205 @@
+"""Trains the embedded demo model: ``python -m patchranking.demo.train --out DIR``.
+
+A CLIP is trained from scratch on generated scenes. Three terms: the contrastive loss between images and captions,
+zero-shot classification against the prompts of all classes, and, to learn in an hour what would take a day, a
+throw-away head that names the object from every single patch the object covers. For the first part of training the
+tower sees the object's patches and a random share of the others, which costs less and makes it robust to pruning.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
+
+from patchranking.demo.scenes import BACKGROUNDS, CLASSES, COLOURS, SIZE, TEMPLATES, scene
+from patchranking.pruning.select import gather_tokens, top_patches
+from patchranking.towers.transformers import TransformersTower
+
+MEAN = STD = (0.5, 0.5, 0.5)
+PATCH = 8
+CONTEXT = 24
+
+
+class Scenes(Dataset[tuple[Tensor, int, str, Tensor]]):
+    """Scenes as pixels ``(3, SIZE, SIZE)``, label, caption and the share of each patch the object covers."""
+
+    def __init__(self, split: str, start: int, stop: int) -> None:
+        self.split, self.start, self.stop = split, start, stop
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int, str, Tensor]:
+        drawn = scene(self.split, self.start + index)
+        pixels = torch.from_numpy(np.array(drawn.image)).permute(2, 0, 1).float() / 127.5 - 1
+        side = SIZE // PATCH
+        coverage = torch.from_numpy(drawn.mask.reshape(side, PATCH, side, PATCH).mean((1, 3)).ravel()).float()
+        return pixels, drawn.label, drawn.caption, coverage
+
+
+def train_tokenizer() -> CLIPTokenizer:
+    """A byte-pair tokenizer for the captions' words."""
+    words = [*CLASSES, *COLOURS, *BACKGROUNDS, *TEMPLATES, "an on of the background photo picture image with"]
+    return CLIPTokenizer().train_new_from_iterator([words * 4], vocab_size=640, show_progress=False)
+
+
+def build_model(tokenizer: CLIPTokenizer) -> CLIPModel:
+    """The demo CLIP with random weights."""
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 128,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": CONTEXT,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "hidden_act": "gelu",
+    }
+    vision = {
+        "hidden_size": 160,
+        "intermediate_size": 640,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 5,
+        "image_size": SIZE,
+        "patch_size": PATCH,
+        "hidden_act": "gelu",
+    }
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
+
+
+class Trainer:
+    """The losses of one step; owns the throw-away patch head."""
+
+    def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.tower = TransformersTower(model)
+        self.patch_head = nn.Linear(self.tower.width, len(CLASSES))
+
+    def text_features(self, texts: list[str]) -> Tensor:
+        tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt")
+        return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=-1)
+
+    def loss(self, batch: tuple[Tensor, Tensor, list[str], Tensor], keep: int, template: str) -> dict[str, Tensor]:
+        pixels, labels, captions, coverage = batch
+        tokens = self.tower.embed(pixels)
+        if keep < self.tower.num_patches:
+            chosen = top_patches((coverage > 0.05) + torch.rand_like(coverage), keep)
+            tokens, coverage = gather_tokens(tokens, chosen, 1), coverage.gather(1, chosen)
+        tokens = self.tower.run(tokens, 0)
+        images = F.normalize(self.tower.pool(tokens), dim=-1)
+        scale = self.model.logit_scale.exp().clamp(max=100)
+        classes = self.text_features([template.format(name) for name in CLASSES])
+        texts = self.text_features(captions)
+        logits = scale * images @ texts.T
+        same = torch.tensor([[a == b for b in captions] for a in captions], dtype=torch.float32)
+        target = same / same.sum(1, keepdim=True)
+        covered = coverage > 0.25
+        owners = labels[:, None].expand_as(covered)[covered]
+        return {
+            "contrastive": (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2,
+            "classes": F.cross_entropy(scale * images @ classes.T, labels),
+            "patches": F.cross_entropy(self.patch_head(tokens[:, 1:][covered]), owners),
+        }
+
+    @torch.no_grad()
+    def accuracy(self, data: DataLoader[tuple[Tensor, int, str, Tensor]]) -> float:
+        """Zero-shot top-1 in percent, prompts averaged over the templates."""
+        prompts = [self.text_features([t.format(name) for name in CLASSES]) for t in TEMPLATES]
+        classes = F.normalize(torch.stack(prompts).mean(0), dim=-1)
+        hits = [(self.tower(pixels) @ classes.T).argmax(1) == labels for pixels, labels, *_ in data]
+        return 100 * torch.cat(hits).float().mean().item()
+
+
+def train(
+    out: Path,
+    steps: int = 2400,
+    batch_size: int = 96,
+    learning_rate: float = 1.2e-3,
+    dense_share: float = 0.2,
+    kept_patches: int = 64,
+    seed: int = 0,
+) -> None:
+    """Trains the demo model and writes a transformers folder in half precision.
+
+    Args:
+        out: Folder to write.
+        steps: Optimiser steps.
+        batch_size: Scenes per step.
+        learning_rate: Peak of the warm-up and cosine schedule.
+        dense_share: Share of the steps, at the end, that see all patches.
+        kept_patches: Patches per image before that.
+        seed: Random seed.
+    """
+    torch.manual_seed(seed)
+    tokenizer = train_tokenizer()
+    model = build_model(tokenizer)
+    trainer = Trainer(model, tokenizer)
+    parameters = [*model.parameters(), *trainer.patch_head.parameters()]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": 0.05},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+    warm_up = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser,
+        lambda s: min((s + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * s / steps)) + 0.002),
+    )
+    held_out = DataLoader(Scenes("val", 0, 500), batch_size=100)
+    loader = DataLoader(Scenes("train", 0, steps * batch_size), batch_size=batch_size, num_workers=1)
+    began = time.monotonic()
+    for step, batch in enumerate(loader):
+        progress = step / steps
+        keep = kept_patches if progress < 1 - dense_share else trainer.tower.num_patches
+        losses = trainer.loss(batch, keep, TEMPLATES[step % len(TEMPLATES)])
+        total = losses["contrastive"] + losses["classes"] + (1 - progress) * losses["patches"]
+        optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        schedule.step()
+        if step % 25 == 24:
+            shown = " ".join(f"{name} {value.item():.3f}" for name, value in losses.items())
+            print(f"step {step + 1}/{steps} {time.monotonic() - began:.0f} s {shown}", flush=True)
+        if step % 300 == 299 or step == steps - 1:
+            print(f"step {step + 1} zero-shot top-1 {trainer.accuracy(held_out):.1f} %", flush=True)
+            save(model, tokenizer, out)
+
+
+def save(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
+    """Writes the model in half precision, its tokenizer and its preprocessing."""
+    half = CLIPModel(model.config)
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    preprocessing = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": SIZE},
+        "resample": 3,
+        "do_center_crop": True,
+        "crop_size": {"height": SIZE, "width": SIZE},
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": MEAN,
+        "image_std": STD,
+    }
+    (out / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(train, as_positional=False)

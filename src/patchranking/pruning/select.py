@@ -1,0 +1,51 @@
+"""Top-k and gather: pure functions on tensors, with static shapes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from patchranking.errors import UserError
+
+__all__ = ["check_keep_rate", "gather_tokens", "kept_count", "top_patches"]
+
+
+def check_keep_rate(rate: float) -> float:
+    """Returns ``rate`` as a float, or raises UserError when it is outside 0 < rate <= 1."""
+    if not 0 < rate <= 1:
+        raise UserError(f"A keep rate is the share of patches kept, above 0 and at most 1, not {rate:g}.")
+    return float(rate)
+
+
+def kept_count(rate: float, patches: int) -> int:
+    """Patches kept of ``patches`` at a keep rate: ``round(rate * patches)``, at least one."""
+    return max(1, round(check_keep_rate(rate) * patches))
+
+
+def top_patches(scores: Tensor, count: int) -> Tensor:
+    """Indices of the highest scores, in ascending index order; equal scores prefer the lower index.
+
+    Args:
+        scores: Importance ``(batch, patches)``, higher = keep.
+        count: Patches to keep.
+
+    Returns:
+        int64 indices ``(batch, count)``.
+    """
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    return order[:, :count].sort(dim=-1).values
+
+
+def gather_tokens(tokens: Tensor, patches: Tensor, num_prefix_tokens: int) -> Tensor:
+    """Keeps the prefix tokens and the chosen patches.
+
+    Args:
+        tokens: ``(batch, prefix + patches, width)``.
+        patches: Indices among the patches, ``(batch, kept)``.
+        num_prefix_tokens: Tokens before the patches.
+
+    Returns:
+        ``(batch, prefix + kept, width)`` in the order of ``patches``.
+    """
+    index = (patches + num_prefix_tokens).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    return torch.cat([tokens[:, :num_prefix_tokens], tokens.gather(1, index)], dim=1)

@@ -1,0 +1,126 @@
+"""One view of many vision transformers: embed, run blocks, pool."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["VisionTower"]
+
+
+class VisionTower(ABC):
+    """A pre-norm vision transformer seen as ``embed -> run -> pool``.
+
+    A tower owns nothing: it calls the library's own modules, so hooks on them keep working and the composition
+    ``pool(run(embed(pixels), 0, depth))`` returns bit for bit what the library returns.
+
+    Attributes:
+        module: The vision module of the library.
+        blocks: The module's own container of transformer blocks.
+        num_prefix_tokens: Tokens before the patches (class token, registers).
+        grid: Patch rows and columns.
+        image_size: Height and width of the input in pixels.
+        width: Channels of a token.
+        num_heads: Attention heads of a block.
+        activation: Name of the MLP activation, e.g. ``"gelu"`` or ``"quick_gelu"``.
+    """
+
+    library: str
+    module: nn.Module
+    blocks: nn.ModuleList | nn.Sequential
+    num_prefix_tokens: int
+    grid: tuple[int, int]
+    image_size: tuple[int, int]
+    width: int
+    num_heads: int
+    activation: str
+
+    @property
+    def num_patches(self) -> int:
+        """Patch tokens of one image, prefix tokens excluded."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def depth(self) -> int:
+        """Number of transformer blocks."""
+        return len(self.blocks)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of the weights."""
+        return next(self.module.parameters()).dtype
+
+    def embed(self, pixels: Tensor, upto: int = 0) -> Tensor:
+        """Returns the tokens that enter block ``upto``.
+
+        Args:
+            pixels: Preprocessed images ``(batch, 3, height, width)``.
+            upto: Block index; 0 gives the tokens after position embedding and any pre-norm.
+
+        Returns:
+            Tokens ``(batch, prefix + patches, width)``.
+        """
+        return self.run(self._embed(pixels), 0, upto)
+
+    def run(self, tokens: Tensor, start: int, stop: int | None = None) -> Tensor:
+        """Runs blocks ``start`` to ``stop - 1`` on tokens of any number.
+
+        Args:
+            tokens: ``(batch, tokens, width)``, prefix tokens first.
+            start: First block.
+            stop: One past the last block; the tower's depth when omitted.
+
+        Returns:
+            Tokens of the same shape.
+        """
+        for block in list(self.blocks)[start:stop]:
+            tokens = self._run_block(block, tokens)
+        return tokens
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Image features as the library returns them, ``(batch, features)``, not normalised."""
+        return self.pool(self.run(self.embed(pixels), 0))
+
+    def class_attention(self, tokens: Tensor, block: int) -> Tensor:
+        """Attention of the class token to every patch in one block, averaged over heads.
+
+        Computed beside the block from its own norm and projections, so the attention kernel stays untouched.
+
+        Args:
+            tokens: Tokens entering ``block``, ``(batch, prefix + patches, width)``.
+            block: Block index.
+
+        Returns:
+            Probabilities ``(batch, patches)``; they sum to less than one, the rest goes to prefix tokens.
+        """
+        query, key = self._queries_and_keys(self.blocks[block], tokens)
+        heads = (*tokens.shape[:2], self.num_heads, -1)
+        query, key = query.view(heads)[:, 0], key.view(heads)
+        logits = torch.einsum("bhd,bnhd->bhn", query, key) * query.shape[-1] ** -0.5
+        return logits.float().softmax(-1).mean(1)[:, self.num_prefix_tokens :]
+
+    @abstractmethod
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Turns the tokens after the last block into features ``(batch, features)``."""
+
+    @abstractmethod
+    def identity(self) -> Sequence[Tensor]:
+        """Weights that tell this model from others and are laid out alike in every library."""
+
+    @abstractmethod
+    def _embed(self, pixels: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _queries_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Normed and projected queries and keys, each ``(batch, tokens, width)``."""

@@ -1,0 +1,58 @@
+"""View of a Hugging Face transformers CLIP image encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from transformers import CLIPModel, CLIPVisionModelWithProjection
+
+from patchranking.towers.base import VisionTower
+
+__all__ = ["TransformersTower", "wrap"]
+
+
+def wrap(model: nn.Module) -> TransformersTower | None:
+    """Returns a tower for a ``CLIPModel`` or ``CLIPVisionModelWithProjection``, None for anything else."""
+    if isinstance(model, CLIPModel | CLIPVisionModelWithProjection):
+        return TransformersTower(model)
+    return None
+
+
+class TransformersTower(VisionTower):
+    """The image side of a transformers CLIP; features are the projected ``image_embeds``."""
+
+    library = "transformers"
+    num_prefix_tokens = 1
+
+    def __init__(self, model: CLIPModel | CLIPVisionModelWithProjection) -> None:
+        self.module = model.vision_model
+        self.blocks = self.module.encoder.layers
+        self._projection = model.visual_projection
+        config = self.module.config
+        side = config.image_size // config.patch_size
+        self.grid = (side, side)
+        self.image_size = (config.image_size, config.image_size)
+        self.width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.activation = config.hidden_act
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        return self._projection(self.module.post_layernorm(tokens[:, 0, :]))
+
+    def identity(self) -> Sequence[Tensor]:
+        return (
+            self.module.embeddings.patch_embedding.weight,
+            self.blocks[-1].mlp.fc1.weight,
+            self.module.post_layernorm.weight,
+        )
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        return self.module.pre_layrnorm(self.module.embeddings(pixels))
+
+    def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        return block(tokens, attention_mask=None)
+
+    def _queries_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        normed = block.layer_norm1(tokens)
+        return block.self_attn.q_proj(normed), block.self_attn.k_proj(normed)
