@@ -8,7 +8,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["VisionTower"]
+from patchranking.errors import UserError
+
+__all__ = ["VisionTower", "activation_name"]
+
+
+def activation_name(module: nn.Module) -> str:
+    """Names an activation module as transformers configs do: ``gelu``, ``gelu_pytorch_tanh``, ``quick_gelu``, ..."""
+    if isinstance(module, nn.GELU):
+        return "gelu" if module.approximate == "none" else "gelu_pytorch_tanh"
+    known = {"QuickGELU": "quick_gelu", "GELUTanh": "gelu_pytorch_tanh"}
+    return known.get(type(module).__name__, type(module).__name__.lower())
 
 
 class VisionTower(ABC):
@@ -25,10 +35,13 @@ class VisionTower(ABC):
         image_size: Height and width of the input in pixels.
         width: Channels of a token.
         num_heads: Attention heads of a block.
+        mlp_width: Hidden units of a block's MLP.
         activation: Name of the MLP activation, e.g. ``"gelu"`` or ``"quick_gelu"``.
+        has_class_token: Whether token 0 is a class token.
     """
 
     library: str
+    has_class_token: bool = True
     module: nn.Module
     blocks: nn.ModuleList | nn.Sequential
     num_prefix_tokens: int
@@ -36,6 +49,7 @@ class VisionTower(ABC):
     image_size: tuple[int, int]
     width: int
     num_heads: int
+    mlp_width: int
     activation: str
 
     @property
@@ -100,7 +114,12 @@ class VisionTower(ABC):
 
         Returns:
             Probabilities ``(batch, patches)``; they sum to less than one, the rest goes to prefix tokens.
+
+        Raises:
+            UserError: If the model has no class token.
         """
+        if not self.has_class_token:
+            raise UserError("Class attention needs a class token, and this model has none; use another method.")
         query, key = self._queries_and_keys(self.blocks[block], tokens)
         heads = (*tokens.shape[:2], self.num_heads, -1)
         query, key = query.view(heads)[:, 0], key.view(heads)

@@ -35,6 +35,7 @@ class TransformersTower(VisionTower):
         self.image_size = (config.image_size, config.image_size)
         self.width = config.hidden_size
         self.num_heads = config.num_attention_heads
+        self.mlp_width = config.intermediate_size
         self.activation = config.hidden_act
 
     def pool(self, tokens: Tensor) -> Tensor:

@@ -1,0 +1,229 @@
+"""The command line; every command is a function here, its options are the function's arguments."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+
+from patchranking.data import load_data
+from patchranking.errors import UserError
+from patchranking.evaluation.evaluate import EvaluationSettings
+from patchranking.evaluation.evaluate import evaluate as run_evaluation
+from patchranking.predictor.fit import fit_pruner
+from patchranking.pruning.pruner import Pruner
+from patchranking.pruning.select import check_keep_rate
+from patchranking.ranking.job import SearchSettings, rank_dataset
+from patchranking.ranking.store import read_rankings
+from patchranking.report.page import write_report
+from patchranking.towers.load import LoadedModel, load_model
+
+__all__ = ["main"]
+
+
+def rank(
+    model: str,
+    data: str,
+    out: Path = Path("runs/rank"),
+    block: int = 3,
+    window: int = 2,
+    stride: int = 1,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Finds which patches of each image matter (Phase I) and stores the rankings; resumes after a kill.
+
+    Args:
+        model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
+        data: demo[:split], a folder with one sub-folder a class (or flat), or several folders joined by commas.
+        out: Folder for the Parquet shards and the manifest.
+        block: Patches are removed before this block.
+        window: Side of the removed window in patches.
+        stride: Step between windows in patches.
+        limit: At most so many images, drawn by seed.
+        seed: Random seed.
+        device: cpu, cuda, cuda:1, mps, ...
+    """
+    loaded = _load(model, device, seed)
+    manifest = rank_dataset(loaded, load_data(data, limit, seed, "train"), out, SearchSettings(block, window, stride))
+    totals = manifest["totals"]
+    print(f"{totals['in']} images in = {totals['ranked']} ranked + {totals['skipped']} skipped; wrote {out}")
+    for key, reason in manifest["skipped"].items():
+        print(f"skipped {key}: {reason}")
+
+
+def fit(
+    model: str,
+    data: str,
+    out: Path = Path("runs/fit"),
+    rankings: Path | None = None,
+    keep: float = 0.6,
+    block: int = 3,
+    window: int = 2,
+    stride: int = 1,
+    epochs: int = 100,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Fits a pruner to golden rankings (Phase II); ranks the images first where no rankings are given.
+
+    Args:
+        model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
+        data: demo[:split], a folder with one sub-folder a class (or flat), or several folders joined by commas.
+        out: Folder for the pruner.
+        rankings: Folder written by rank for the same model and images.
+        keep: Keep rate stored with the pruner; it can be changed later without fitting again.
+        block: Patches are removed before this block, unless rankings are given.
+        window: Side of the removed window in patches, unless rankings are given.
+        stride: Step between windows in patches, unless rankings are given.
+        epochs: Passes over the images.
+        limit: At most so many images, drawn by seed.
+        seed: Random seed.
+        device: cpu, cuda, cuda:1, mps, ...
+    """
+    check_keep_rate(keep)
+    stored = None if rankings is None else read_rankings(rankings)
+    loaded = _load(model, device, seed)
+    images = load_data(data, limit, seed, "train")
+    if stored is None:
+        rank_dataset(loaded, images, out / "rankings", SearchSettings(block, window, stride))
+        stored = read_rankings(out / "rankings")
+    pruner, report = fit_pruner(loaded, images, stored, keep, epochs, seed)
+    pruner.save_pretrained(out)
+    _write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": stored.settings})
+    print(
+        f"matching rate {report.matching_rate:.3f} (chance {report.chance:.3f}) on {report.n_held_out} held-out images; "
+        f"{len(images)} images in = {report.n_train + report.n_held_out} used + "
+        f"{len(images) - report.n_train - report.n_held_out} without a ranking; wrote {out}"
+    )
+
+
+def evaluate(
+    model: str,
+    data: str,
+    out: Path = Path("runs/evaluate"),
+    pruner: Path | None = None,
+    methods: list[str] = ["random", "cls-attention", "golden"],  # noqa: B006
+    keep: list[float] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5],  # noqa: B006
+    templates: list[str] | None = None,
+    golden_images: int = 100,
+    batch_size: int = 32,
+    timing_batch: int = 16,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Compares dense, pruner and baselines on labelled images; writes results.json and report.html.
+
+    Args:
+        model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
+        data: demo[:split], a folder with one sub-folder a class (or flat), or several folders joined by commas.
+        out: Folder for results.json and report.html.
+        pruner: Folder written by fit.
+        methods: random, cls-attention and golden, the oracle; dense and the pruner are always measured.
+        keep: Keep rates; 1.0 is the dense model.
+        templates: Prompt templates with one {}; the data set's own when omitted.
+        golden_images: Images, drawn by seed, on which the oracle runs.
+        batch_size: Images a batch.
+        timing_batch: Images a batch when timing; 0 leaves timing out.
+        limit: At most so many images, drawn by seed.
+        seed: Random seed.
+        device: cpu, cuda, cuda:1, mps, ...
+    """
+    for rate in keep:
+        check_keep_rate(rate)
+    artefact = None if pruner is None else Pruner.from_pretrained(pruner)
+    loaded = _load(model, device, seed)
+    images = load_data(data, limit, seed)
+    if templates:
+        images.templates = tuple(templates)
+    settings = EvaluationSettings(
+        methods=methods,
+        keep_rates=keep,
+        golden_images=golden_images,
+        batch_size=batch_size,
+        timing_batch=timing_batch,
+        seed=seed,
+    )
+    _evaluate(loaded, images, artefact, settings, out)
+
+
+def demo(
+    out: Path = Path("runs/demo"), images: int = 400, scenes: int = 400, seed: int = 0, device: str = "cpu"
+) -> None:
+    """Ranks, fits, prunes and evaluates the embedded model on generated scenes, in minutes on two cores.
+
+    Args:
+        out: Folder for everything the demo makes.
+        images: Training scenes to rank and fit to.
+        scenes: Test scenes to evaluate on.
+        seed: Random seed.
+        device: cpu, cuda, cuda:1, mps, ...
+    """
+    loaded = _load("demo", device, seed)
+    train = load_data("demo:train", images)
+    rank_dataset(loaded, train, out / "rankings", SearchSettings(stride=2))
+    pruner, _ = fit_pruner(loaded, train, read_rankings(out / "rankings"), seed=seed)
+    pruner.save_pretrained(out / "pruner")
+    settings = EvaluationSettings(golden_images=40, seed=seed)
+    _evaluate(loaded, load_data("demo:test", scenes), pruner, settings, out)
+
+
+def main() -> None:
+    """Runs the command line; a user's mistake ends with one sentence and status 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        auto_cli([demo, rank, fit, evaluate], prog="patchranking")
+    except UserError as error:
+        print(f"patchranking: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _load(model: str, device: str, seed: int) -> LoadedModel:
+    torch.manual_seed(seed)
+    return load_model(model, device)
+
+
+def _evaluate(
+    loaded: LoadedModel, images: Any, pruner: Pruner | None, settings: EvaluationSettings, out: Path
+) -> None:
+    results, wall = run_evaluation(loaded, images, pruner, settings)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_json(out / "results.json", results)
+    write_report(results, wall, out / "report.html", f"{images.name} {images.split}, {loaded.name}")
+    _print_table(results["rows"])
+    totals = results["images"]
+    print(f"{totals['in']} images in = {totals['evaluated']} evaluated + {totals['skipped']} skipped")
+    for key, reason in results["skipped"].items():
+        print(f"skipped {key}: {reason}")
+    print(f"wrote {out / 'results.json'} and {out / 'report.html'}")
+
+
+def _print_table(rows: list[dict[str, Any]]) -> None:
+    print(f"{'method':<16}{'keep':>6}{'top-1':>8}{'cosine':>9}{'GMACs':>8}{'speed-up':>10}")
+    for row in rows:
+        speed, dense = row["images_per_second"], row["images_per_second_dense"]
+        print(
+            f"{row['method'] + (' *' if row['oracle'] else ''):<16}{row['keep_rate']:>6.0%}"
+            f"{_number(row['top1'], '.2f'):>8}{row['feature_cosine']:>9.4f}{row['gmacs']:>8.3f}"
+            f"{_number(speed and dense and speed / dense, '.2f'):>9}x"
+        )
+    print("* oracle: saw the result before it chose; no deployable method")
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "-" if value is None else format(value, spec)
+
+
+def _write_json(path: Path, content: object) -> None:
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)

@@ -1,0 +1,135 @@
+"""Turns a DATA argument into images with keys, labels and class names."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from patchranking.data.images import read_image
+from patchranking.errors import UserError
+
+__all__ = ["DATA_HELP", "DemoData", "FolderData", "ImageData", "load_data"]
+
+DATA_HELP = "demo[:split], a folder with one sub-folder a class (or flat), or several folders joined by commas"
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"}
+
+
+class ImageData(ABC):
+    """An ordered set of images.
+
+    Attributes:
+        name: For tables, e.g. ``"flowers"``.
+        split: For tables, e.g. ``"val"``.
+        keys: One stable name per image; the images' order.
+        labels: Class index per image; None when unlabelled.
+        class_names: Natural names of the classes, empty when unlabelled.
+        templates: Zero-shot prompt templates with one ``{}``.
+    """
+
+    name: str
+    split: str
+    keys: list[str]
+    labels: list[int] | None
+    class_names: list[str]
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """The RGB picture; raises UnreadableImageError when it cannot be used."""
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """Boolean object mask ``(height, width)`` where it is known."""
+        return None
+
+
+class DemoData(ImageData):
+    """The generated scenes of ``patchranking.demo.scenes``."""
+
+    def __init__(self, split: str, length: int) -> None:
+        from patchranking.demo import scenes
+
+        self._scene = scenes.scene
+        self.name, self.split = "demo", split
+        self.class_names = list(scenes.CLASSES)
+        self.templates = scenes.TEMPLATES
+        drawn = [self._scene(split, index) for index in range(length)]
+        self.keys = [scene.key for scene in drawn]
+        self.labels = [scene.label for scene in drawn]
+        self._masks = [scene.mask for scene in drawn]
+        self._images = [scene.image for scene in drawn]
+
+    def image(self, index: int) -> Image.Image:
+        return self._images[index]
+
+    def mask(self, index: int) -> np.ndarray:
+        return self._masks[index]
+
+
+class FolderData(ImageData):
+    """Pictures below one or more folders; sub-folders are classes, their underscores are read as spaces."""
+
+    def __init__(self, folders: list[Path], limit: int | None, seed: int) -> None:
+        files: list[tuple[str, str | None, Path]] = []
+        for folder in folders:
+            if not folder.is_dir():
+                raise UserError(f"There is no folder '{folder}': give {DATA_HELP}.")
+            prefix = f"{folder.parent.name}/{folder.name}/" if len(folders) > 1 else ""
+            files += [
+                (prefix + path.relative_to(folder).as_posix(), _class_of(path, folder), path)
+                for path in sorted(folder.rglob("*"))
+                if path.suffix.lower() in _SUFFIXES and path.is_file()
+            ]
+        if not files:
+            raise UserError(f"There are no pictures in '{', '.join(map(str, folders))}' (looked for {_suffix_list()}).")
+        if limit is not None and limit < len(files):
+            chosen = np.random.default_rng(seed).choice(len(files), limit, replace=False)
+            files = [files[index] for index in sorted(chosen)]
+        self.name = "+".join(folder.resolve().parent.name for folder in folders)
+        self.split = "+".join(dict.fromkeys(folder.resolve().name for folder in folders))
+        self.keys = [key for key, _, _ in files]
+        self._paths = [path for _, _, path in files]
+        classes = [name for _, name, _ in files]
+        if None in classes:
+            self.class_names, self.labels = [], None
+        else:
+            self.class_names = sorted({name for name in classes if name})
+            self.labels = [self.class_names.index(name) for name in classes if name]
+
+    def image(self, index: int) -> Image.Image:
+        return read_image(self._paths[index])
+
+
+def load_data(data: str, limit: int | None = None, seed: int = 0, default_split: str = "test") -> ImageData:
+    """Loads images by their DATA argument.
+
+    Args:
+        data: ``demo``, ``demo:train``, a folder, or folders joined by commas.
+        limit: At most so many images: a seeded sample of a folder, the first scenes of the demo.
+        seed: Seed of the sample.
+        default_split: Split of ``demo`` when none is named.
+
+    Raises:
+        UserError: If the argument names nothing that exists, or the limit is below 1.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"The limit must be at least 1 image, not {limit}.")
+    kind, _, split = data.partition(":")
+    if kind == "demo":
+        return DemoData(split or default_split, 500 if limit is None else limit)
+    return FolderData([Path(part).expanduser() for part in data.split(",")], limit, seed)
+
+
+def _class_of(path: Path, folder: Path) -> str | None:
+    parts = path.relative_to(folder).parts
+    return parts[0].replace("_", " ") if len(parts) > 1 else None
+
+
+def _suffix_list() -> str:
+    return ", ".join(sorted(_SUFFIXES))

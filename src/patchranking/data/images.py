@@ -1,0 +1,37 @@
+"""Reads pictures of any kind, or says in one sentence why not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+__all__ = ["UnreadableImageError", "read_image"]
+
+
+class UnreadableImageError(Exception):
+    """A picture cannot be used; the message is the reason."""
+
+
+def read_image(path: Path) -> Image.Image:
+    """Opens a picture as RGB: turned as its EXIF says, first frame of animations, 16 bits scaled to 8.
+
+    Args:
+        path: The file.
+
+    Raises:
+        UnreadableImageError: If the file is empty, damaged, huge or no picture.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise UnreadableImageError("empty file")
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):
+                image = Image.fromarray((np.asarray(image, np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+            return image.convert("RGB")
+    except UnreadableImageError:
+        raise
+    except Exception as error:
+        raise UnreadableImageError(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from error

@@ -1,0 +1,246 @@
+"""Compares ways of choosing patches on the same images, at the same block and the same counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from patchranking.data import ImageData, read_batches
+from patchranking.errors import UserError
+from patchranking.evaluation.cost import analytic_macs, count_macs, images_per_second
+from patchranking.evaluation.environment import environment
+from patchranking.evaluation.tally import Tally, object_share
+from patchranking.evaluation.zero_shot import class_features
+from patchranking.pruning.attach import Scorer, scorer_attached
+from patchranking.pruning.baselines import BASELINES
+from patchranking.pruning.pruner import Pruner
+from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.select import gather_tokens, kept_count, top_patches
+from patchranking.ranking.search import leave_out
+from patchranking.report.wall import WallImage
+from patchranking.towers.load import LoadedModel
+
+__all__ = ["ORACLES", "EvaluationSettings", "evaluate"]
+
+ORACLES = ("golden",)
+"""Methods that look at the result before they choose; no deployable method."""
+
+_WALL_RATES = (0.6, 0.5)
+_GOLDEN_IMAGES_PER_BATCH = 4
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to compare.
+
+    Attributes:
+        methods: Baselines and ``golden``; ``dense`` and the pruners given are always there.
+        keep_rates: Shares of the patches kept; 1.0 is the dense row.
+        block: Where patches go when no pruner is given.
+        golden_images: Images, drawn by seed, for the golden oracle, which runs the model many times on each.
+        batch_size: Images a batch.
+        timing_batch: Images a batch when timing; 0 leaves timing out.
+        wall: Images on the report's wall.
+        seed: Seed of the random baseline and of the golden images.
+    """
+
+    methods: Sequence[str] = ("random", "cls-attention", "golden")
+    keep_rates: Sequence[float] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+    block: int = 3
+    golden_images: int = 100
+    batch_size: int = 32
+    timing_batch: int = 16
+    wall: int = 8
+    seed: int = 0
+
+
+@dataclass
+class _Run:
+    """State of one evaluation."""
+
+    model: LoadedModel
+    data: ImageData
+    settings: EvaluationSettings
+    block: int
+    rates: list[float]
+    scorers: dict[str, Scorer]
+    tally: Tally
+    golden: set[int]
+    wall: list[WallImage] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def evaluate(
+    model: LoadedModel, data: ImageData, pruner: Pruner | None, settings: EvaluationSettings
+) -> tuple[dict[str, Any], list[WallImage]]:
+    """Measures accuracy, feature cosine, cost and speed.
+
+    Args:
+        model: The dense model.
+        data: The images, labelled for top-1.
+        pruner: A pruner fitted to the model, or None for the baselines alone.
+        settings: What to compare.
+
+    Returns:
+        The content of results.json and the images of the report's wall.
+
+    Raises:
+        UserError: If a method or keep rate is unknown, or no image can be read.
+    """
+    run = _prepare(model, data, pruner, settings)
+    with torch.inference_mode():
+        for images, pixels in read_batches(data, model.preprocess, settings.batch_size, run.skipped, None, "evaluate"):
+            _measure(run, images, pixels.to(model.tower.device, model.tower.dtype))
+    if not run.tally.count(("dense", 1.0)):
+        raise UserError(f"None of the {len(data)} images could be read, for example: {next(iter(run.skipped.items()))}.")
+    totals = {"in": len(data), "evaluated": run.tally.count(("dense", 1.0)), "skipped": len(run.skipped)}
+    results = {
+        "environment": environment(model.tower.device) | {"dtype": str(model.tower.dtype).removeprefix("torch.")},
+        "rows": _rows(run),
+        "images": totals,
+        "skipped": run.skipped,
+    }
+    return results, run.wall
+
+
+def _prepare(model: LoadedModel, data: ImageData, pruner: Pruner | None, settings: EvaluationSettings) -> _Run:
+    known = [*BASELINES, *ORACLES]
+    unknown = [name for name in settings.methods if name not in known]
+    if unknown:
+        raise UserError(f"Unknown method '{unknown[0]}': choose from {', '.join(known)}.")
+    block = settings.block
+    if pruner is not None:
+        pruner.base.check(model.tower)
+        pruner.to(model.tower.device)
+        block = pruner.schedule.block
+    for rate in settings.keep_rates:
+        Schedule(block, rate).check(model.tower)
+    rates = sorted({float(rate) for rate in settings.keep_rates if rate < 1}, reverse=True)
+    scorers = {name: BASELINES[name](model.tower, block, settings.seed) for name in settings.methods if name in BASELINES}
+    if pruner is not None:
+        scorers["patchranking"] = pruner
+    classes = None
+    if data.labels is not None and model.encode_text is not None:
+        classes = class_features(model.encode_text, data.class_names, data.templates)
+    golden = np.random.default_rng(settings.seed).permutation(len(data))[: settings.golden_images]
+    chosen = set(golden.tolist()) if "golden" in settings.methods else set()
+    return _Run(model, data, settings, block, rates, scorers, Tally(classes), chosen)
+
+
+def _measure(run: _Run, images: list[int], pixels: Tensor) -> None:
+    tower = run.model.tower
+    tokens = tower.embed(pixels, run.block)
+    full = tower.pool(tower.run(tokens, run.block))
+    labels = None if run.data.labels is None else torch.tensor([run.data.labels[i] for i in images], device=full.device)
+    masks = [run.data.mask(i) for i in images]
+    objects = None
+    if all(mask is not None for mask in masks):
+        objects = torch.stack([object_share(mask, tower.grid) for mask in masks if mask is not None]).to(full.device)
+    run.tally.add(("dense", 1.0), images, full, full, labels, None if objects is None else objects.sum(1))
+    scores = {name: scorer(tokens) for name, scorer in run.scorers.items()}
+    rows = {name: list(range(len(images))) for name in scores}
+    oracle = [row for row, image in enumerate(images) if image in run.golden]
+    if oracle:
+        parts = [
+            leave_out(tower, pixels[part], run.block).importance
+            for part in torch.tensor(oracle, device=pixels.device).split(_GOLDEN_IMAGES_PER_BATCH)
+        ]
+        scores["golden"], rows["golden"] = torch.cat(parts), oracle
+    for name, importance in scores.items():
+        some = rows[name]
+        for rate in run.rates:
+            patches = top_patches(importance, kept_count(rate, tower.num_patches))
+            kept = gather_tokens(tokens[some], patches, tower.num_prefix_tokens)
+            run.tally.add(
+                (name, rate),
+                [images[row] for row in some],
+                tower.pool(tower.run(kept, run.block)),
+                full[some],
+                None if labels is None else labels[some],
+                None if objects is None else objects[some].gather(1, patches).sum(1),
+            )
+    shown = oracle if run.golden else range(len(images))
+    for row in list(shown)[: run.settings.wall - len(run.wall)]:
+        run.wall.append(_wall_image(run, images[row], pixels[row], {n: s[rows[n].index(row)] for n, s in scores.items()}))
+
+
+def _wall_image(run: _Run, image: int, pixels: Tensor, scores: dict[str, Tensor]) -> WallImage:
+    tower = run.model.tower
+    kept = {}
+    for name, values in scores.items():
+        for rate in _WALL_RATES:
+            grid = torch.zeros(tower.num_patches, dtype=torch.bool)
+            grid[top_patches(values[None], kept_count(rate, tower.num_patches))[0].cpu()] = True
+            kept[name, rate] = grid.view(tower.grid).numpy()
+    golden = scores["golden"].view(tower.grid).float().cpu().numpy() if "golden" in scores else None
+    label = run.data.labels[image] if run.data.labels is not None else None
+    caption = run.data.keys[image] if label is None else run.data.class_names[label]
+    return WallImage(run.model.picture(pixels), caption, golden, kept)
+
+
+def _rows(run: _Run) -> list[dict[str, Any]]:
+    tower, settings = run.model.tower, run.settings
+    sample = torch.zeros(max(1, settings.timing_batch), 3, *tower.image_size, dtype=tower.dtype, device=tower.device)
+    sample.normal_(generator=torch.Generator(tower.device).manual_seed(settings.seed))
+    features = tower(sample[:1]).shape[-1]
+    dense_macs = count_macs(tower, sample[:1])
+    dense_top1 = run.tally.mean(("dense", 1.0), "top1")
+    rows = []
+    for rate in [1.0, *run.rates]:
+        methods = ["dense"] if rate == 1 else [*run.scorers, *(ORACLES if run.golden else ())]
+        kept = kept_count(rate, tower.num_patches)
+        encoders = {name: _encoder(run, name, rate) for name in methods}
+        timed = {"dense": tower} | {name: encode for name, encode in encoders.items() if name not in ORACLES}
+        speed = images_per_second(timed, sample) if settings.timing_batch else {}
+        for name in methods:
+            rows.append(
+                {
+                    "model": run.model.name,
+                    "dataset": run.data.name,
+                    "split": run.data.split,
+                    "n_images": run.tally.count((name, rate)),
+                    "seed": settings.seed,
+                    "method": name,
+                    "keep_rate": rate,
+                    "kept_patches": kept,
+                    "schedule": None if name == "dense" else Schedule(run.block, rate).to_dict(),
+                    "tuned": "none",
+                    "oracle": name in ORACLES,
+                    "top1": run.tally.mean((name, rate), "top1"),
+                    "top1_dense": dense_top1,
+                    "feature_cosine": run.tally.mean((name, rate), "feature_cosine"),
+                    "object_patches_kept": run.tally.mean((name, rate), "object_patches_kept"),
+                    "gmacs": count_macs(encoders[name], sample[:1]) / 1e9,
+                    "gmacs_analytic": analytic_macs(tower, features, run.block, kept) / 1e9,
+                    "gmacs_dense": dense_macs / 1e9,
+                    "images_per_second": speed.get(name),
+                    "images_per_second_dense": speed.get("dense"),
+                    **({"same_images": _same_images(run, rate)} if name in ORACLES else {}),
+                }
+            )
+    return rows
+
+
+def _same_images(run: _Run, rate: float) -> dict[str, dict[str, float | None]]:
+    keys = [("dense", 1.0), *((name, rate) for name in run.scorers)]
+    return {
+        key[0]: {measure: run.tally.mean(key, measure, run.golden) for measure in ("top1", "feature_cosine")} for key in keys
+    }
+
+
+def _encoder(run: _Run, name: str, rate: float) -> Callable[[Tensor], Tensor]:
+    tower = run.model.tower
+    if name == "dense":
+        return tower
+    scorer = run.scorers.get(name, lambda tokens: tokens[:, tower.num_prefix_tokens :, 0])
+
+    def encode(pixels: Tensor) -> Tensor:
+        with scorer_attached(tower, Schedule(run.block, rate), scorer):
+            return tower(pixels)
+
+    return encode

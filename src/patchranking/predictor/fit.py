@@ -1,0 +1,148 @@
+"""Fits a predictor to golden rankings (Phase II)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from patchranking.data import ImageData, read_batches
+from patchranking.errors import UserError
+from patchranking.predictor.losses import listnet, matching_rate
+from patchranking.predictor.networks import MixerPredictor
+from patchranking.pruning.fingerprint import matches
+from patchranking.pruning.pruner import BaseModel, Pruner
+from patchranking.pruning.schedule import Schedule
+from patchranking.ranking.store import Rankings
+from patchranking.towers.load import LoadedModel
+
+__all__ = ["FitReport", "fit_predictor", "fit_pruner"]
+
+_IMAGES_PER_BATCH = 32
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """How a fit went.
+
+    Attributes:
+        n_train: Images fitted to.
+        n_held_out: Images held out to choose the epoch.
+        epoch: The chosen epoch, from 1.
+        loss: Its ListNet loss on the held-out images.
+        matching_rate: Share of the golden top half found in the predicted top half, held-out images.
+        chance: What random scores would reach.
+    """
+
+    n_train: int
+    n_held_out: int
+    epoch: int
+    loss: float
+    matching_rate: float
+    chance: float
+
+
+def fit_predictor(
+    predictor: MixerPredictor,
+    tokens: Tensor,
+    importance: Tensor,
+    loss: Callable[[Tensor, Tensor], Tensor] = listnet,
+    epochs: int = 100,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-2,
+    held_out_share: float = 0.1,
+    seed: int = 0,
+) -> FitReport:
+    """Trains a predictor in place on cached tokens and keeps the epoch that is best on held-out images.
+
+    Args:
+        predictor: The network.
+        tokens: Tokens that enter the pruned block, ``(images, prefix + patches, width)``, any floating type.
+        importance: Golden importance ``(images, patches)``.
+        loss: Function of predicted scores and golden importance.
+        epochs: Passes over the images, under a cosine schedule down to a tenth.
+        batch_size: Images a step.
+        learning_rate: AdamW's.
+        weight_decay: AdamW's.
+        held_out_share: Share of the images that choose the epoch.
+        seed: Seed of the split and the order.
+
+    Returns:
+        The figures of the chosen epoch.
+
+    Raises:
+        UserError: If there are fewer than 4 images.
+    """
+    if len(tokens) < 4:
+        raise UserError(f"A predictor needs at least 4 ranked images, better some hundreds, not {len(tokens)}.")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(tokens), generator=generator)
+    n_held_out = max(1, round(held_out_share * len(tokens)))
+    held_out, train = order[:n_held_out], order[n_held_out:]
+    optimiser = torch.optim.AdamW(predictor.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs, learning_rate / 10)
+    half = importance.shape[1] // 2
+    best, best_state = None, None
+    with tqdm(range(1, epochs + 1), desc="fit", unit="epoch") as bar:
+        for epoch in bar:
+            predictor.train()
+            for batch in train[torch.randperm(len(train), generator=generator)].split(batch_size):
+                optimiser.zero_grad(set_to_none=True)
+                loss(predictor(tokens[batch].float()), importance[batch]).backward()
+                optimiser.step()
+            schedule.step()
+            predictor.eval()
+            with torch.inference_mode():
+                scores = predictor(tokens[held_out].float())
+            value = loss(scores, importance[held_out]).item()
+            if best is None or value < best.loss:
+                rate = matching_rate(scores, importance[held_out], half)
+                best = FitReport(len(train), len(held_out), epoch, value, rate, half / importance.shape[1])
+                best_state = {name: weight.clone() for name, weight in predictor.state_dict().items()}
+            bar.set_postfix(loss=f"{value:.3f}")
+    assert best is not None and best_state is not None
+    predictor.load_state_dict(best_state)
+    return best
+
+
+def fit_pruner(
+    model: LoadedModel, data: ImageData, rankings: Rankings, keep: float = 0.6, epochs: int = 100, seed: int = 0
+) -> tuple[Pruner, FitReport]:
+    """Fits a pruner for a model to rankings of its images.
+
+    Args:
+        model: The model the rankings were made with.
+        data: The images; those without a ranking are left out.
+        rankings: Golden rankings, joined by key.
+        keep: Keep rate stored with the pruner.
+        epochs: Passes over the images.
+        seed: Random seed.
+
+    Raises:
+        UserError: If the rankings belong to another model or to other images.
+    """
+    base = BaseModel.of(model.tower, model.name)
+    schedule = Schedule(rankings.settings["block"], keep)
+    if not matches(rankings.settings["fingerprint"], base.fingerprint):
+        raise UserError(
+            f"These rankings were made with '{rankings.settings['model']}', whose weights differ from '{model.name}': "
+            "rank the images with this model."
+        )
+    indices = [index for index, key in enumerate(data.keys) if key in rankings.importance]
+    if not indices:
+        raise UserError("None of these images has a ranking in the folder given: rank them first.")
+    cached, used = [], []
+    with torch.inference_mode():
+        for found, pixels in read_batches(data, model.preprocess, _IMAGES_PER_BATCH, {}, indices, "cache tokens"):
+            tokens = model.tower.embed(pixels.to(model.tower.device, model.tower.dtype), schedule.block)
+            cached.append(tokens.half().cpu())
+            used += found
+    importance = torch.stack([torch.from_numpy(rankings.importance[data.keys[index]]) for index in used])
+    torch.manual_seed(seed)
+    predictor = MixerPredictor(model.tower.width, model.tower.num_prefix_tokens, model.tower.num_patches)
+    report = fit_predictor(predictor, torch.cat(cached), importance, epochs=epochs, seed=seed)
+    return Pruner(predictor, base, schedule).eval(), report

@@ -1,0 +1,220 @@
+"""The artefact: a predictor, its schedule and the identity of the model it belongs to."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from patchranking.errors import UserError
+from patchranking.predictor.networks import MixerPredictor
+from patchranking.pruning.attach import attach_scorer
+from patchranking.pruning.fingerprint import fingerprint, matches
+from patchranking.pruning.schedule import Schedule
+from patchranking.towers import VisionTower, as_tower
+
+__all__ = ["BaseModel", "Pruner"]
+
+CONFIG_FILE = "config.json"
+WEIGHTS_FILE = "model.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What a pruner knows of the model it was fitted to.
+
+    Attributes:
+        name: The MODEL argument or any reference the user gave; for reading, never checked.
+        image_size: Height and width in pixels.
+        grid: Patch rows and columns.
+        num_prefix_tokens: Tokens before the patches.
+        width: Channels of a token.
+        depth: Transformer blocks.
+        activation: Activation of the MLPs.
+        fingerprint: A few weights of the model.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+    grid: tuple[int, int]
+    num_prefix_tokens: int
+    width: int
+    depth: int
+    activation: str
+    fingerprint: list[float]
+
+    @classmethod
+    def of(cls, tower: VisionTower, name: str) -> Self:
+        """Describes the model behind a tower."""
+        return cls(
+            name,
+            tower.image_size,
+            tower.grid,
+            tower.num_prefix_tokens,
+            tower.width,
+            tower.depth,
+            tower.activation,
+            fingerprint(tower),
+        )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of ``dataclasses.asdict`` after a trip through JSON."""
+        return cls(**{key: tuple(v) if key in ("image_size", "grid") else v for key, v in values.items()})
+
+    def check(self, tower: VisionTower) -> None:
+        """Raises UserError, naming the first difference, when ``tower`` is another model."""
+        other = BaseModel.of(tower, self.name)
+        for field in ("image_size", "grid", "num_prefix_tokens", "width", "depth", "activation"):
+            mine, its = getattr(self, field), getattr(other, field)
+            if mine != its:
+                raise UserError(
+                    f"This pruner was fitted to '{self.name}' with {field.replace('_', ' ')} {mine}, and the model has "
+                    f"{its}: load the model it was fitted to, or fit a new pruner."
+                )
+        if not matches(self.fingerprint, other.fingerprint):
+            raise UserError(
+                f"This pruner was fitted to '{self.name}', and the model has other weights: load the model it was "
+                "fitted to, or fit a new pruner."
+            )
+
+
+class Pruner(nn.Module, ModelHubMixin, library_name="patchranking", tags=["token-pruning", "clip"]):
+    """Drops the patches a predictor ranks lowest inside the model it was fitted to.
+
+    Example:
+        >>> pruner = Pruner.from_pretrained("runs/fit/pruner")  # doctest: +SKIP
+        >>> with pruner.attached(model):  # doctest: +SKIP
+        ...     features = model.encode_image(images)
+
+    Args:
+        predictor: Scores the tokens that enter the pruned block.
+        base: The model it was fitted to.
+        schedule: Where patches go and how many stay.
+    """
+
+    def __init__(self, predictor: MixerPredictor, base: BaseModel, schedule: Schedule) -> None:
+        super().__init__()
+        self.predictor = predictor
+        self.base = base
+        self.schedule = schedule
+        self._handle: RemovableHandle | None = None
+
+    @property
+    def keep(self) -> float:
+        """Share of the patches kept, above 0 and at most 1; may be set at any time, attached or not."""
+        return self.schedule.keep
+
+    @keep.setter
+    def keep(self, rate: float) -> None:
+        self.schedule = replace(self.schedule, keep=rate)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Scores the patches of tokens entering the pruned block, in the predictor's precision.
+
+        Args:
+            tokens: ``(batch, prefix + patches, width)``.
+
+        Returns:
+            Importance ``(batch, patches)``, higher = keep.
+        """
+        return self.predictor(tokens.to(next(self.predictor.parameters()).dtype))
+
+    def attach(self, model: nn.Module | VisionTower) -> Self:
+        """Makes ``model`` prune from now on; its keys, classes and attention kernels stay as they are.
+
+        Args:
+            model: The model this pruner was fitted to, from any supported library.
+
+        Returns:
+            Itself.
+
+        Raises:
+            UserError: If it is another model, or the pruner is attached already.
+        """
+        if self._handle is not None:
+            raise UserError("This pruner is attached already: detach it first.")
+        tower = as_tower(model)
+        self.base.check(tower)
+        self.to(tower.device)
+        self._handle = attach_scorer(tower, lambda: self.schedule, self)
+        return self
+
+    def detach(self) -> None:
+        """Restores the model exactly; does nothing when not attached."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    @contextmanager
+    def attached(self, model: nn.Module | VisionTower) -> Iterator[Self]:
+        """Attaches for the length of a ``with`` block."""
+        self.attach(model)
+        try:
+            yield self
+        finally:
+            self.detach()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        config = {
+            "format": FORMAT,
+            "base_model": asdict(self.base),
+            "schedule": self.schedule.to_dict(),
+            "predictor": self.predictor.config,
+        }
+        weights = {name: value.contiguous().cpu() for name, value in self.predictor.state_dict().items()}
+        partial = save_directory / f"{WEIGHTS_FILE}.partial"
+        save_file(weights, partial)
+        os.replace(partial, save_directory / WEIGHTS_FILE)
+        partial = save_directory / f"{CONFIG_FILE}.partial"
+        partial.write_text(json.dumps(config, indent=2) + "\n")
+        os.replace(partial, save_directory / CONFIG_FILE)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Loads a pruner from a folder or the Hugging Face Hub.
+
+        Args:
+            pretrained_model_name_or_path: A folder written by ``save_pretrained``, or a Hub repository.
+            **kwargs: ``revision``, ``cache_dir``, ``token`` and the like, as for every Hub model.
+
+        Raises:
+            UserError: If there is no pruner there, or its files are damaged.
+        """
+        where = str(pretrained_model_name_or_path)
+        try:
+            return super().from_pretrained(where, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"There is no readable pruner in '{where}' ({type(error).__name__}: {reason}).") from error
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> Self:
+        def file(name: str) -> str:
+            if Path(model_id).is_dir():
+                return str(Path(model_id) / name)
+            download = {key: kwargs[key] for key in ("revision", "cache_dir", "force_download", "token") if key in kwargs}
+            return hf_hub_download(model_id, name, **download)
+
+        config = json.loads(Path(file(CONFIG_FILE)).read_text())
+        if config.get("format") != FORMAT:
+            raise UserError(
+                f"'{model_id}' has pruner format {config.get('format')}, and this version reads format {FORMAT}: "
+                "install the version of patchranking that wrote it, or fit again."
+            )
+        predictor = MixerPredictor(**config["predictor"])
+        predictor.load_state_dict(load_file(file(WEIGHTS_FILE)))
+        pruner = cls(predictor, BaseModel.from_dict(config["base_model"]), Schedule.from_dict(config["schedule"]))
+        return pruner.eval()

@@ -1,0 +1,273 @@
+"""Charts of accuracy against cost as SVG text, and the wall of images as one picture."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from patchranking.errors import MissingExtraError
+from patchranking.report.methods import is_oracle, order, plain_name, style
+from patchranking.report.wall import WallImage, heat_map, kept_columns, kept_view, photo
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["MEASURES", "accuracy_against_cost", "wall_picture"]
+
+MEASURES = {
+    "top1": "Zero-shot top-1 (%)",
+    "feature_cosine": "Cosine to the dense features",
+    "object_patches_kept": "Object patches kept (%)",
+}
+"""The measures a chart can show, with their titles."""
+
+_INK, _MUTED, _LINE, _CARD = "#010101", "#020202", "#030303", "#040404"
+_THEME = {
+    _INK: "var(--ink, #1b1f2a)",
+    _MUTED: "var(--muted, #646b7a)",
+    _LINE: "var(--line, #e3e6ec)",
+    _CARD: "var(--card, #ffffff)",
+}
+"""Stand-in colours and the CSS they become, so that a chart inside a page follows its light or dark theme."""
+
+_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
+
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "patchranking",
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "text.parse_math": False,
+    "text.color": _INK,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "axes.edgecolor": _LINE,
+    "axes.labelcolor": _MUTED,
+    "axes.labelsize": 9,
+    "axes.axisbelow": True,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.fontsize": 9,
+    "legend.handlelength": 1.9,
+    "legend.columnspacing": 1.4,
+}
+
+
+@dataclass(frozen=True)
+class _Curve:
+    """One method of one chart, points from cheap to dear; ``low`` and ``high`` span the seeds."""
+
+    method: str
+    label: str
+    oracle: bool
+    tuned: bool
+    rate: np.ndarray
+    cost: np.ndarray
+    value: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], dataset: str, measure: str = "top1") -> str:
+    """Draws a measure against the GMACs of the image tower, one line a method.
+
+    Several seeds of one setting become their mean with a band from the lowest to the highest.
+
+    Args:
+        rows: Rows of ``results.json``.
+        dataset: The data set to draw; rows of other data sets are ignored.
+        measure: A key of ``MEASURES``.
+
+    Returns:
+        An SVG element as text, or an empty string if no pruned row has both the measure and its cost.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    chosen = [row for row in rows if row["dataset"] == dataset]
+    curves = _curves(chosen, measure)
+    if not curves:
+        return ""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("The report", "report") from error
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(4.5, 3.8), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[:].set_visible(False)
+        axes.spines["bottom"].set_visible(True)
+        axes.grid(axis="y", color=_LINE, linewidth=0.8)
+        for curve in curves:
+            _draw(axes, curve)
+        _draw_dense(axes, chosen, measure)
+        axes.margins(x=0.06, y=0.1)
+        axes.set_xlabel("GMACs of the image tower per image")
+        axes.set_title(f"{MEASURES[measure]} · {dataset}", loc="left", fontsize=10.5, fontweight="bold", pad=9)
+        _mark_rates(axes, next((curve for curve in curves if not curve.oracle), curves[0]))
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return _themed(buffer.getvalue(), f"{MEASURES[measure]} against GMACs on {dataset}")
+
+
+def _curves(rows: Sequence[Mapping[str, Any]], measure: str) -> list[_Curve]:
+    most = max((row.get("n_images") or 0 for row in rows), default=0)
+    found: dict[tuple[str, str, bool, int], dict[tuple[float, str], list[tuple[float, float]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for row in rows:
+        value, cost, rate = row.get(measure), row.get("gmacs"), row.get("keep_rate")
+        if plain_name(row["method"]) == "dense" or value is None or cost is None or rate is None:
+            continue
+        line = (plain_name(row["method"]), row.get("tuned") or "none", is_oracle(row), row.get("n_images") or most)
+        found[line][rate, json.dumps(row.get("schedule"), sort_keys=True)].append((cost, _scaled(value, measure)))
+    curves = []
+    for (method, tuned, oracle, images), settings in found.items():
+        label = method + (f" + {tuned} tokens" if tuned != "none" else "") + (" (oracle)" if oracle else "")
+        points = sorted(
+            (np.mean([cost for cost, _ in seeds]), rate, [value for _, value in seeds])
+            for (rate, _), seeds in settings.items()
+        )
+        curves.append(
+            _Curve(
+                method=method,
+                label=label + (f", {images:,} images" if images < most else ""),
+                oracle=oracle,
+                tuned=tuned != "none",
+                rate=np.array([rate for _, rate, _ in points]),
+                cost=np.array([cost for cost, _, _ in points]),
+                value=np.array([np.mean(values) for _, _, values in points]),
+                low=np.array([min(values) for _, _, values in points]),
+                high=np.array([max(values) for _, _, values in points]),
+            )
+        )
+    return sorted(curves, key=lambda curve: (order(curve.method), curve.tuned, curve.label))
+
+
+def _scaled(value: float, measure: str) -> float:
+    return 100 * value if measure == "object_patches_kept" else value
+
+
+def _draw(axes: Axes, curve: _Curve) -> None:
+    look, ours = style(curve.method), curve.method == "patchranking"
+    axes.plot(
+        curve.cost,
+        curve.value,
+        label=curve.label,
+        color=look.colour,
+        marker=look.marker,
+        linestyle=(0, (4, 2.2)) if curve.oracle else (0, (1, 1.2)) if curve.tuned else "-",
+        linewidth=2.8 if ours else 1.6,
+        markersize=(9.5 if look.marker == "*" else 7.5 if ours else 6),
+        markeredgecolor=_CARD,
+        markeredgewidth=1.1,
+        zorder=5 if ours else 4 if curve.oracle else 3,
+    )
+    if (curve.high > curve.low).any():
+        axes.fill_between(curve.cost, curve.low, curve.high, color=look.colour, alpha=0.15, linewidth=0)
+
+
+def _draw_dense(axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str) -> None:
+    """Marks the unpruned model, taken from the rows with the most images."""
+    row = max(rows, key=lambda row: (row.get("n_images") or 0, plain_name(row["method"]) == "dense"))
+    cost, value = row.get("gmacs_dense"), row.get("top1_dense") if measure == "top1" else 1.0
+    if cost is None or value is None:
+        return
+    value = _scaled(value, measure)
+    axes.axhline(value, color=_INK, linewidth=0.8, alpha=0.55, zorder=2)
+    axes.plot(
+        [cost],
+        [value],
+        label="dense",
+        color=_INK,
+        marker=style("dense").marker,
+        markersize=7,
+        markeredgecolor=_CARD,
+        markeredgewidth=1.1,
+        linestyle="none",
+        zorder=6,
+    )
+
+
+def _mark_rates(axes: Axes, curve: _Curve) -> None:
+    """Marks on the upper edge which cost belongs to which keep rate."""
+    top = axes.twiny()
+    top.spines[:].set_visible(False)
+    top.set_xlim(axes.get_xlim())
+    top.set_xticks(curve.cost, [f"{100 * rate:g}%" for rate in curve.rate])
+    top.tick_params(pad=1)
+    top.grid(axis="x", color=_LINE, linewidth=0.8)
+    top.set_zorder(axes.get_zorder() - 1)
+    top.set_xlabel(f"patches kept by {curve.method}", loc="left", labelpad=5)
+
+
+def _themed(svg: str, description: str) -> str:
+    """Cuts what a page has no use for out of matplotlib's SVG and hands colours and fonts over to CSS."""
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
+    svg = re.sub(r'(<g) id="[A-Za-z0-9]+(?:_\d+|[._]\w+)*"', r"\1", svg)
+    svg = re.sub(r"font-family: [^;\"]+", f"font-family: {_FONTS}", svg)
+    for stand_in, css in _THEME.items():
+        svg = svg.replace(stand_in, css)
+    return svg.replace(
+        "<svg", f'<svg role="img" aria-label={quoteattr(description)} stroke-linejoin="round"', 1
+    ).strip()
+
+
+def wall_picture(
+    wall: Sequence[WallImage], columns: Sequence[tuple[str, float]] | None = None, side: int = 168
+) -> Image.Image:
+    """Lays a wall of images out as one picture with a row an image.
+
+    Args:
+        wall: The images.
+        columns: The (method, keep rate) pairs to show beside the image and its golden ranking; by default all.
+        side: Side of one image in pixels.
+
+    Returns:
+        RGB picture on white; an image that lacks a column has a gap there.
+
+    Raises:
+        MissingExtraError: If matplotlib, whose font the headings use, is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise MissingExtraError("The report", "report") from error
+    shown = kept_columns(wall) if columns is None else columns
+    golden = any(item.importance is not None for item in wall)
+    heads = [("image", "")] + [("golden", "ranking")] * golden + [(name, f"{rate:.0%} kept") for name, rate in shown]
+    gap, band = max(4, side // 21), side // 4
+    canvas = Image.new("RGB", (len(heads) * (side + gap) + gap, band + len(wall) * (side + gap)), "white")
+    draw = ImageDraw.Draw(canvas)
+    fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"
+    bold = ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), side // 13)
+    plain = ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), side // 13)
+    for column, (name, note) in enumerate(heads):
+        x = gap + column * (side + gap)
+        draw.text((x, band * 0.14), name, "#1b1f2a", bold)
+        draw.text((x, band * 0.52), note, "#646b7a", plain)
+    for row, item in enumerate(wall):
+        pictures: list[Image.Image | None] = [photo(item.image, side)]
+        if golden:
+            pictures.append(None if item.importance is None else heat_map(item.image, item.importance, side))
+        pictures += [kept_view(item.image, item.kept[pair], side) if pair in item.kept else None for pair in shown]
+        for column, picture in enumerate(pictures):
+            if picture is not None:
+                canvas.paste(picture, (gap + column * (side + gap), band + row * (side + gap)))
+    return canvas

@@ -1,0 +1,231 @@
+"""One self-contained HTML page from the results of an evaluation."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from patchranking.errors import MissingExtraError
+from patchranking.report.figures import MEASURES, accuracy_against_cost
+from patchranking.report.methods import is_oracle, order, plain_name, style
+from patchranking.report.wall import WallImage, heat_map, kept_columns, kept_view, photo
+
+__all__ = ["write_report"]
+
+_DASH = "–"
+_PERCENT = "\u00a0%"
+_SIDE = 224
+_RATE = 0.6
+"""The summary speaks of the keep rate nearest to this one."""
+
+Row = Mapping[str, Any]
+
+
+def write_report(results: dict[str, Any], wall: Sequence[WallImage], out: Path, title: str) -> Path:
+    """Writes the report: summary, charts, wall of images, tables and environment, all in one file.
+
+    Args:
+        results: The content of ``results.json``: ``{"environment": {...}, "rows": [...]}``.
+        wall: Images with the patches each method keeps; may be empty.
+        out: The HTML file to write; it appears complete or not at all.
+        title: Heading of the page.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        MissingExtraError: If jinja2 or matplotlib is not installed.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ImportError as error:
+        raise MissingExtraError("The report", "report") from error
+    engine = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    template = engine.from_string(files("patchranking.report").joinpath("page.html.j2").read_text("utf-8"))
+    rows = results["rows"]
+    environment = dict(results["environment"])
+    command = environment.pop("command", None)
+    html = template.render(
+        title=title,
+        groups=[_group(rows, key) for key in dict.fromkeys(map(_key, rows))],
+        wall=[_card(item, kept_columns(wall)) for item in wall],
+        any_oracle=any(map(is_oracle, rows)),
+        environment={name.replace("_", " "): _plain(value) for name, value in environment.items()},
+        command=shlex.join(map(str, command)) if isinstance(command, list | tuple) else command,
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        draft.write_text(html, encoding="utf-8")
+        os.replace(draft, out)
+    finally:
+        draft.unlink(missing_ok=True)
+    return out
+
+
+def _key(row: Row) -> tuple[str, str, str | None]:
+    return row["model"], row["dataset"], row.get("split")
+
+
+def _group(rows: Sequence[Row], key: tuple[str, str, str | None]) -> dict[str, Any]:
+    """Everything the page says about one model on one split of one data set."""
+    model, dataset, split = key
+    own = [row for row in rows if _key(row) == key]
+    own.sort(key=lambda row: (-(row.get("keep_rate") or 0), is_oracle(row), order(row["method"]), row.get("seed") or 0))
+    seeds, models = {row.get("seed") for row in own}, {row["model"] for row in rows}
+    lines = [_line(row, len(seeds) > 1) for row in own]
+    for previous, line in zip([None, *lines], lines, strict=False):
+        line["first"] = previous is None or previous["keep"] != line["keep"]
+    return {
+        "name": " · ".join([dataset, *[split] * (split is not None), *[model] * (len(models) > 1)]),
+        "model": model,
+        "images": _number(max((row.get("n_images") or 0 for row in own), default=None), 0),
+        "summary": _summary(own),
+        "charts": [svg for svg in (accuracy_against_cost(own, dataset, measure) for measure in MEASURES) if svg],
+        "lines": lines,
+        "objects": any(row.get("object_patches_kept") is not None for row in own),
+        "same": _same_images(own),
+    }
+
+
+def _line(row: Row, with_seed: bool) -> dict[str, Any]:
+    """One line of the table; every value is text."""
+    tuned = row.get("tuned") or "none"
+    tags = [f"{tuned} tokens"] * (tuned != "none") + [f"seed {row.get('seed')}"] * with_seed
+    top1, speed = row.get("top1"), row.get("images_per_second")
+    return {
+        "method": plain_name(row["method"]),
+        "tags": tags,
+        "colour": style(row["method"]).colour,
+        "oracle": is_oracle(row),
+        "keep": _percent(row.get("keep_rate")),
+        "patches": _number(row.get("kept_patches"), 0),
+        "top1": _number(top1, 1),
+        "change": _map(lambda a, b: _signed(a - b), top1, row.get("top1_dense")),
+        "cosine": _number(row.get("feature_cosine"), 3),
+        "objects": _map(lambda a, b: f"{a * b:.1f}{_PERCENT}", row.get("object_patches_kept"), 100),
+        "gmacs": _number(row.get("gmacs"), 3),
+        "speed": _number(speed, 0 if (speed or 0) >= 100 else 1),
+        "ratio": _map(lambda a, b: f"{a / b:.2f}×", speed, row.get("images_per_second_dense") or None),
+    }
+
+
+def _summary(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """The method to deploy at the keep rate nearest to 60 %, in words and as key figures; seeds are averaged."""
+    pruned = [row for row in rows if plain_name(row["method"]) != "dense" and row.get("keep_rate") is not None]
+    deployable = [row for row in pruned if not is_oracle(row)]
+    if not deployable:
+        return None
+    chosen = min(deployable, key=lambda row: (row["method"] != "patchranking", abs(row["keep_rate"] - _RATE)))
+    method, rate = chosen["method"], _percent(chosen["keep_rate"])
+    level = [row for row in deployable if row["keep_rate"] == chosen["keep_rate"]]
+    own = [row for row in level if all(row.get(name) == chosen.get(name) for name in ("method", "tuned", "schedule"))]
+    top1, dense, cosine = _mean(own, "top1"), _mean(own, "top1_dense"), _mean(own, "feature_cosine")
+    cost, full = _mean(own, "gmacs"), _mean(own, "gmacs_dense")
+    speed, stock = _mean(own, "images_per_second"), _mean(own, "images_per_second_dense")
+    does, tiles = [], []
+    if cost is not None and full:
+        saved = _signed(100 * (cost / full - 1), 0) + _PERCENT
+        does.append(f"costs {cost:.3f} instead of {full:.3f} GMACs ({saved})")
+        tiles.append((saved, "compute (GMACs)"))
+    if top1 is not None and dense is not None:
+        does.append(f"changes top-1 from {dense:.1f} to {top1:.1f}{_PERCENT}")
+        tiles.append((_signed(top1 - dense), "points of top-1"))
+    elif cosine is not None:
+        does.append(f"keeps a cosine of {cosine:.3f} to the dense features")
+    if speed is not None and stock:
+        does.append(f"runs at {speed / stock:.2f}× the speed")
+        tiles.append((f"{speed / stock:.2f}×", "images per second"))
+    if cosine is not None:
+        tiles.append((f"{cosine:.3f}", "cosine to dense features"))
+    text = f"At {rate} of the patches kept, {method} {_listed(does)}." if does else ""
+    names = sorted({row["method"] for row in level} - {method}, key=order)
+    reached = [(name, _mean([row for row in level if row["method"] == name], "top1")) for name in names]
+    others = [f"{name} reaches {value:.1f}{_PERCENT}" for name, value in reached if value is not None]
+    if others and top1 is not None:
+        text += f" At the same rate {_listed(others)}."
+    return {"text": text, "tiles": tiles, "heading": f"{method} at {rate} of the patches"}
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _same_images(rows: Sequence[Row]) -> dict[str, Any] | None:
+    """An oracle beside the other methods on exactly the images that the oracle was run on."""
+    compared = [row for row in rows if row.get("same_images")]
+    if not compared:
+        return None
+    names = sorted({name for row in compared for name in row["same_images"]}, key=order)
+    return {
+        "methods": [(name, style(name).colour) for name in names],
+        "lines": [
+            {
+                "oracle": plain_name(row["method"]),
+                "keep": _percent(row.get("keep_rate")),
+                "images": _number(row.get("n_images"), 0),
+                "cells": [_pair(row), *(_pair(row["same_images"].get(name, {})) for name in names)],
+            }
+            for row in compared
+        ],
+    }
+
+
+def _pair(row: Row) -> tuple[str, str]:
+    return _number(row.get("top1"), 1), _number(row.get("feature_cosine"), 3)
+
+
+def _card(item: WallImage, columns: Sequence[tuple[str, float]]) -> dict[str, Any]:
+    pictures = [_picture(photo(item.image, _SIDE), "image", "", item.caption)]
+    if item.importance is not None:
+        drawn = heat_map(item.image, item.importance, _SIDE)
+        pictures.append(_picture(drawn, "golden", "ranking", f"Golden ranking of the patches: {item.caption}"))
+    for method, rate in columns:
+        if (method, rate) in item.kept:
+            drawn = kept_view(item.image, item.kept[method, rate], _SIDE)
+            alt = f"The {_percent(rate)} of patches that {method} keeps: {item.caption}"
+            pictures.append(_picture(drawn, method, _percent(rate), alt))
+    return {"caption": item.caption, "pictures": pictures}
+
+
+def _picture(image: Image.Image, name: str, note: str, alt: str) -> dict[str, str]:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=86, subsampling=0, optimize=True)
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return {"source": f"data:image/jpeg;base64,{data}", "name": name, "note": note, "alt": alt}
+
+
+def _map(function: Callable[[float, float], str], first: float | None, second: float | None) -> str:
+    return _DASH if first is None or second is None else function(first, second)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return _DASH if value is None else f"{value:,.{digits}f}"
+
+
+def _percent(share: float | None) -> str:
+    return _DASH if share is None else f"{100 * share:.3g}{_PERCENT}"
+
+
+def _signed(value: float, digits: int = 1) -> str:
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == "":
+        return _DASH
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

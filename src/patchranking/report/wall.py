@@ -1,0 +1,107 @@
+"""Pictures of what a method keeps: the golden ranking as a heat map and the kept patches on a greyed image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from patchranking.report.methods import order
+
+__all__ = ["WallImage", "heat_map", "kept_columns", "kept_view", "photo"]
+
+_MAGMA = np.array(
+    [
+        (0, 0, 4),
+        (29, 17, 71),
+        (81, 18, 124),
+        (130, 37, 129),
+        (183, 55, 121),
+        (230, 81, 100),
+        (252, 137, 97),
+        (254, 194, 135),
+        (252, 253, 191),
+    ],
+    np.float32,
+)
+"""Nine evenly spaced colours of matplotlib's magma."""
+
+_PALE = np.array((203, 207, 216), np.float32)
+
+_OUTLINE = np.array((38, 42, 54), np.float32)
+
+
+@dataclass(frozen=True)
+class WallImage:
+    """One image with what is known about its patches.
+
+    Attributes:
+        image: RGB square as the model sees it.
+        caption: Plain text under the image.
+        importance: Golden importance ``(rows, cols)``, higher = keep; None if the golden ranking was not run.
+        kept: From (method, keep rate) to a boolean array ``(rows, cols)``, true where the patch is kept.
+    """
+
+    image: Image.Image
+    caption: str
+    importance: np.ndarray | None = None
+    kept: dict[tuple[str, float], np.ndarray] = field(default_factory=dict)
+
+
+def kept_columns(wall: Sequence[WallImage]) -> list[tuple[str, float]]:
+    """All (method, keep rate) pairs of a wall, by method and then from many patches to few."""
+    return sorted({pair for item in wall for pair in item.kept}, key=lambda pair: (order(pair[0]), -pair[1]))
+
+
+def photo(image: Image.Image, side: int = 168) -> Image.Image:
+    """The image as an RGB square of ``side`` pixels."""
+    return image.convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+
+
+def heat_map(image: Image.Image, importance: np.ndarray, side: int = 168) -> Image.Image:
+    """Lays the importance of the patches over a greyscale copy of the image, dark = least, bright = most important.
+
+    Args:
+        image: RGB square.
+        importance: ``(rows, cols)``, higher = keep; only the order counts, equal values share a colour.
+        side: Side of the result in pixels.
+
+    Returns:
+        RGB image of ``side`` x ``side`` pixels.
+    """
+    _, place, count = np.unique(importance, return_inverse=True, return_counts=True)
+    middle = np.cumsum(count) - (count + 1) / 2
+    share = (middle / max(importance.size - 1, 1))[place.reshape(importance.shape)]
+    anchors = np.linspace(0, 1, len(_MAGMA))
+    colours = np.stack([np.interp(share, anchors, channel) for channel in _MAGMA.T], axis=-1)
+    layer = Image.fromarray(colours.round().astype(np.uint8)).resize((side, side), Image.Resampling.NEAREST)
+    return Image.blend(photo(image, side).convert("L").convert("RGB"), layer, 0.74)
+
+
+def kept_view(image: Image.Image, kept: np.ndarray, side: int = 168) -> Image.Image:
+    """Shows the kept patches in full colour and the dropped ones as a grey ghost.
+
+    Args:
+        image: RGB square.
+        kept: Boolean ``(rows, cols)``, true where the patch is kept.
+        side: Side of the result in pixels.
+
+    Returns:
+        RGB image of ``side`` x ``side`` pixels with a thin line between kept and dropped patches.
+    """
+    picture = photo(image, side)
+    grid = Image.fromarray(kept.astype(np.uint8) * 255).resize((side, side), Image.Resampling.NEAREST)
+    mask = np.asarray(grid) > 0
+    ghost = np.asarray(picture.convert("L"), np.float32)[..., None] * 0.14 + _PALE * 0.86
+    canvas = np.where(mask[..., None], np.asarray(picture, np.float32), ghost)
+    canvas[_border(mask)] = _OUTLINE
+    return Image.fromarray(canvas.round().astype(np.uint8))
+
+
+def _border(mask: np.ndarray) -> np.ndarray:
+    """Dropped pixels that touch a kept one, both ``(side, side)``."""
+    padded = np.pad(mask, 1)
+    near = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
+    return np.asarray(near & ~mask)

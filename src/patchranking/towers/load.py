@@ -1,0 +1,135 @@
+"""Turns a MODEL argument into a model ready to encode images and texts."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from patchranking.errors import MissingExtraError, UserError
+from patchranking.towers import VisionTower, as_tower
+
+__all__ = ["MODEL_HELP", "LoadedModel", "load_model"]
+
+MODEL_HELP = "demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME"
+
+
+@dataclass
+class LoadedModel:
+    """A model with what belongs to it.
+
+    Attributes:
+        name: The MODEL argument it was loaded from.
+        model: The library's model, in evaluation mode.
+        tower: The view of its image encoder.
+        preprocess: Turns an RGB picture into pixels ``(3, height, width)``, float32, as the library does.
+        encode_text: Turns texts into normalised features ``(texts, features)``; None for image-only models.
+        logit_scale: Multiplier of cosines, e.g. 100; 1 for image-only models.
+        mean: Channel means of the normalisation, of pictures in 0 ... 1.
+        std: Channel standard deviations of the normalisation.
+    """
+
+    name: str
+    model: nn.Module
+    tower: VisionTower
+    preprocess: Callable[[Image.Image], Tensor]
+    encode_text: Callable[[list[str]], Tensor] | None
+    logit_scale: float
+    mean: Sequence[float]
+    std: Sequence[float]
+
+    def picture(self, pixels: Tensor) -> Image.Image:
+        """The RGB picture that preprocessed pixels ``(3, height, width)`` show."""
+        mean, std = (torch.tensor(v).view(3, 1, 1) for v in (self.mean, self.std))
+        levels = ((pixels.float().cpu() * std + mean) * 255).round().clamp(0, 255).byte()
+        return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def load_model(name: str, device: str | torch.device = "cpu") -> LoadedModel:
+    """Loads a model by its MODEL argument.
+
+    Args:
+        name: ``demo``, ``open_clip:NAME/TAG``, ``open_clip:local-dir:PATH``, ``hf:NAME_OR_PATH`` or ``timm:NAME``.
+        device: Where to put it.
+
+    Raises:
+        UserError: If the name is unknown, its library is missing or the weights cannot be loaded.
+    """
+    library, _, rest = name.partition(":")
+    loaders = {"demo": _load_demo, "open_clip": _load_open_clip, "hf": _load_transformers, "timm": _load_timm}
+    if library not in loaders or (library == "demo") != (not rest):
+        raise UserError(f"Unknown model '{name}': give {MODEL_HELP}.")
+    try:
+        with torch.device("cpu"):
+            loaded = loaders[library](name, rest)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"Could not load the model '{name}': {reason or type(error).__name__}") from error
+    loaded.model.eval().requires_grad_(False).to(device)
+    return loaded
+
+
+def _library(module: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(f"This model needs {module}", extra) from error
+
+
+def _load_demo(name: str, _: str) -> LoadedModel:
+    from patchranking.demo import MODEL_DIR
+
+    return _load_transformers(name, str(MODEL_DIR))
+
+
+def _load_open_clip(name: str, rest: str) -> LoadedModel:
+    open_clip = _library("open_clip", "open-clip")
+    architecture, tag = (rest, None) if ":" in rest else (rest.partition("/")[0], rest.partition("/")[2] or None)
+    if tag is None and architecture == rest and ":" not in rest:
+        raise UserError(f"'{name}' names no weights: give open_clip:NAME/TAG, for example open_clip:ViT-B-16/openai.")
+    if rest.startswith("local-dir:") and not Path(rest.removeprefix("local-dir:")).is_dir():
+        raise UserError(f"There is no folder '{rest.removeprefix('local-dir:')}' to load the model from.")
+    model, _, preprocess = open_clip.create_model_and_transforms(architecture, pretrained=tag)
+    tokenizer = open_clip.get_tokenizer(architecture)
+
+    def encode_text(texts: list[str]) -> Tensor:
+        return model.encode_text(tokenizer(texts).to(model.logit_scale.device), normalize=True)
+
+    shown = open_clip.get_model_preprocess_cfg(model)
+    scale = model.logit_scale.exp().item()
+    return LoadedModel(name, model, as_tower(model), preprocess, encode_text, scale, shown["mean"], shown["std"])
+
+
+def _load_transformers(name: str, rest: str) -> LoadedModel:
+    transformers = _library("transformers", "transformers")
+    model = transformers.CLIPModel.from_pretrained(rest, dtype=torch.float32)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(rest)
+    processor = transformers.AutoImageProcessor.from_pretrained(rest)
+
+    def preprocess(image: Image.Image) -> Tensor:
+        return processor(images=image, return_tensors="pt")["pixel_values"][0]
+
+    def encode_text(texts: list[str]) -> Tensor:
+        tokens: Any = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        return F.normalize(model.get_text_features(**tokens.to(model.device)).pooler_output, dim=-1)
+
+    scale, mean, std = model.logit_scale.exp().item(), processor.image_mean, processor.image_std
+    return LoadedModel(name, model, as_tower(model), preprocess, encode_text, scale, mean, std)
+
+
+def _load_timm(name: str, rest: str) -> LoadedModel:
+    timm = _library("timm", "timm")
+    model = timm.create_model(rest, pretrained=True)
+    shown = timm.data.resolve_model_data_config(model)
+    preprocess = timm.data.create_transform(**shown, is_training=False)
+    return LoadedModel(name, model, as_tower(model), preprocess, None, 1.0, shown["mean"], shown["std"])

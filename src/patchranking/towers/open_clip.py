@@ -1,0 +1,58 @@
+"""View of an open_clip image encoder with the built-in vision transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from open_clip import CLIP, CustomTextCLIP
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from patchranking.errors import UserError
+from patchranking.towers.base import VisionTower, activation_name
+
+__all__ = ["OpenClipTower", "wrap"]
+
+
+def wrap(model: nn.Module) -> OpenClipTower | None:
+    """Returns a tower for a CLIP (or its ``visual``) whose image side is open_clip's own transformer, else None."""
+    visual = model.visual if isinstance(model, CLIP | CustomTextCLIP) else model
+    return OpenClipTower(visual) if isinstance(visual, VisionTransformer) else None
+
+
+class OpenClipTower(VisionTower):
+    """The image side of an open_clip CLIP; features are those of ``encode_image``, not normalised."""
+
+    library = "open_clip"
+    num_prefix_tokens = 1
+
+    def __init__(self, visual: VisionTransformer) -> None:
+        if not visual.transformer.batch_first:
+            raise UserError("patchranking needs an open_clip vision transformer with batch_first=True.")
+        self.module = visual
+        self.blocks = visual.transformer.resblocks
+        self.grid = tuple(visual.grid_size)
+        self.image_size = tuple(visual.image_size)
+        self.width = visual.transformer.width
+        self.num_heads = self.blocks[0].attn.num_heads
+        self.mlp_width = self.blocks[0].mlp.c_fc.out_features
+        self.activation = activation_name(self.blocks[0].mlp.gelu)
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        pooled, _ = self.module._pool(tokens)
+        return pooled if self.module.proj is None else pooled @ self.module.proj
+
+    def identity(self) -> Sequence[Tensor]:
+        return self.module.conv1.weight, self.blocks[-1].mlp.c_fc.weight, self.module.ln_post.weight
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        return self.module._embeds(pixels)
+
+    def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
+        return block(tokens, attn_mask=None)
+
+    def _queries_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        attention = block.attn
+        weight, bias = attention.in_proj_weight, attention.in_proj_bias
+        projected = nn.functional.linear(block.ln_1(tokens), weight[: 2 * self.width], bias[: 2 * self.width])
+        return projected.chunk(2, dim=-1)

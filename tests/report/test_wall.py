@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from patchranking.report.wall import WallImage, heat_map, kept_columns, kept_view, photo
+
+RED = Image.new("RGB", (48, 48), (250, 0, 0))
+
+
+def test_photo_has_the_asked_side_and_mode() -> None:
+    picture = photo(Image.new("L", (30, 30)), 77)
+    assert (picture.size, picture.mode) == ((77, 77), "RGB")
+
+
+def test_kept_patches_keep_their_colour_and_dropped_ones_lose_it() -> None:
+    kept = np.zeros((4, 4), bool)
+    kept[1, 2] = True
+    pixels = np.asarray(kept_view(RED, kept, 40)).astype(int)
+    assert (pixels[10:20, 20:30] == (250, 0, 0)).all()
+    dropped = np.ones((40, 40), bool)
+    dropped[10:20, 20:30] = False
+    assert (np.ptp(pixels[dropped], axis=-1) < 25).all()
+    assert pixels[9, 25].max() < 60 < pixels[5, 5].min()
+
+
+def test_all_and_no_patches_kept_have_no_outline() -> None:
+    assert (np.asarray(kept_view(RED, np.ones((3, 3), bool), 40)) == (250, 0, 0)).all()
+    assert len(np.unique(np.asarray(kept_view(RED, np.zeros((3, 3), bool), 40)).reshape(-1, 3), axis=0)) == 1
+
+
+def test_heat_map_is_brighter_where_importance_is_higher() -> None:
+    importance = np.array([[0.0, 1e-6], [5.0, 1e6]])
+    pixels = np.asarray(heat_map(RED, importance, 40)).astype(int).sum(-1)
+    assert pixels[5, 5] < pixels[5, 30] < pixels[30, 5] < pixels[30, 30]
+    assert np.ptp(pixels[:20, :20]) == 0
+
+
+def test_heat_map_counts_ranks_only_and_gives_ties_one_colour() -> None:
+    importance = np.random.default_rng(0).normal(size=(3, 5))
+    assert np.array_equal(heat_map(RED, importance, 60), heat_map(RED, np.exp(3 * importance), 60))
+    assert len(np.unique(np.asarray(heat_map(RED, np.zeros((2, 2)), 40)).reshape(-1, 3), axis=0)) == 1
+    assert heat_map(RED, np.zeros((1, 1)), 40).size == (40, 40)
+
+
+def test_columns_are_sorted_by_method_then_from_many_to_few() -> None:
+    grid = np.ones((2, 2), bool)
+    wall = [
+        WallImage(RED, "a", kept={("random", 0.5): grid, ("patchranking", 0.5): grid}),
+        WallImage(RED, "b", kept={("patchranking", 0.6): grid}),
+    ]
+    assert kept_columns(wall) == [("patchranking", 0.6), ("patchranking", 0.5), ("random", 0.5)]
