@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -8,8 +10,91 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import patchranking  # noqa: F401  # first: makes torchvision importable beside a CPU-only torch
 
 # isort: split
+import open_clip
 import pytest
+import timm
 import torch
+from torch import Tensor, nn
+from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
+
+from patchranking.towers import VisionTower, as_tower
+
+
+@dataclass
+class Case:
+    """A small random model of a real class: the library's own encoder and the tower that must equal it."""
+
+    model: nn.Module
+    encode: Callable[[Tensor], Tensor]
+    tower: VisionTower
+    pixels: Tensor
+
+
+def _open_clip(custom_text: bool, **vision: object) -> Case:
+    vision_cfg = {"image_size": (24, 32), "patch_size": 8, "width": 32, "head_width": 16, "layers": 5, **vision}
+    text_cfg = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    model = kind(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg)
+    return Case(model, model.encode_image, as_tower(model), torch.randn(3, 3, 24, 32))
+
+
+def _clip_config(**vision: object) -> CLIPConfig:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_hidden_layers": 5}
+    text = {**sizes, "num_hidden_layers": 1, "vocab_size": 64, "max_position_embeddings": 8}
+    return CLIPConfig(
+        text_config=text, vision_config={**sizes, "image_size": 32, "patch_size": 8, **vision}, projection_dim=24
+    )
+
+
+def _transformers() -> Case:
+    model = CLIPModel(_clip_config())
+    return Case(
+        model, lambda x: model.get_image_features(x).pooler_output, as_tower(model), torch.randn(3, 3, 32, 32)
+    )
+
+
+def _transformers_vision() -> Case:
+    config = _clip_config(hidden_act="gelu").vision_config
+    config.projection_dim = 24
+    model = CLIPVisionModelWithProjection(config)
+    return Case(model, lambda x: model(x).image_embeds, as_tower(model), torch.randn(3, 3, 32, 32))
+
+
+def _timm(name: str, **changes: object) -> Case:
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 5, "num_heads": 2}
+    model = timm.create_model(name, pretrained=False, **{**sizes, **changes})
+    return Case(model, model, as_tower(model), torch.randn(3, 3, 32, 32))
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "open_clip": lambda: _open_clip(False),
+    "open_clip-layerscale-no-ln-pre": lambda: _open_clip(False, ls_init_value=1.0, no_ln_pre=True),
+    "open_clip-custom-text": lambda: _open_clip(True, final_ln_after_pool=True),
+    "open_clip-average-pool": lambda: _open_clip(False, pool_type="avg"),
+    "transformers": _transformers,
+    "transformers-vision": _transformers_vision,
+    "timm-clip": lambda: _timm("vit_base_patch16_clip_224", num_classes=24),
+    "timm-dinov2-registers": lambda: _timm("vit_small_patch14_reg4_dinov2"),
+    "timm-average-pool": lambda: _timm("vit_base_patch16_224", global_pool="avg", class_token=False, num_classes=0),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    """Every kind of model, small, with random weights."""
+    torch.manual_seed(0)
+    made = CASES[request.param]()
+    made.model.eval().requires_grad_(False)
+    return made
+
+
+@pytest.fixture
+def tower() -> VisionTower:
+    """A small transformers tower with 4 x 4 patches and 5 blocks."""
+    torch.manual_seed(0)
+    made = _transformers()
+    made.model.eval().requires_grad_(False)
+    return made.tower
 
 
 @pytest.fixture(autouse=True)

@@ -69,7 +69,7 @@ def test_seeds_become_one_point_with_a_band() -> None:
     one = accuracy_against_cost([row("random", 0.6), row("random", 0.5)], "demo")
     rows = [row("random", rate, seed=seed, top1=80.0 + seed) for rate in (0.6, 0.5) for seed in (0, 1)]
     two = accuracy_against_cost(rows, "demo")
-    assert two.count("<use") == one.count("<use")
+    assert two.count("<use") == one.count("<use") + 1
     assert "fill-opacity: 0.15" in two
     assert "fill-opacity: 0.15" not in one
 

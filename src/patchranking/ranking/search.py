@@ -58,11 +58,9 @@ def leave_out(tower: VisionTower, pixels: Tensor, block: int = 3, window: int = 
     kept = survivors(removed, tower.num_patches).to(pixels.device)
     tokens = tower.embed(pixels, block)
     full = tower.pool(tower.run(tokens, block))
-    image, variant = (x.flatten() for x in torch.meshgrid(torch.arange(len(pixels)), torch.arange(len(kept))))
-    damage = torch.cat(
-        [
-            feature_damage(tower.pool(tower.run(gather_tokens(tokens[i], kept[v], tower.num_prefix_tokens), block)), full[i])
-            for i, v in zip(image.split(_VARIANTS_PER_BATCH), variant.split(_VARIANTS_PER_BATCH), strict=True)
-        ]
-    )
-    return Ranking.from_importance(patch_means(damage.view(len(pixels), -1), removed, tower.num_patches))
+    damage = []
+    for variants in torch.arange(len(pixels) * len(kept), device=pixels.device).split(_VARIANTS_PER_BATCH):
+        image, left_out = variants // len(kept), variants % len(kept)
+        pruned = gather_tokens(tokens[image], kept[left_out], tower.num_prefix_tokens)
+        damage.append(feature_damage(tower.pool(tower.run(pruned, block)), full[image]))
+    return Ranking.from_importance(patch_means(torch.cat(damage).view(len(pixels), -1), removed, tower.num_patches))

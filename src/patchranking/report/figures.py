@@ -42,26 +42,26 @@ _THEME = {
 
 _FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
 
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "patchranking",
     "font.family": "DejaVu Sans",
-    "font.size": 9.5,
+    "font.size": 10.5,
     "text.parse_math": False,
     "text.color": _INK,
     "axes.facecolor": "none",
     "figure.facecolor": "none",
     "axes.edgecolor": _LINE,
     "axes.labelcolor": _MUTED,
-    "axes.labelsize": 9,
+    "axes.labelsize": 10,
     "axes.axisbelow": True,
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
-    "legend.fontsize": 9,
+    "legend.fontsize": 10,
     "legend.handlelength": 1.9,
     "legend.columnspacing": 1.4,
 }
@@ -108,7 +108,7 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], dataset: str, measu
     except ImportError as error:
         raise MissingExtraError("The report", "report") from error
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(4.5, 3.8), layout="constrained")
+        figure = Figure(figsize=(4.6, 4.0), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[:].set_visible(False)
         axes.spines["bottom"].set_visible(True)
@@ -118,7 +118,7 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], dataset: str, measu
         _draw_dense(axes, chosen, measure)
         axes.margins(x=0.06, y=0.1)
         axes.set_xlabel("GMACs of the image tower per image")
-        axes.set_title(f"{MEASURES[measure]} · {dataset}", loc="left", fontsize=10.5, fontweight="bold", pad=9)
+        axes.set_title(f"{MEASURES[measure]} · {dataset}", loc="left", fontsize=11.5, fontweight="bold", pad=9)
         _mark_rates(axes, next((curve for curve in curves if not curve.oracle), curves[0]))
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
         buffer = io.StringIO()

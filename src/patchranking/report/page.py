@@ -80,12 +80,12 @@ def _group(rows: Sequence[Row], key: tuple[str, str, str | None]) -> dict[str, A
     model, dataset, split = key
     own = [row for row in rows if _key(row) == key]
     own.sort(key=lambda row: (-(row.get("keep_rate") or 0), is_oracle(row), order(row["method"]), row.get("seed") or 0))
-    seeds, models = {row.get("seed") for row in own}, {row["model"] for row in rows}
+    seeds, models = {row.get("seed") for row in own}, {row["model"] for row in rows if _key(row)[1:] == key[1:]}
     lines = [_line(row, len(seeds) > 1) for row in own]
     for previous, line in zip([None, *lines], lines, strict=False):
         line["first"] = previous is None or previous["keep"] != line["keep"]
     return {
-        "name": " · ".join([dataset, *[split] * (split is not None), *[model] * (len(models) > 1)]),
+        "name": " · ".join(filter(None, (dataset, split, model if len(models) > 1 else None))),
         "model": model,
         "images": _number(max((row.get("n_images") or 0 for row in own), default=None), 0),
         "summary": _summary(own),

@@ -120,10 +120,10 @@ class VisionTower(ABC):
         """
         if not self.has_class_token:
             raise UserError("Class attention needs a class token, and this model has none; use another method.")
-        query, key = self._queries_and_keys(self.blocks[block], tokens)
-        heads = (*tokens.shape[:2], self.num_heads, -1)
-        query, key = query.view(heads)[:, 0], key.view(heads)
-        logits = torch.einsum("bhd,bnhd->bhn", query, key) * query.shape[-1] ** -0.5
+        query, keys = self._class_query_and_keys(self.blocks[block], tokens)
+        query = query.view(len(tokens), self.num_heads, -1)
+        keys = keys.view(*tokens.shape[:2], self.num_heads, -1)
+        logits = torch.einsum("bhd,bnhd->bhn", query, keys) * query.shape[-1] ** -0.5
         return logits.float().softmax(-1).mean(1)[:, self.num_prefix_tokens :]
 
     @abstractmethod
@@ -141,5 +141,5 @@ class VisionTower(ABC):
     def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def _queries_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Normed and projected queries and keys, each ``(batch, tokens, width)``."""
+    def _class_query_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The class token's query ``(batch, width)`` and all keys ``(batch, tokens, width)`` of a block's attention."""

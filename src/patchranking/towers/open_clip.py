@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from open_clip import CLIP, CustomTextCLIP
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from patchranking.errors import UserError
 from patchranking.towers.base import VisionTower, activation_name
@@ -51,8 +52,10 @@ class OpenClipTower(VisionTower):
     def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
         return block(tokens, attn_mask=None)
 
-    def _queries_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        attention = block.attn
-        weight, bias = attention.in_proj_weight, attention.in_proj_bias
-        projected = nn.functional.linear(block.ln_1(tokens), weight[: 2 * self.width], bias[: 2 * self.width])
-        return projected.chunk(2, dim=-1)
+    def _class_query_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        attention, normed = block.attn, block.ln_1(tokens)
+        if hasattr(attention, "ln_q"):
+            raise UserError("Class attention is not available for open_clip's custom blocks: use another method.")
+        q_weight, k_weight, _ = attention.in_proj_weight.chunk(3)
+        q_bias, k_bias, _ = attention.in_proj_bias.chunk(3)
+        return F.linear(normed[:, 0], q_weight, q_bias), F.linear(normed, k_weight, k_bias)

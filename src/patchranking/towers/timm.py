@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from patchranking.towers.base import VisionTower, activation_name
 
@@ -48,9 +49,11 @@ class TimmTower(VisionTower):
     def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
         return block(tokens)
 
-    def _queries_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        attention = block.attn
-        query, key, _ = attention.qkv(block.norm1(tokens)).chunk(3, dim=-1)
-        heads = (*tokens.shape[:2], self.num_heads, -1)
-        query, key = attention.q_norm(query.view(heads)), attention.k_norm(key.view(heads))
-        return query.flatten(2), key.flatten(2)
+    def _class_query_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        attention, normed = block.attn, block.norm1(tokens)
+        q_weight, k_weight, _ = attention.qkv.weight.chunk(3)
+        q_bias, k_bias, _ = (None, None, None) if attention.qkv.bias is None else attention.qkv.bias.chunk(3)
+        query, keys = F.linear(normed[:, 0], q_weight, q_bias), F.linear(normed, k_weight, k_bias)
+        query = attention.q_norm(query.unflatten(-1, (self.num_heads, -1)))
+        keys = attention.k_norm(keys.unflatten(-1, (self.num_heads, -1)))
+        return query.flatten(1), keys.flatten(2)

@@ -54,6 +54,6 @@ class TransformersTower(VisionTower):
     def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
         return block(tokens, attention_mask=None)
 
-    def _queries_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _class_query_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
         normed = block.layer_norm1(tokens)
-        return block.self_attn.q_proj(normed), block.self_attn.k_proj(normed)
+        return block.self_attn.q_proj(normed[:, 0]), block.self_attn.k_proj(normed)

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from patchranking.errors import UserError
+from patchranking.towers import as_tower
+from patchranking.towers.base import activation_name
+
+
+@torch.inference_mode()
+def test_embed_run_pool_equal_the_library_bit_for_bit(case):
+    tower = case.tower
+    expected = case.encode(case.pixels)
+    assert torch.equal(tower(case.pixels), expected)
+    for split in (0, 2, tower.depth):
+        assert torch.equal(tower.pool(tower.run(tower.embed(case.pixels, split), split)), expected)
+
+
+@torch.inference_mode()
+def test_embed_is_the_input_of_the_block_named(case):
+    seen = {}
+    for index, block in enumerate(case.tower.blocks):
+        block.register_forward_pre_hook(lambda _, inputs, index=index: seen.update({index: inputs[0].clone()}))
+    case.encode(case.pixels)
+    for index in range(case.tower.depth):
+        assert torch.equal(case.tower.embed(case.pixels, index), seen[index])
+
+
+def test_shapes_agree_with_the_tokens(case):
+    tower = case.tower
+    tokens = tower.embed(case.pixels)
+    assert tokens.shape == (3, tower.num_prefix_tokens + tower.num_patches, tower.width)
+    assert tower.image_size == tuple(case.pixels.shape[2:])
+    assert tower.depth == 5
+
+
+@torch.inference_mode()
+def test_the_order_of_patches_after_embedding_is_irrelevant(case):
+    tower = case.tower
+    tokens = tower.embed(case.pixels)
+    shuffled = torch.cat(
+        [
+            tokens[:, : tower.num_prefix_tokens],
+            tokens[:, tower.num_prefix_tokens :][:, torch.randperm(tower.num_patches)],
+        ],
+        dim=1,
+    )
+    torch.testing.assert_close(tower.pool(tower.run(shuffled, 0)), tower.pool(tower.run(tokens, 0)), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_class_attention_equals_the_attention_inside_the_block(case, monkeypatch):
+    tower, block = case.tower, 2
+    if not tower.has_class_token:
+        with pytest.raises(UserError, match="class token"):
+            tower.class_attention(tower.embed(case.pixels, block), block)
+        return
+    seen = []
+    monkeypatch.setattr(
+        nn.functional, "scaled_dot_product_attention", lambda q, k, v, **_: seen.append((q, k)) or torch.zeros_like(q)
+    )
+    tokens = tower.embed(case.pixels)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        tower.run(tokens, block, block + 1)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    query, keys = seen[0]
+    expected = (query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)[:, :, 0].mean(1)
+    found = tower.class_attention(tokens, block)
+    torch.testing.assert_close(found, expected[:, tower.num_prefix_tokens :])
+
+
+def test_an_unsupported_model_is_named_with_what_is_supported():
+    for model in (nn.Linear(2, 2), timm.create_model("resnet10t", pretrained=False)):
+        with pytest.raises(UserError, match=r"is not supported: patchranking works on open_clip CLIP .* transformers"):
+            as_tower(model)
+
+
+def test_a_tower_is_its_own_view(tower):
+    assert as_tower(tower) is tower
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (nn.GELU(), "gelu"),
+        (nn.GELU("tanh"), "gelu_pytorch_tanh"),
+        (timm.layers.QuickGELU(), "quick_gelu"),
+        (nn.ReLU(), "relu"),
+    ],
+)
+def test_activation_names_follow_transformers(module, name):
+    assert activation_name(module) == name
