@@ -48,9 +48,7 @@ def _clip_config(**vision: object) -> CLIPConfig:
 
 def _transformers() -> Case:
     model = CLIPModel(_clip_config())
-    return Case(
-        model, lambda x: model.get_image_features(x).pooler_output, as_tower(model), torch.randn(3, 3, 32, 32)
-    )
+    return Case(model, lambda x: model.get_image_features(x).pooler_output, as_tower(model), torch.randn(3, 3, 32, 32))
 
 
 def _transformers_vision() -> Case:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.utils import logging as hub_logging
 from jsonargparse import auto_cli
 
 from patchranking.data import load_data
@@ -52,7 +54,9 @@ def rank(
         device: cpu, cuda, cuda:1, mps, ...
     """
     loaded = _load(model, device, seed)
-    manifest = rank_dataset(loaded, load_data(data, limit, seed, "train"), out, SearchSettings(block, window, stride))
+    images = load_data(data, limit, seed, "train")
+    _make_folder(out)
+    manifest = rank_dataset(loaded, images, out, SearchSettings(block, window, stride))
     totals = manifest["totals"]
     print(f"{totals['in']} images in = {totals['ranked']} ranked + {totals['skipped']} skipped; wrote {out}")
     for key, reason in manifest["skipped"].items():
@@ -93,6 +97,7 @@ def fit(
     stored = None if rankings is None else read_rankings(rankings)
     loaded = _load(model, device, seed)
     images = load_data(data, limit, seed, "train")
+    _make_folder(out)
     if stored is None:
         rank_dataset(loaded, images, out / "rankings", SearchSettings(block, window, stride))
         stored = read_rankings(out / "rankings")
@@ -100,8 +105,8 @@ def fit(
     pruner.save_pretrained(out)
     _write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": stored.settings})
     print(
-        f"matching rate {report.matching_rate:.3f} (chance {report.chance:.3f}) on {report.n_held_out} held-out images; "
-        f"{len(images)} images in = {report.n_train + report.n_held_out} used + "
+        f"matching rate {report.matching_rate:.3f} (chance {report.chance:.3f}) on {report.n_held_out} held-out "
+        f"images; {len(images)} images in = {report.n_train + report.n_held_out} used + "
         f"{len(images) - report.n_train - report.n_held_out} without a ranking; wrote {out}"
     )
 
@@ -169,6 +174,7 @@ def demo(
         device: cpu, cuda, cuda:1, mps, ...
     """
     loaded = _load("demo", device, seed)
+    _make_folder(out)
     train = load_data("demo:train", images)
     rank_dataset(loaded, train, out / "rankings", SearchSettings(stride=2))
     pruner, _ = fit_pruner(loaded, train, read_rankings(out / "rankings"), seed=seed)
@@ -180,11 +186,40 @@ def demo(
 def main() -> None:
     """Runs the command line; a user's mistake ends with one sentence and status 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    hub_logging.set_verbosity_error()
+    commands: list[Callable[..., None] | type] = [demo, rank, fit, evaluate]
     try:
-        auto_cli([demo, rank, fit, evaluate], prog="patchranking")
+        auto_cli(commands, args=_spread_lists(sys.argv[1:], commands), prog="patchranking")
     except UserError as error:
         print(f"patchranking: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _spread_lists(arguments: list[str], commands: Sequence[Callable[..., None] | type]) -> list[str]:
+    """Lets list options take several values, ``--keep 0.9 0.8``, beside jsonargparse's ``--keep [0.9,0.8]``."""
+    named = {command.__name__: command for command in commands}
+    command = next((named[argument] for argument in arguments if argument in named), None)
+    lists = {f"--{name}" for name, kind in getattr(command, "__annotations__", {}).items() if kind.startswith("list[")}
+    spread: list[str] = []
+    option = None
+    for argument in arguments:
+        if argument in lists:
+            option = argument
+            spread.append(f"{option}=[]")
+        elif option and not argument.startswith("--"):
+            spread.append(f"{option}+={argument}")
+            option = None if argument.startswith("[") else option
+        else:
+            option = None
+            spread.append(argument)
+    return spread
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make the folder '{path}': {error.strerror}.") from error
 
 
 def _load(model: str, device: str, seed: int) -> LoadedModel:
@@ -192,11 +227,9 @@ def _load(model: str, device: str, seed: int) -> LoadedModel:
     return load_model(model, device)
 
 
-def _evaluate(
-    loaded: LoadedModel, images: Any, pruner: Pruner | None, settings: EvaluationSettings, out: Path
-) -> None:
+def _evaluate(loaded: LoadedModel, images: Any, pruner: Pruner | None, settings: EvaluationSettings, out: Path) -> None:
+    _make_folder(out)
     results, wall = run_evaluation(loaded, images, pruner, settings)
-    out.mkdir(parents=True, exist_ok=True)
     _write_json(out / "results.json", results)
     write_report(results, wall, out / "report.html", f"{images.name} {images.split}, {loaded.name}")
     _print_table(results["rows"])

@@ -60,7 +60,9 @@ def test_class_attention_equals_the_attention_inside_the_block(case, monkeypatch
         return
     seen = []
     monkeypatch.setattr(
-        nn.functional, "scaled_dot_product_attention", lambda q, k, v, **_: seen.append((q, k)) or torch.zeros_like(q)
+        nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, k, v, *_, **__: seen.append((q, k)) or torch.zeros_like(q),
     )
     tokens = tower.embed(case.pixels)
     torch.backends.mha.set_fastpath_enabled(False)

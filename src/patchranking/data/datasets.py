@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from patchranking.data.images import read_image
+from patchranking.data.templates import templates_for
 from patchranking.errors import UserError
 
 __all__ = ["DATA_HELP", "DemoData", "FolderData", "ImageData", "load_data"]
@@ -35,7 +36,7 @@ class ImageData(ABC):
     keys: list[str]
     labels: list[int] | None
     class_names: list[str]
-    templates: tuple[str, ...] = ("a photo of a {}.",)
+    templates: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -80,14 +81,15 @@ class FolderData(ImageData):
         for folder in folders:
             if not folder.is_dir():
                 raise UserError(f"There is no folder '{folder}': give {DATA_HELP}.")
-            prefix = f"{folder.parent.name}/{folder.name}/" if len(folders) > 1 else ""
+        for folder, prefix in zip(folders, _prefixes(folders), strict=True):
             files += [
-                (prefix + path.relative_to(folder).as_posix(), _class_of(path, folder), path)
+                (prefix + _printable(path.relative_to(folder).as_posix()), _class_of(path, folder), path)
                 for path in sorted(folder.rglob("*"))
                 if path.suffix.lower() in _SUFFIXES and path.is_file()
             ]
         if not files:
             raise UserError(f"There are no pictures in '{', '.join(map(str, folders))}' (looked for {_suffix_list()}).")
+        classes = {name for _, name, _ in files}
         if limit is not None and limit < len(files):
             chosen = np.random.default_rng(seed).choice(len(files), limit, replace=False)
             files = [files[index] for index in sorted(chosen)]
@@ -95,12 +97,10 @@ class FolderData(ImageData):
         self.split = "+".join(dict.fromkeys(folder.resolve().name for folder in folders))
         self.keys = [key for key, _, _ in files]
         self._paths = [path for _, _, path in files]
-        classes = [name for _, name, _ in files]
-        if None in classes:
-            self.class_names, self.labels = [], None
-        else:
-            self.class_names = sorted({name for name in classes if name})
-            self.labels = [self.class_names.index(name) for name in classes if name]
+        self.class_names = [] if None in classes else sorted(name for name in classes if name)
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        self.labels = [numbers[name] for _, name, _ in files if name] if numbers else None
+        self.templates = templates_for(self.name)
 
     def image(self, index: int) -> Image.Image:
         return read_image(self._paths[index])
@@ -123,12 +123,32 @@ def load_data(data: str, limit: int | None = None, seed: int = 0, default_split:
     kind, _, split = data.partition(":")
     if kind == "demo":
         return DemoData(split or default_split, 500 if limit is None else limit)
-    return FolderData([Path(part).expanduser() for part in data.split(",")], limit, seed)
+    whole = Path(data).expanduser()
+    parts = [data] if data and whole.is_dir() else data.split(",")
+    if not all(parts):
+        raise UserError(f"A folder in '{data}' has no name: give {DATA_HELP}.")
+    return FolderData([Path(part).expanduser() for part in parts], limit, seed)
+
+
+def _prefixes(folders: list[Path]) -> list[str]:
+    """The shortest ends of the folders' paths, two names or more, that tell them apart; none for a single folder."""
+    if len(folders) == 1:
+        return [""]
+    parts = [folder.resolve().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise UserError(f"The same folder is given twice in '{','.join(map(str, folders))}': give each one once.")
+    length = next(n for n in range(2, max(map(len, parts)) + 2) if len({part[-n:] for part in parts}) == len(parts))
+    return ["/".join(part[-length:]) + "/" for part in parts]
+
+
+def _printable(name: str) -> str:
+    """Escapes what a file name holds that is not valid text, so that it can be stored and printed."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _class_of(path: Path, folder: Path) -> str | None:
     parts = path.relative_to(folder).parts
-    return parts[0].replace("_", " ") if len(parts) > 1 else None
+    return _printable(parts[0]).replace("_", " ") if len(parts) > 1 else None
 
 
 def _suffix_list() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ["UnreadableImageError", "read_image"]
+__all__ = ["UnreadableImageError", "read_image", "reason"]
 
 
 class UnreadableImageError(Exception):
@@ -30,8 +30,15 @@ def read_image(path: Path) -> Image.Image:
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):
                 image = Image.fromarray((np.asarray(image, np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+            if image.mode == "P":
+                image = image.convert("RGBA")
             return image.convert("RGB")
     except UnreadableImageError:
         raise
     except Exception as error:
-        raise UnreadableImageError(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from error
+        raise UnreadableImageError(reason(error)) from error
+
+
+def reason(error: Exception) -> str:
+    """An error on one line: its type and the start of its message."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

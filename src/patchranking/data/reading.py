@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from patchranking.data.datasets import ImageData
-from patchranking.data.images import UnreadableImageError
+from patchranking.data.images import UnreadableImageError, reason
 
 __all__ = ["read_batches"]
 
@@ -42,7 +42,7 @@ def read_batches(
     with tqdm(chosen, desc=progress, unit="image", disable=progress is None) as bar:
         for index in bar:
             try:
-                pixels.append(preprocess(data.image(index)))
+                pixels.append(_preprocessed(preprocess, data.image(index)))
                 found.append(index)
             except UnreadableImageError as error:
                 skipped[data.keys[index]] = str(error)
@@ -51,3 +51,11 @@ def read_batches(
                 found, pixels = [], []
         if found:
             yield found, torch.stack(pixels)
+
+
+def _preprocessed(preprocess: Callable[[Image.Image], Tensor], image: Image.Image) -> Tensor:
+    try:
+        return preprocess(image)
+    except Exception as error:
+        size = f"{image.width} x {image.height} pixels"
+        raise UnreadableImageError(f"cannot be preprocessed, {size}: {reason(error)}") from error

@@ -159,7 +159,7 @@ def scene(split: str, index: int) -> Scene:
     colour = str(rng.choice(list(COLOURS)))
     texture = str(rng.choice(BACKGROUNDS))
     ink = np.array(COLOURS[colour], np.float32)
-    paper = [c for c in map(np.array, COLOURS.values()) if np.abs(c - ink).sum() > 260]
+    paper = [c for c in map(np.array, COLOURS.values()) if np.abs(c - ink).sum() > 290]
     first, second = rng.choice(len(paper), 2, replace=False)
     canvas = _background(rng, texture, _jitter(rng, paper[first]), _jitter(rng, paper[second]))
     canvas = _clutter(rng, canvas)
@@ -185,7 +185,7 @@ def _jitter(rng: np.random.Generator, colour: np.ndarray) -> np.ndarray:
 
 def _background(rng: np.random.Generator, texture: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     angle, period = rng.uniform(0, np.pi), rng.uniform(9, 24)
-    b = a + (b - a) * rng.uniform(0.35, 0.8)
+    b = a + (b - a) * rng.uniform(0.3, 0.7)
     y, x = _PIXELS - rng.uniform(0, SIZE, 2).astype(np.float32)[:, None, None]
     u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
     match texture:
@@ -213,7 +213,7 @@ def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     palette = list(COLOURS.values())
-    for _ in range(int(rng.integers(4, 11))):
+    for _ in range(int(rng.integers(3, 8))):
         x, y = rng.uniform(0, SIZE, 2)
         w, h = rng.uniform(4, 17, 2)
         ink = palette[int(rng.integers(len(palette)))]
@@ -231,11 +231,11 @@ def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
 
 def _object(rng: np.random.Generator, name: str) -> np.ndarray:
     """Opacity of the object at a random size, rotation and place, ``(SIZE, SIZE)`` in 0 ... 1."""
-    glyph = _glyph(name).rotate(rng.uniform(-25, 25), Image.Resampling.BILINEAR, expand=True)
+    glyph = _glyph(name).rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR, expand=True)
     box = glyph.getbbox()
     assert box is not None, name
     glyph = glyph.crop(box)
-    scale = rng.uniform(40, 70) / max(glyph.size)
+    scale = rng.uniform(48, 76) / max(glyph.size)
     width, height = (max(2, round(side * scale)) for side in glyph.size)
     glyph = glyph.resize((width, height), Image.Resampling.BOX)
     left, top = int(rng.integers(2, SIZE - width - 1)), int(rng.integers(2, SIZE - height - 1))

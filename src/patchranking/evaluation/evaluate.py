@@ -30,6 +30,7 @@ __all__ = ["ORACLES", "EvaluationSettings", "evaluate"]
 ORACLES = ("golden",)
 """Methods that look at the result before they choose; no deployable method."""
 
+_WALL_METHODS = ("patchranking", "cls-attention")
 _WALL_RATES = (0.6, 0.5)
 _GOLDEN_IMAGES_PER_BATCH = 4
 
@@ -97,7 +98,9 @@ def evaluate(
         for images, pixels in read_batches(data, model.preprocess, settings.batch_size, run.skipped, None, "evaluate"):
             _measure(run, images, pixels.to(model.tower.device, model.tower.dtype))
     if not run.tally.count(("dense", 1.0)):
-        raise UserError(f"None of the {len(data)} images could be read, for example: {next(iter(run.skipped.items()))}.")
+        raise UserError(
+            f"None of the {len(data)} images could be read, for example: {next(iter(run.skipped.items()))}."
+        )
     totals = {"in": len(data), "evaluated": run.tally.count(("dense", 1.0)), "skipped": len(run.skipped)}
     results = {
         "environment": environment(model.tower.device) | {"dtype": str(model.tower.dtype).removeprefix("torch.")},
@@ -121,7 +124,9 @@ def _prepare(model: LoadedModel, data: ImageData, pruner: Pruner | None, setting
     for rate in settings.keep_rates:
         Schedule(block, rate).check(model.tower)
     rates = sorted({float(rate) for rate in settings.keep_rates if rate < 1}, reverse=True)
-    scorers = {name: BASELINES[name](model.tower, block, settings.seed) for name in settings.methods if name in BASELINES}
+    scorers = {
+        name: BASELINES[name](model.tower, block, settings.seed) for name in settings.methods if name in BASELINES
+    }
     if pruner is not None:
         scorers["patchranking"] = pruner
     classes = None
@@ -166,16 +171,19 @@ def _measure(run: _Run, images: list[int], pixels: Tensor) -> None:
             )
     shown = oracle if run.golden else range(len(images))
     for row in list(shown)[: run.settings.wall - len(run.wall)]:
-        run.wall.append(_wall_image(run, images[row], pixels[row], {n: s[rows[n].index(row)] for n, s in scores.items()}))
+        run.wall.append(
+            _wall_image(run, images[row], pixels[row], {n: s[rows[n].index(row)] for n, s in scores.items()})
+        )
 
 
 def _wall_image(run: _Run, image: int, pixels: Tensor, scores: dict[str, Tensor]) -> WallImage:
     tower = run.model.tower
     kept = {}
-    for name, values in scores.items():
+    for name in filter(scores.__contains__, _WALL_METHODS):
         for rate in _WALL_RATES:
+            patches = top_patches(scores[name][None], kept_count(rate, tower.num_patches))
             grid = torch.zeros(tower.num_patches, dtype=torch.bool)
-            grid[top_patches(values[None], kept_count(rate, tower.num_patches))[0].cpu()] = True
+            grid[patches[0].cpu()] = True
             kept[name, rate] = grid.view(tower.grid).numpy()
     golden = scores["golden"].view(tower.grid).float().cpu().numpy() if "golden" in scores else None
     label = run.data.labels[image] if run.data.labels is not None else None
@@ -229,7 +237,8 @@ def _rows(run: _Run) -> list[dict[str, Any]]:
 def _same_images(run: _Run, rate: float) -> dict[str, dict[str, float | None]]:
     keys = [("dense", 1.0), *((name, rate) for name in run.scorers)]
     return {
-        key[0]: {measure: run.tally.mean(key, measure, run.golden) for measure in ("top1", "feature_cosine")} for key in keys
+        key[0]: {measure: run.tally.mean(key, measure, run.golden) for measure in ("top1", "feature_cosine")}
+        for key in keys
     }
 
 

@@ -35,7 +35,13 @@ class Tally:
         self._values: dict[Key, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
 
     def add(
-        self, key: Key, images: Sequence[int], features: Tensor, full: Tensor, labels: Tensor | None, objects: Tensor | None
+        self,
+        key: Key,
+        images: Sequence[int],
+        features: Tensor,
+        full: Tensor,
+        labels: Tensor | None,
+        objects: Tensor | None,
     ) -> None:
         """Adds a batch.
 

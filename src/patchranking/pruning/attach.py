@@ -42,7 +42,9 @@ def attach_scorer(tower: VisionTower, schedule: Callable[[], Schedule], scorer: 
         tokens, *others = inputs
         patches = tokens.shape[1] - tower.num_prefix_tokens
         if patches != tower.num_patches:
-            raise UserError(f"This pruner is for {tower.num_patches} patches, and {patches} came: use one per image size.")
+            raise UserError(
+                f"This pruner is for {tower.num_patches} patches, and {patches} came: use one per image size."
+            )
         kept = schedule().kept(patches)
         if kept == patches:
             return None

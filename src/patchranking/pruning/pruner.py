@@ -205,7 +205,9 @@ class Pruner(nn.Module, ModelHubMixin, library_name="patchranking", tags=["token
         def file(name: str) -> str:
             if Path(model_id).is_dir():
                 return str(Path(model_id) / name)
-            download = {key: kwargs[key] for key in ("revision", "cache_dir", "force_download", "token") if key in kwargs}
+            download = {
+                key: kwargs[key] for key in ("revision", "cache_dir", "force_download", "token") if key in kwargs
+            }
             return hf_hub_download(model_id, name, **download)
 
         config = json.loads(Path(file(CONFIG_FILE)).read_text())

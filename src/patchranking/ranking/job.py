@@ -14,8 +14,10 @@ from tqdm import tqdm
 from patchranking.data import ImageData, read_batches
 from patchranking.errors import UserError
 from patchranking.pruning.fingerprint import fingerprint
+from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.search import leave_out
 from patchranking.ranking.store import read_manifest, read_shard_summary, shard_name, write_manifest, write_shard
+from patchranking.ranking.windows import windows
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["SearchSettings", "rank_dataset"]
@@ -52,8 +54,11 @@ def rank_dataset(model: LoadedModel, data: ImageData, out: Path, settings: Searc
         The manifest; its ``totals`` say how many images came in, were ranked and were skipped, with reasons.
 
     Raises:
-        UserError: If ``out`` holds rankings of other images or settings, or no image could be ranked.
+        UserError: If the settings do not suit the model, ``out`` holds rankings of other images or settings, or no
+            image could be ranked.
     """
+    Schedule(settings.block, 1.0).check(model.tower)
+    windows(model.tower.grid, settings.window, settings.stride)
     shards = [range(len(data))[i : i + _IMAGES_PER_SHARD] for i in range(0, len(data), _IMAGES_PER_SHARD)]
     manifest = {
         "settings": {
@@ -73,9 +78,13 @@ def rank_dataset(model: LoadedModel, data: ImageData, out: Path, settings: Searc
     out.mkdir(parents=True, exist_ok=True)
     existing = read_manifest(out)
     if existing is None:
+        if any(out.glob("shard-*.parquet")):
+            raise UserError(f"'{out}' holds rankings without a manifest: choose another folder for --out.")
         write_manifest(out, manifest)
     elif {key: existing.get(key) for key in manifest} != manifest:
-        raise UserError(f"'{out}' holds rankings of other images, settings or weights: choose another folder for --out.")
+        raise UserError(
+            f"'{out}' holds rankings of other images, settings or weights: choose another folder for --out."
+        )
     paths = [out / shard_name(index, len(shards)) for index in range(len(shards))]
     done = sum(len(shard) for shard, path in zip(shards, paths, strict=True) if path.exists())
     with tqdm(total=len(data), initial=done, desc="rank", unit="image") as bar:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,15 @@ import pyarrow.parquet as pq
 
 from patchranking.errors import UserError
 
-__all__ = ["Rankings", "read_manifest", "read_rankings", "read_shard_summary", "shard_name", "write_manifest", "write_shard"]
+__all__ = [
+    "Rankings",
+    "read_manifest",
+    "read_rankings",
+    "read_shard_summary",
+    "shard_name",
+    "write_manifest",
+    "write_shard",
+]
 
 MANIFEST = "manifest.json"
 _SCHEMA = pa.schema(
@@ -47,7 +57,9 @@ def shard_name(index: int, count: int) -> str:
     return f"shard-{index:05d}-of-{count:05d}.parquet"
 
 
-def write_shard(path: Path, keys: list[str], importance: np.ndarray, order: np.ndarray, skipped: dict[str, str]) -> None:
+def write_shard(
+    path: Path, keys: list[str], importance: np.ndarray, order: np.ndarray, skipped: dict[str, str]
+) -> None:
     """Writes one shard, all or nothing.
 
     Args:
@@ -66,8 +78,19 @@ def write_shard(path: Path, keys: list[str], importance: np.ndarray, order: np.n
 
 def read_shard_summary(path: Path) -> tuple[int, dict[str, str]]:
     """Number of rankings in a shard and its skipped images, without reading the rankings."""
-    metadata = pq.read_metadata(path)
-    return metadata.num_rows, json.loads(metadata.metadata[_SKIPPED])
+    with _intact(path, path):
+        metadata = pq.read_metadata(path)
+        return metadata.num_rows, json.loads(metadata.metadata[_SKIPPED])
+
+
+@contextmanager
+def _intact(path: Path, delete: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"'{path}' is missing or damaged: delete '{delete}' and run the same patchranking rank again."
+        ) from error
 
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
@@ -80,14 +103,17 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder, None when there is none."""
     path = folder / MANIFEST
-    return json.loads(path.read_text()) if path.is_file() else None
+    if not path.is_file():
+        return None
+    with _intact(path, folder):
+        return dict(json.loads(path.read_text()))
 
 
 def read_rankings(folder: Path) -> Rankings:
     """Reads a finished ranking folder.
 
     Raises:
-        UserError: If the folder holds no rankings or the job that writes it has not finished.
+        UserError: If the folder holds no rankings, they are damaged, or the job that writes it has not finished.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -98,7 +124,8 @@ def read_rankings(folder: Path) -> Rankings:
     skipped: dict[str, str] = {}
     for index in range(manifest["shards"]):
         path = folder / shard_name(index, manifest["shards"])
-        table = pq.read_table(path, columns=["key", "importance"])
+        with _intact(path, path):
+            table = pq.read_table(path, columns=["key", "importance"])
         rows = table.column("importance").to_pylist()
         importance.update(zip(table.column("key").to_pylist(), (np.array(r, np.float32) for r in rows), strict=True))
         skipped.update(read_shard_summary(path)[1])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -61,12 +63,14 @@ def load_model(name: str, device: str | torch.device = "cpu") -> LoadedModel:
         device: Where to put it.
 
     Raises:
-        UserError: If the name is unknown, its library is missing or the weights cannot be loaded.
+        UserError: If the name is unknown, its library is missing, the weights cannot be loaded or there is no such
+            device.
     """
     library, _, rest = name.partition(":")
     loaders = {"demo": _load_demo, "open_clip": _load_open_clip, "hf": _load_transformers, "timm": _load_timm}
     if library not in loaders or (library == "demo") != (not rest):
         raise UserError(f"Unknown model '{name}': give {MODEL_HELP}.")
+    _check_device(device)
     try:
         with torch.device("cpu"):
             loaded = loaders[library](name, rest)
@@ -77,6 +81,19 @@ def load_model(name: str, device: str | torch.device = "cpu") -> LoadedModel:
         raise UserError(f"Could not load the model '{name}': {reason or type(error).__name__}") from error
     loaded.model.eval().requires_grad_(False).to(device)
     return loaded
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise UserError(f"The device '{device}' cannot be used: {reason}.") from error
+
+
+def _check_folder(path: str) -> None:
+    if not Path(path).is_dir():
+        raise UserError(f"There is no folder '{path}' to load the model from.")
 
 
 def _library(module: str, extra: str) -> ModuleType:
@@ -97,9 +114,9 @@ def _load_open_clip(name: str, rest: str) -> LoadedModel:
     architecture, tag = (rest, None) if ":" in rest else (rest.partition("/")[0], rest.partition("/")[2] or None)
     if tag is None and architecture == rest and ":" not in rest:
         raise UserError(f"'{name}' names no weights: give open_clip:NAME/TAG, for example open_clip:ViT-B-16/openai.")
-    if rest.startswith("local-dir:") and not Path(rest.removeprefix("local-dir:")).is_dir():
-        raise UserError(f"There is no folder '{rest.removeprefix('local-dir:')}' to load the model from.")
-    model, _, preprocess = open_clip.create_model_and_transforms(architecture, pretrained=tag)
+    if rest.startswith("local-dir:"):
+        _check_folder(rest.removeprefix("local-dir:"))
+    model, preprocess = open_clip.create_model_from_pretrained(architecture, pretrained=tag)
     tokenizer = open_clip.get_tokenizer(architecture)
 
     def encode_text(texts: list[str]) -> Tensor:
@@ -112,19 +129,49 @@ def _load_open_clip(name: str, rest: str) -> LoadedModel:
 
 def _load_transformers(name: str, rest: str) -> LoadedModel:
     transformers = _library("transformers", "transformers")
-    model = transformers.CLIPModel.from_pretrained(rest, dtype=torch.float32)
+    if rest.startswith(("/", ".", "~")):
+        _check_folder(rest)
+    with _quiet(transformers.utils.logging):
+        model, report = transformers.CLIPModel.from_pretrained(
+            rest, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    if missing := {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}:
+        raise UserError(f"'{name}' is no complete CLIP model: it lacks {len(missing)} weights such as {min(missing)}.")
     tokenizer = transformers.AutoTokenizer.from_pretrained(rest)
     processor = transformers.AutoImageProcessor.from_pretrained(rest)
+    longest = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
 
     def preprocess(image: Image.Image) -> Tensor:
         return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
     def encode_text(texts: list[str]) -> Tensor:
-        tokens: Any = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+        tokens: Any = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         return F.normalize(model.get_text_features(**tokens.to(model.device)).pooler_output, dim=-1)
 
     scale, mean, std = model.logit_scale.exp().item(), processor.image_mean, processor.image_std
     return LoadedModel(name, model, as_tower(model), preprocess, encode_text, scale, mean, std)
+
+
+@contextmanager
+def _quiet(logging: ModuleType) -> Iterator[None]:
+    """Hides transformers' weight-loading bar and report, and leaves the bars of downloads as they are."""
+    verbosity, bar, no_downloads = (
+        logging.get_verbosity(),
+        logging.is_progress_bar_enabled(),
+        are_progress_bars_disabled(),
+    )
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    if not no_downloads:
+        enable_progress_bars()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+        if no_downloads:
+            disable_progress_bars()
 
 
 def _load_timm(name: str, rest: str) -> LoadedModel:

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from patchranking.data.datasets import FolderData
+from patchranking.errors import UserError
+from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
+from patchranking.predictor.networks import MixerPredictor
+from patchranking.pruning.pruner import BaseModel, Pruner
+from patchranking.pruning.schedule import Schedule
+from patchranking.ranking.search import leave_out
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("red", "green"):
+        (tmp_path / "toy" / name).mkdir(parents=True)
+        for index in range(5):
+            Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(tmp_path / "toy" / name / f"{index}.png")
+    (tmp_path / "toy" / "red" / "broken.png").write_bytes(b"\x89PNG")
+    return FolderData([tmp_path / "toy"], None, 0)
+
+
+@pytest.fixture
+def model(tower):
+    return SimpleNamespace(
+        tower=tower,
+        name="tiny",
+        preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1,
+        encode_text=lambda texts: F.normalize(torch.stack([torch.cos(torch.arange(24.0) * len(t)) for t in texts]), -1),
+        picture=lambda pixels: Image.new("RGB", (32, 32)),
+    )
+
+
+@pytest.fixture
+def pruner(tower):
+    return Pruner(MixerPredictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), Schedule(3, 0.6)).eval()
+
+
+def settings(**changes):
+    given = {"keep_rates": (1.0, 0.5), "golden_images": 4, "timing_batch": 2, "batch_size": 3, "wall": 2}
+    return EvaluationSettings(**(given | changes))
+
+
+def by_method(results, rate):
+    return {row["method"]: row for row in results["rows"] if row["keep_rate"] == rate}
+
+
+def test_rows_wall_and_totals(model, data, pruner):
+    results, wall = evaluate(model, data, pruner, settings())
+    assert list(by_method(results, 1.0)) == ["dense"]
+    pruned = by_method(results, 0.5)
+    assert list(pruned) == ["random", "cls-attention", "patchranking", "golden"]
+    assert [row["oracle"] for row in pruned.values()] == [False, False, False, True]
+    assert [row["n_images"] for row in pruned.values()] == [10, 10, 10, 4]
+    assert all(row["kept_patches"] == 8 and row["schedule"] == {"3": 0.5} for row in pruned.values())
+    assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1}
+    assert list(results["skipped"]) == ["red/broken.png"]
+    assert len(wall) == 2
+    assert wall[0].importance.shape == (4, 4)
+    assert wall[0].kept["patchranking", 0.5].sum() == 8
+    json.dumps(results, allow_nan=False)
+
+
+def test_figures_equal_the_attached_model_and_the_golden_ranking(model, data, pruner):
+    results, _ = evaluate(model, data, pruner, settings(golden_images=11))
+    indices = [index for index, key in enumerate(data.keys) if "broken" not in key]
+    pixels = torch.stack([model.preprocess(data.image(index)) for index in indices])
+    classes = F.normalize(model.encode_text([f"a photo of a {name}." for name in data.class_names]), dim=-1)
+    labels = torch.tensor([data.labels[index] for index in indices])
+
+    def figures(features, dense):
+        hits = (F.normalize(features, dim=-1) @ classes.T).argmax(-1) == labels
+        return 100 * hits.float().mean().item(), torch.cosine_similarity(features, dense).mean().item()
+
+    with torch.inference_mode():
+        dense = model.tower(pixels)
+        pruner.keep = 0.5
+        with pruner.attached(model.tower):
+            pruned = model.tower(pixels)
+        order = leave_out(model.tower, pixels).removal_order
+        tokens = model.tower.embed(pixels, 3)
+        kept = [torch.cat([t[:1], t[1:][o[8:].sort().values]]) for t, o in zip(tokens, order, strict=True)]
+        golden = model.tower.pool(model.tower.run(torch.stack(kept), 3))
+    rows = by_method(results, 0.5)
+    for features, row in (
+        (dense, by_method(results, 1.0)["dense"]),
+        (pruned, rows["patchranking"]),
+        (golden, rows["golden"]),
+    ):
+        top1, cosine = figures(features, dense)
+        assert row["top1"] == pytest.approx(top1)
+        assert row["feature_cosine"] == pytest.approx(cosine, abs=1e-5)
+    assert rows["golden"]["same_images"]["patchranking"]["feature_cosine"] == rows["patchranking"]["feature_cosine"]
+
+
+def test_evaluating_again_changes_nothing(model, data, pruner):
+    first, again = (evaluate(model, data, pruner, settings(timing_batch=0))[0] for _ in range(2))
+    assert first == again
+
+
+def test_costs_include_the_predictor_and_fall_with_the_keep_rate(model, data, pruner):
+    results, _ = evaluate(model, data, pruner, settings(keep_rates=(1.0, 0.75, 0.5)))
+    dense = by_method(results, 1.0)["dense"]
+    assert dense["gmacs"] == dense["gmacs_dense"]
+    half, most = by_method(results, 0.5), by_method(results, 0.75)
+    assert half["random"]["gmacs"] == half["golden"]["gmacs"] < half["patchranking"]["gmacs"]
+    assert half["random"]["gmacs"] < most["random"]["gmacs"] < dense["gmacs"]
+    assert half["random"]["gmacs"] == pytest.approx(half["random"]["gmacs_analytic"], rel=0.01)
+    assert half["patchranking"]["images_per_second"] > 0
+    assert half["golden"]["images_per_second"] is None
+
+
+def test_unlabelled_images_have_no_top1(model, data):
+    data.labels = None
+    results, _ = evaluate(model, data, None, settings())
+    assert {row["top1"] for row in results["rows"]} == {None}
+
+
+def test_wrong_settings_are_refused(model, data, pruner):
+    with pytest.raises(UserError, match="Unknown method 'rnadom': choose from random, cls-attention, golden"):
+        evaluate(model, data, pruner, settings(methods=("rnadom",)))
+    with pytest.raises(UserError, match="keep rate"):
+        evaluate(model, data, pruner, settings(keep_rates=(1.5,)))

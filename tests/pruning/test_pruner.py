@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from patchranking.errors import UserError
+from patchranking.predictor.networks import MixerPredictor
+from patchranking.pruning.pruner import BaseModel, Pruner
+from patchranking.pruning.schedule import Schedule
+
+
+def make(tower, keep=0.5, block=3):
+    predictor = MixerPredictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
+    return Pruner(predictor, BaseModel.of(tower, "tiny"), Schedule(block, keep)).eval()
+
+
+@torch.inference_mode()
+def test_attached_prunes_and_detached_is_bit_identical(case):
+    pruner, dense = make(case.tower), case.encode(case.pixels)
+    keys = list(case.model.state_dict())
+    with pruner.attached(case.model):
+        pruned = case.encode(case.pixels)
+        assert not torch.equal(pruned, dense)
+        pruner.keep = 1.0
+        assert torch.equal(case.encode(case.pixels), dense)
+        pruner.keep = 0.5
+        assert torch.equal(case.encode(case.pixels), pruned)
+    assert torch.equal(case.encode(case.pixels), dense)
+    assert list(case.model.state_dict()) == keys
+
+
+@torch.inference_mode()
+def test_saved_and_loaded_it_gives_the_same_features(case, tmp_path):
+    pruner = make(case.tower, keep=0.4, block=2)
+    pruner.save_pretrained(tmp_path)
+    loaded = Pruner.from_pretrained(tmp_path)
+    assert loaded.schedule == pruner.schedule
+    assert loaded.base == pruner.base
+    with pruner.attached(case.model):
+        expected = case.encode(case.pixels)
+    with loaded.attached(case.model):
+        assert torch.equal(case.encode(case.pixels), expected)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+
+
+def test_a_half_precision_model_is_served_by_the_same_pruner(tower):
+    pruner = make(tower)
+    tower.module.bfloat16()
+    tower._projection.bfloat16()
+    with pruner.attached(tower), torch.inference_mode():
+        features = tower(torch.randn(2, 3, 32, 32, dtype=torch.bfloat16))
+    assert features.dtype == torch.bfloat16
+
+
+def test_detaching_after_an_error_inside_the_with_block(tower):
+    pruner = make(tower)
+    with pytest.raises(RuntimeError), pruner.attached(tower):
+        raise RuntimeError
+    assert not tower.blocks[3]._forward_pre_hooks
+
+
+def test_attaching_twice_is_refused_and_detaching_twice_is_not(tower):
+    pruner = make(tower).attach(tower)
+    with pytest.raises(UserError, match="detach it first"):
+        pruner.attach(tower)
+    pruner.detach()
+    pruner.detach()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("image_size", (48, 48)), ("grid", (2, 8)), ("activation", "gelu"), ("num_prefix_tokens", 5), ("depth", 12)],
+)
+def test_another_base_is_refused_in_one_sentence(tower, field, value):
+    pruner = make(tower)
+    object.__setattr__(pruner.base, field, value)
+    with pytest.raises(UserError, match=f"fitted to 'tiny' with {field.replace('_', ' ')}") as raised:
+        pruner.attach(tower)
+    assert "\n" not in str(raised.value)
+
+
+def test_other_weights_are_refused(tower):
+    pruner = make(tower)
+    tower.blocks[-1].mlp.fc1.weight.normal_()
+    with pytest.raises(UserError, match="other weights"):
+        pruner.attach(tower)
+
+
+@pytest.mark.parametrize("rate", [0, 1.5])
+def test_a_wrong_keep_rate_is_refused_and_changes_nothing(tower, rate):
+    pruner = make(tower, keep=0.5)
+    with pytest.raises(UserError, match="keep rate"):
+        pruner.keep = rate
+    assert pruner.keep == 0.5
+
+
+def test_unreadable_artefacts_are_named(tower, tmp_path):
+    with pytest.raises(UserError, match="no readable pruner"):
+        Pruner.from_pretrained(tmp_path)
+    make(tower).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"format": 99}))
+    with pytest.raises(UserError, match="format 99"):
+        Pruner.from_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="no readable pruner"):
+        Pruner.from_pretrained(tmp_path)
+
+
+def test_the_weights_are_safetensors_of_the_predictor_alone(tower, tmp_path):
+    make(tower).save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size < 200_000
+
+
+def test_compiles_without_graph_breaks(tower):
+    with make(tower).attached(tower), torch.inference_mode():
+        pixels = torch.randn(2, 3, 32, 32)
+        expected = tower(pixels)
+        compiled = torch.compile(tower.__call__, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(pixels), expected)

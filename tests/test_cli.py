@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from patchranking import cli
+from patchranking.ranking.store import read_rankings, write_manifest
+
+COMMANDS = ("demo", "rank", "fit", "evaluate")
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Returns a function that runs the command line here and returns its exit status, output and error output."""
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["patchranking", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return (status, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def mistake(run, tmp_path, monkeypatch):
+    """Returns a function that runs a command line that must fail with one sentence, and returns the sentence."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        status, out, err = run(*arguments)
+        assert status == 2
+        assert out == ""
+        assert err.startswith("patchranking: ")
+        assert err.endswith("\n")
+        assert err.count("\n") == 1
+        return err
+
+    return call
+
+
+def spawn(*arguments, cwd):
+    source = str(Path(cli.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", "from patchranking.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_help_lists_the_commands(run):
+    status, out, _ = run("--help")
+    assert status == 0
+    assert all(f"\n    {command} " in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_documents_every_option(run, command):
+    status, out, _ = run(command, "--help")
+    assert status == 0
+    words = " ".join(out.split())
+    for name, parameter in inspect.signature(getattr(cli, command)).parameters.items():
+        shown = name if parameter.default is parameter.empty else f"--{name} "
+        assert shown in out
+    documented = inspect.getdoc(getattr(cli, command)).partition("Args:")[2].strip().splitlines()
+    for line in documented:
+        first_words = line.partition(": ")[2].split()[:3]
+        assert " ".join(first_words) in words
+    assert {"--out", "--seed", "--device"} <= set(out.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_a_type_and_a_sentence(command):
+    function = getattr(cli, command)
+    documented = inspect.getdoc(function).partition("Args:")[2]
+    for name in inspect.signature(function).parameters:
+        assert name in function.__annotations__
+        assert f"\n    {name}: " in documented
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("rank nope demo", "Unknown model 'nope'"),
+        ("rank demo:small demo", "Unknown model 'demo:small'"),
+        ("rank open_clip:ViT-B-16 demo", "names no weights"),
+        ("rank hf:./none demo", "no folder './none'"),
+        ("rank open_clip:local-dir:none demo", "no folder 'none'"),
+        ("rank demo none", "no folder 'none'"),
+        ("rank demo .", "no pictures in '.'"),
+        ("rank demo demo:holiday --limit 1", "splits train, val, test"),
+        ("rank demo demo --limit 0", "at least 1 image"),
+        ("rank demo demo --limit 1 --window 12", "window of 12 x 12"),
+        ("rank demo demo --limit 1 --stride 3", "stride"),
+        ("rank demo demo --limit 1 --block 8", "blocks 0 to 7"),
+        ("rank demo demo --device cuda:99", "'cuda:99' cannot be used"),
+        ("rank demo demo --device nonsense", "'nonsense' cannot be used"),
+        ("fit demo demo --keep 0", "keep rate"),
+        ("fit demo demo --keep 1.5", "not 1.5"),
+        ("fit demo demo --rankings none", "no rankings in 'none'"),
+        ("evaluate demo demo --keep 0.5 0", "keep rate"),
+        ("evaluate demo demo --keep [0.5,1.5]", "not 1.5"),
+        ("evaluate demo demo --limit 1 --methods random nonsense", "Unknown method 'nonsense'"),
+        ("evaluate demo demo --pruner .", "no readable pruner in '.'"),
+        ("evaluate demo demo --pruner none/at/all", "no readable pruner in 'none/at/all'"),
+    ],
+)
+def test_a_mistake_ends_with_one_sentence(mistake, arguments, words):
+    assert words in mistake(*arguments.split())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("command", ["rank demo demo", "fit demo demo", "evaluate demo demo", "demo"])
+def test_no_cuda(mistake, command):
+    assert "'cuda' cannot be used" in mistake(*command.split(), "--device", "cuda")
+
+
+@pytest.mark.parametrize("content", ["", "{no json", "[]", '{"format": 99}', '{"format": 1}'])
+def test_a_damaged_pruner(mistake, tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    mistake("evaluate", "demo", "demo", "--pruner", tmp_path)
+
+
+def test_unfinished_rankings(mistake, tmp_path):
+    write_manifest(tmp_path, {"settings": {}, "shards": 1})
+    assert "not finished" in mistake("fit", "demo", "demo", "--rankings", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "command", ["rank demo demo --limit 1", "fit demo demo --limit 1", "evaluate demo demo --limit 1"]
+)
+def test_an_output_folder_that_cannot_be_made(mistake, tmp_path, command):
+    (tmp_path / "file").touch()
+    assert "Cannot make the folder" in mistake(*command.split(), "--out", tmp_path / "file")
+    assert "Cannot make the folder" in mistake(*command.split(), "--out", tmp_path / "file" / "below")
+
+
+def test_other_errors_are_not_hidden(run, monkeypatch):
+    monkeypatch.setattr(cli, "load_data", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run("rank", "demo", "demo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "keep", "methods"),
+    [
+        ("", [1.0, 0.9, 0.8, 0.7, 0.6, 0.5], ["random", "cls-attention", "golden"]),
+        ("--keep 0.9 0.5 --methods random golden --seed 3", [0.9, 0.5], ["random", "golden"]),
+        ("--keep [0.9,0.5] --methods=[random]", [0.9, 0.5], ["random"]),
+        ("--seed 3 --methods golden --keep 1", [1.0], ["golden"]),
+        ("--methods --keep 0.5", [0.5], []),
+    ],
+)
+def test_list_options_take_several_values(run, monkeypatch, arguments, keep, methods):
+    seen = {}
+    monkeypatch.setattr(cli, "_evaluate", lambda loaded, data, pruner, settings, out: seen.update(settings=settings))
+    monkeypatch.setattr(cli, "_load", lambda *_: None)
+    assert run("evaluate", "demo", "demo", "--limit", "1", *arguments.split())[0] == 0
+    assert seen["settings"].keep_rates == keep
+    assert seen["settings"].methods == methods
+
+
+def test_templates_are_taken_as_they_are(run, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(cli, "_evaluate", lambda loaded, data, pruner, settings, out: seen.update(data=data))
+    monkeypatch.setattr(cli, "_load", lambda *_: None)
+    templates = ["a photo, of: a {}.", "one {} - #2"]
+    assert run("evaluate", "demo", "demo", "--limit", "1", "--templates", *templates)[0] == 0
+    assert seen["data"].templates == tuple(templates)
+
+
+def test_rank_fit_evaluate(run, tmp_path):
+    ranked, fitted, evaluated = (tmp_path / name for name in ("rank", "fit", "evaluate"))
+    status, out, err = run("rank", "demo", "demo", "--limit", 8, "--block", 6, "--stride", 2, "--out", ranked)
+    assert (status, out) == (0, f"8 images in = 8 ranked + 0 skipped; wrote {ranked}\n")
+    assert "Loading" not in err
+    assert set(read_rankings(ranked).importance) == {f"train/{index:07d}" for index in range(8)}
+
+    data = ["demo:train", "--limit", 8]
+    status, out, err = run("fit", "demo", *data, "--rankings", ranked, "--epochs", 2, "--keep", 0.5, "--out", fitted)
+    assert status == 0
+    assert f"8 images in = 8 used + 0 without a ranking; wrote {fitted}" in out
+    assert {"config.json", "model.safetensors", "fit.json"} <= {path.name for path in fitted.iterdir()}
+
+    rest = ["--keep", 0.5, "--methods", "random", "--timing_batch", 0, "--out", evaluated]
+    status, out, err = run("evaluate", "demo", "demo", "--limit", 4, "--pruner", fitted, *rest)
+    assert status == 0
+    assert "4 images in = 4 evaluated + 0 skipped" in out
+    assert (evaluated / "report.html").stat().st_size > 1000
+    results = json.loads((evaluated / "results.json").read_text())
+    assert {(row["method"], row["keep_rate"]) for row in results["rows"]} == {
+        ("dense", 1.0),
+        ("random", 0.5),
+        ("patchranking", 0.5),
+    }
+    assert {row["schedule"] and tuple(row["schedule"]) for row in results["rows"]} == {None, ("6",)}
+
+
+def test_rank_again_with_other_settings(run, mistake, tmp_path):
+    job = ["rank", "demo", "demo", "--limit", 1, "--block", 7, "--out", tmp_path]
+    assert run(*job, "--stride", 2)[0] == 0
+    assert "choose another folder" in mistake(*job).partition("holds rankings of other")[2]
+
+
+def test_a_process_of_its_own(tmp_path):
+    done = spawn("rank", "demo", "demo", "--limit", "2", "--block", "7", "--stride", "2", "--out", "here", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "2 images in = 2 ranked + 0 skipped; wrote here\n")
+    lines = {line.partition(":")[0] for line in done.stderr.replace("\r", "\n").splitlines() if line.strip()}
+    assert lines == {"rank"}
+    (shard,) = (tmp_path / "here").glob("*.parquet")
+    assert pq.read_table(shard).num_rows == 2
+
+
+def test_a_mistake_in_a_process_of_its_own(tmp_path):
+    done = spawn("evaluate", "demo", "demo", "--pruner", ".", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("patchranking: There is no readable pruner in '.'")
+    assert done.stderr.count("\n") == 1
