@@ -111,7 +111,7 @@ def test_every_option_has_a_type_and_a_sentence(command):
         ("evaluate demo demo --keep [0.5,1.5]", "not 1.5"),
         ("evaluate demo demo --limit 1 --methods random nonsense", "Unknown method 'nonsense'"),
         ("evaluate demo demo --pruner .", "no readable pruner in '.'"),
-        ("evaluate demo demo --pruner none/at/all", "no readable pruner in 'none/at/all'"),
+        ("evaluate demo demo --pruner none/at/all", "There is no folder 'none/at/all'"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence(mistake, arguments, words):

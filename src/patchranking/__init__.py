@@ -1,3 +1,27 @@
+"""Faster CLIP image encoders: rank patches, predict the ranking, run the model on those that matter."""
+
 from patchranking._torchvision import declare_missing_operators
 
 declare_missing_operators()
+
+from patchranking import demo  # noqa: E402
+from patchranking.data import load_data  # noqa: E402
+from patchranking.errors import MissingExtraError, UserError  # noqa: E402
+from patchranking.pruning.pruner import Pruner  # noqa: E402
+from patchranking.ranking.search import Ranking, leave_out  # noqa: E402
+from patchranking.towers import VisionTower, as_tower  # noqa: E402
+from patchranking.towers.load import LoadedModel, load_model  # noqa: E402
+
+__all__ = [
+    "LoadedModel",
+    "MissingExtraError",
+    "Pruner",
+    "Ranking",
+    "UserError",
+    "VisionTower",
+    "as_tower",
+    "demo",
+    "leave_out",
+    "load_data",
+    "load_model",
+]

@@ -106,3 +106,9 @@ def test_a_decompression_bomb_is_unreadable(path, monkeypatch):
     Image.new("L", (64, 64)).save(path, "png")
     with pytest.raises(UnreadableImageError, match="DecompressionBombError"):
         read_image(path)
+
+
+def test_32_bit_grey_within_8_bits_keeps_its_levels(tmp_path):
+    levels = np.arange(0, 250, 10, dtype=np.int32).reshape(5, 5)
+    Image.fromarray(levels).save(tmp_path / "grey.tif")
+    assert np.array_equal(np.asarray(read_image(tmp_path / "grey.tif"))[..., 0], levels)

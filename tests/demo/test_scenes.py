@@ -42,7 +42,7 @@ def test_every_class_is_drawn_whole_and_the_mask_shows_where():
         seen.setdefault(drawn.label, drawn)
         area = drawn.mask.mean()
         assert 0.005 < area < 0.6
-        assert not (drawn.mask[0].any() or drawn.mask[-1].any() or drawn.mask[:, 0].any() or drawn.mask[:, -1].any())
+        assert drawn.mask[1:-1, 1:-1].sum() == drawn.mask.sum()
     assert len(seen) == len(CLASSES)
     for drawn in seen.values():
         picture = np.asarray(drawn.image, float)

@@ -85,7 +85,7 @@ class FolderData(ImageData):
             files += [
                 (prefix + _printable(path.relative_to(folder).as_posix()), _class_of(path, folder), path)
                 for path in sorted(folder.rglob("*"))
-                if path.suffix.lower() in _SUFFIXES and path.is_file()
+                if path.suffix.lower() in _SUFFIXES and path.is_file() and not _hidden(path.relative_to(folder))
             ]
         if not files:
             raise UserError(f"There are no pictures in '{', '.join(map(str, folders))}' (looked for {_suffix_list()}).")
@@ -144,6 +144,10 @@ def _prefixes(folders: list[Path]) -> list[str]:
 def _printable(name: str) -> str:
     """Escapes what a file name holds that is not valid text, so that it can be stored and printed."""
     return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _class_of(path: Path, folder: Path) -> str | None:

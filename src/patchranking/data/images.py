@@ -29,7 +29,7 @@ def read_image(path: Path) -> Image.Image:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode.startswith("I"):
-                image = Image.fromarray((np.asarray(image, np.int64).clip(0, 65535) >> 8).astype(np.uint8))
+                image = _eight_bits(image)
             if image.mode == "P":
                 image = image.convert("RGBA")
             return image.convert("RGB")
@@ -37,6 +37,12 @@ def read_image(path: Path) -> Image.Image:
         raise
     except Exception as error:
         raise UnreadableImageError(reason(error)) from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    levels = np.asarray(image, np.int64).clip(0, 65535)
+    wide = image.mode != "I" or levels.max() > 255
+    return Image.fromarray((levels >> 8 if wide else levels).astype(np.uint8))
 
 
 def reason(error: Exception) -> str:

@@ -1,7 +1,9 @@
-"""The embedded default: a small CLIP and an endless set of generated scenes it was trained on."""
+"""The embedded default: a small CLIP and the endless generated scenes it was trained on."""
 
 from pathlib import Path
 
-__all__ = ["MODEL_DIR"]
+from patchranking.demo.scenes import Scene, scene
+
+__all__ = ["MODEL_DIR", "Scene", "scene"]
 
 MODEL_DIR = Path(__file__).parent / "model"

@@ -231,11 +231,11 @@ def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
 
 def _object(rng: np.random.Generator, name: str) -> np.ndarray:
     """Opacity of the object at a random size, rotation and place, ``(SIZE, SIZE)`` in 0 ... 1."""
-    glyph = _glyph(name).rotate(rng.uniform(-12, 12), Image.Resampling.BILINEAR, expand=True)
+    glyph = _glyph(name).rotate(rng.uniform(-10, 10), Image.Resampling.BILINEAR, expand=True)
     box = glyph.getbbox()
     assert box is not None, name
     glyph = glyph.crop(box)
-    scale = rng.uniform(48, 76) / max(glyph.size)
+    scale = rng.uniform(52, 78) / max(glyph.size)
     width, height = (max(2, round(side * scale)) for side in glyph.size)
     glyph = glyph.resize((width, height), Image.Resampling.BOX)
     left, top = int(rng.integers(2, SIZE - width - 1)), int(rng.integers(2, SIZE - height - 1))

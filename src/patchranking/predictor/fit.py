@@ -86,7 +86,8 @@ def fit_predictor(
     optimiser = torch.optim.AdamW(predictor.parameters(), lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs, learning_rate / 10)
     half = importance.shape[1] // 2
-    best, best_state = None, None
+    best: FitReport | None = None
+    best_state: dict[str, Tensor] = {}
     with tqdm(range(1, epochs + 1), desc="fit", unit="epoch") as bar:
         for epoch in bar:
             predictor.train()
@@ -104,7 +105,7 @@ def fit_predictor(
                 best = FitReport(len(train), len(held_out), epoch, value, rate, half / importance.shape[1])
                 best_state = {name: weight.clone() for name, weight in predictor.state_dict().items()}
             bar.set_postfix(loss=f"{value:.3f}")
-    assert best is not None and best_state is not None
+    assert best is not None
     predictor.load_state_dict(best_state)
     return best
 
@@ -135,12 +136,16 @@ def fit_pruner(
     indices = [index for index, key in enumerate(data.keys) if key in rankings.importance]
     if not indices:
         raise UserError("None of these images has a ranking in the folder given: rank them first.")
-    cached, used = [], []
+    cached: list[Tensor] = []
+    used: list[int] = []
+    skipped: dict[str, str] = {}
     with torch.inference_mode():
-        for found, pixels in read_batches(data, model.preprocess, _IMAGES_PER_BATCH, {}, indices, "cache tokens"):
+        for found, pixels in read_batches(data, model.preprocess, _IMAGES_PER_BATCH, skipped, indices, "cache tokens"):
             tokens = model.tower.embed(pixels.to(model.tower.device, model.tower.dtype), schedule.block)
             cached.append(tokens.half().cpu())
             used += found
+    if not used:
+        raise UserError(f"None of the ranked images can be read any more, for example: {next(iter(skipped.items()))}.")
     importance = torch.stack([torch.from_numpy(rankings.importance[data.keys[index]]) for index in used])
     torch.manual_seed(seed)
     predictor = MixerPredictor(model.tower.width, model.tower.num_prefix_tokens, model.tower.num_patches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -70,7 +71,8 @@ class BaseModel:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """The inverse of ``dataclasses.asdict`` after a trip through JSON."""
-        return cls(**{key: tuple(v) if key in ("image_size", "grid") else v for key, v in values.items()})
+        sizes: dict[str, Any] = {key: tuple(values[key]) for key in ("image_size", "grid")}
+        return cls(**(values | sizes))
 
     def check(self, tower: VisionTower) -> None:
         """Raises UserError, naming the first difference, when ``tower`` is another model."""
@@ -181,7 +183,7 @@ class Pruner(nn.Module, ModelHubMixin, library_name="patchranking", tags=["token
         os.replace(partial, save_directory / CONFIG_FILE)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:  # type: ignore[override]
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
         """Loads a pruner from a folder or the Hugging Face Hub.
 
         Args:
@@ -192,6 +194,8 @@ class Pruner(nn.Module, ModelHubMixin, library_name="patchranking", tags=["token
             UserError: If there is no pruner there, or its files are damaged.
         """
         where = str(pretrained_model_name_or_path)
+        if not Path(where).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", where):
+            raise UserError(f"There is no folder '{where}', and it is no Hub repository: fit a pruner first.")
         try:
             return super().from_pretrained(where, **kwargs)
         except UserError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ class VisionTower(ABC):
     ``pool(run(embed(pixels), 0, depth))`` returns bit for bit what the library returns.
 
     Attributes:
-        module: The vision module of the library.
-        blocks: The module's own container of transformer blocks.
+        module: The vision module of the library, an ``nn.Module``.
+        blocks: The module's own container of transformer blocks, a ``ModuleList`` or ``Sequential``.
         num_prefix_tokens: Tokens before the patches (class token, registers).
         grid: Patch rows and columns.
         image_size: Height and width of the input in pixels.
@@ -42,8 +43,8 @@ class VisionTower(ABC):
 
     library: str
     has_class_token: bool = True
-    module: nn.Module
-    blocks: nn.ModuleList | nn.Sequential
+    module: Any
+    blocks: Any
     num_prefix_tokens: int
     grid: tuple[int, int]
     image_size: tuple[int, int]
@@ -138,8 +139,8 @@ class VisionTower(ABC):
     def _embed(self, pixels: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor: ...
+    def _run_block(self, block: Any, tokens: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def _class_query_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """The class token's query ``(batch, width)`` and all keys ``(batch, tokens, width)`` of a block's attention."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from open_clip import CLIP, CustomTextCLIP
 from open_clip.transformer import VisionTransformer
@@ -49,10 +50,10 @@ class OpenClipTower(VisionTower):
     def _embed(self, pixels: Tensor) -> Tensor:
         return self.module._embeds(pixels)
 
-    def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
+    def _run_block(self, block: Any, tokens: Tensor) -> Tensor:
         return block(tokens, attn_mask=None)
 
-    def _class_query_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         attention, normed = block.attn, block.ln_1(tokens)
         if hasattr(attention, "ln_q"):
             raise UserError("Class attention is not available for open_clip's custom blocks: use another method.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -46,10 +47,10 @@ class TimmTower(VisionTower):
         tokens = self.module._pos_embed(self.module.patch_embed(pixels))
         return self.module.norm_pre(self.module.patch_drop(tokens))
 
-    def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
+    def _run_block(self, block: Any, tokens: Tensor) -> Tensor:
         return block(tokens)
 
-    def _class_query_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         attention, normed = block.attn, block.norm1(tokens)
         q_weight, k_weight, _ = attention.qkv.weight.chunk(3)
         q_bias, k_bias, _ = (None, None, None) if attention.qkv.bias is None else attention.qkv.bias.chunk(3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import CLIPModel, CLIPVisionModelWithProjection
@@ -51,9 +52,9 @@ class TransformersTower(VisionTower):
     def _embed(self, pixels: Tensor) -> Tensor:
         return self.module.pre_layrnorm(self.module.embeddings(pixels))
 
-    def _run_block(self, block: nn.Module, tokens: Tensor) -> Tensor:
+    def _run_block(self, block: Any, tokens: Tensor) -> Tensor:
         return block(tokens, attention_mask=None)
 
-    def _class_query_and_keys(self, block: nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         normed = block.layer_norm1(tokens)
         return block.self_attn.q_proj(normed[:, 0]), block.self_attn.k_proj(normed)
