@@ -2,8 +2,8 @@
 
 A CLIP is trained from scratch on generated scenes. Three things let it learn in an hour on two cores what would take a
 day: its attention starts out local, as a convolution's; a throw-away head names the object, or the background, at
-every patch; and the blocks' matrices are trained by orthogonalised momentum (Muon). The other terms are the contrastive loss between images and captions and zero-shot classification
-against the prompts of all classes.
+every patch; and the blocks' matrices are trained by orthogonalised momentum (Muon). The other terms are the
+contrastive loss between images and captions and zero-shot classification against the prompts of all classes.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(matrices, {"lr": learning_rate, "momentum": 0.95, "weight_decay": 0.05})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             for weight in group["params"]:
                 average = self.state[weight].setdefault("average", torch.zeros_like(weight))
