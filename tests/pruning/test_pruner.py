@@ -114,6 +114,13 @@ def test_the_weights_are_safetensors_of_the_predictor_alone(tower, tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_size < 200_000
 
 
+def test_the_model_card_names_the_base(tower, tmp_path):
+    make(tower).save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "library_name: patchranking" in card
+    assert "# Pruner for tiny" in card
+
+
 def test_compiles_without_graph_breaks(tower):
     with make(tower).attached(tower), torch.inference_mode():
         pixels = torch.randn(2, 3, 32, 32)

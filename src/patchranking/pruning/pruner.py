@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
@@ -91,7 +91,26 @@ class BaseModel:
             )
 
 
-class Pruner(nn.Module, ModelHubMixin, library_name="patchranking", tags=["token-pruning", "clip"]):
+_CARD = """---
+library_name: patchranking
+tags: [clip, token-pruning]
+---
+# Pruner for {name}
+
+Drops the patches that matter least before block {block} of `{name}` ({height} x {width} pixels, {rows} x {columns}
+patches), inside the running model:
+
+    import patchranking
+    pruner = patchranking.Pruner.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
+    pruner.keep = {keep:g}
+    with pruner.attached(model):
+        features = model.encode_image(images)
+
+The base model is not included; any other is refused.
+"""
+
+
+class Pruner(nn.Module, ModelHubMixin):
     """Drops the patches a predictor ranks lowest inside the model it was fitted to.
 
     Example:
@@ -166,6 +185,12 @@ class Pruner(nn.Module, ModelHubMixin, library_name="patchranking", tags=["token
             yield self
         finally:
             self.detach()
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """The README.md that goes with the artefact."""
+        (height, width), (rows, columns) = self.base.image_size, self.base.grid
+        sizes = {"height": height, "width": width, "rows": rows, "columns": columns}
+        return ModelCard(_CARD.format(name=self.base.name, block=self.schedule.block, keep=self.keep, **sizes))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         config = {
