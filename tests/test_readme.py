@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -68,3 +69,15 @@ def test_every_number_of_the_tables_comes_from_the_results():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_make_demo_runs_the_demo_command(tmp_path, monkeypatch):
+    command = re.search(r"bin/patchranking (demo --out runs/demo)", (ROOT / "Makefile").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["patchranking", *command[1].split(), "--images", "8", "--scenes", "8"])
+    cli.main()
+    results = json.loads((tmp_path / "runs/demo/results.json").read_text())
+    assert {row["method"] for row in results["rows"]} == {"dense", "random", "cls-attention", "patchranking", "golden"}
+    assert [row["oracle"] for row in results["rows"]].count(True) == 5
+    assert (tmp_path / "runs/demo/report.html").is_file()
+    assert (tmp_path / "runs/demo/pruner/model.safetensors").is_file()

@@ -29,7 +29,7 @@ def brute_force(tower, pixels, block, size, stride):
 
 @pytest.mark.parametrize(("block", "size", "stride"), [(3, 2, 1), (0, 1, 1), (2, 2, 2)])
 def test_fast_windows_equal_brute_force(case, block, size, stride, monkeypatch):
-    monkeypatch.setattr(search, "_VARIANTS_PER_BATCH", 7)
+    monkeypatch.setitem(search._VARIANTS_PER_BATCH, "cpu", 7)
     found = leave_out(case.tower, case.pixels, block, size, stride)
     expected = brute_force(case.tower, case.pixels, block, size, stride)
     torch.testing.assert_close(found.importance.double(), expected, rtol=2e-3, atol=2e-7)

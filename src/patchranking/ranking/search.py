@@ -14,7 +14,9 @@ from patchranking.towers import VisionTower
 
 __all__ = ["Ranking", "leave_out"]
 
-_VARIANTS_PER_BATCH = 121
+_VARIANTS_PER_BATCH = {"cpu": 16}
+"""Few on a CPU, whose caches then hold the activations."""
+_VARIANTS_PER_BATCH_ELSEWHERE = 512
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ def leave_out(tower: VisionTower, pixels: Tensor, block: int = 3, window: int = 
     kept = survivors(removed, tower.num_patches).to(pixels.device)
     tokens = tower.embed(pixels, block)
     full = tower.pool(tower.run(tokens, block))
+    per_batch = _VARIANTS_PER_BATCH.get(pixels.device.type, _VARIANTS_PER_BATCH_ELSEWHERE)
     damage = []
-    for variants in torch.arange(len(pixels) * len(kept), device=pixels.device).split(_VARIANTS_PER_BATCH):
+    for variants in torch.arange(len(pixels) * len(kept), device=pixels.device).split(per_batch):
         image, left_out = variants // len(kept), variants % len(kept)
         pruned = gather_tokens(tokens[image], kept[left_out], tower.num_prefix_tokens)
         damage.append(feature_damage(tower.pool(tower.run(pruned, block)), full[image]))
