@@ -188,7 +188,7 @@ class Trainer:
 
 def train(
     out: Path,
-    steps: int = 3000,
+    steps: int = 1900,
     batch_size: int = 32,
     learning_rate: float = 2e-3,
     seed: int = 0,
