@@ -72,7 +72,7 @@ def fit(
     block: int = 3,
     window: int = 2,
     stride: int = 1,
-    epochs: int = 100,
+    epochs: int = 50,
     limit: int | None = None,
     seed: int = 0,
     device: str = "cpu",

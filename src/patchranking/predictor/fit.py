@@ -50,7 +50,7 @@ def fit_predictor(
     tokens: Tensor,
     importance: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor] = listnet,
-    epochs: int = 100,
+    epochs: int = 50,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
@@ -111,7 +111,7 @@ def fit_predictor(
 
 
 def fit_pruner(
-    model: LoadedModel, data: ImageData, rankings: Rankings, keep: float = 0.6, epochs: int = 100, seed: int = 0
+    model: LoadedModel, data: ImageData, rankings: Rankings, keep: float = 0.6, epochs: int = 50, seed: int = 0
 ) -> tuple[Pruner, FitReport]:
     """Fits a pruner for a model to rankings of its images.
 

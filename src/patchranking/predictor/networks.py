@@ -26,9 +26,9 @@ class MixerPredictor(nn.Module):
         width: int,
         num_prefix_tokens: int,
         num_patches: int,
-        channels: int = 64,
-        token_hidden: int = 64,
-        channel_hidden: int = 128,
+        channels: int = 32,
+        token_hidden: int = 16,
+        channel_hidden: int = 64,
     ) -> None:
         super().__init__()
         self.num_prefix_tokens = num_prefix_tokens
