@@ -173,14 +173,8 @@ def demo(
         seed: Random seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
-    loaded = _load("demo", device, seed)
-    _make_folder(out)
-    train = load_data("demo:train", images)
-    rank_dataset(loaded, train, out / "rankings", SearchSettings(stride=2))
-    pruner, _ = fit_pruner(loaded, train, read_rankings(out / "rankings"), seed=seed)
-    pruner.save_pretrained(out / "pruner")
-    settings = EvaluationSettings(golden_images=40, seed=seed)
-    _evaluate(loaded, load_data("demo:test", scenes), pruner, settings, out)
+    fit("demo", "demo:train", out / "pruner", stride=2, limit=images, seed=seed, device=device)
+    evaluate("demo", "demo:test", out, out / "pruner", golden_images=40, limit=scenes, seed=seed, device=device)
 
 
 def main() -> None:
