@@ -162,7 +162,7 @@ def evaluate(
 
 
 def demo(
-    out: Path = Path("runs/demo"), images: int = 400, scenes: int = 400, seed: int = 0, device: str = "cpu"
+    out: Path = Path("runs/demo"), images: int = 600, scenes: int = 400, seed: int = 0, device: str = "cpu"
 ) -> None:
     """Ranks, fits, prunes and evaluates the embedded model on generated scenes, in minutes on two cores.
 
