@@ -48,7 +48,8 @@ def test_the_commands_run_on_a_folder(tmp_path, monkeypatch):
             folder.mkdir(parents=True, exist_ok=True)
             drawn.image.save(folder / f"{index}.png")
     monkeypatch.chdir(tmp_path)
-    commands = re.findall(r"^patchranking (.*)$", README, re.MULTILINE)
+    (block,) = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
+    commands = re.findall(r"^patchranking (.*)$", block, re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["fit", "evaluate"]
     for command in commands:
         arguments = command.replace("open_clip:ViT-B-16/openai", "demo").replace("--limit 300", "--limit 5 --stride 2")
@@ -72,7 +73,7 @@ def test_links_lead_somewhere():
 
 
 def test_make_demo_runs_the_demo_command(tmp_path, monkeypatch):
-    command = re.search(r"bin/patchranking (demo --out runs/demo)", (ROOT / "Makefile").read_text())
+    command = re.search(r"/patchranking (demo --out runs/demo)", (ROOT / "Makefile").read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["patchranking", *command[1].split(), "--images", "8", "--scenes", "8"])
     cli.main()
