@@ -68,7 +68,7 @@ def test_every_number_of_the_tables_comes_from_the_results():
 
 
 def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+    for target in [*re.findall(r"\]\((?!https?:)([^)#]+)\)", README), *re.findall(r'src="([^"]+)"', README)]:
         assert (ROOT / target).exists(), target
 
 
