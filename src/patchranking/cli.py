@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +17,7 @@ from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings
 from patchranking.evaluation.evaluate import evaluate as run_evaluation
+from patchranking.files import write_json
 from patchranking.predictor.fit import fit_pruner
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
@@ -103,7 +103,7 @@ def fit(
         stored = read_rankings(out / "rankings")
     pruner, report = fit_pruner(loaded, images, stored, keep, epochs, seed)
     pruner.save_pretrained(out)
-    _write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": stored.settings})
+    write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": stored.settings})
     print(
         f"matching rate {report.matching_rate:.3f} (chance {report.chance:.3f}) on {report.n_held_out} held-out "
         f"images; {len(images)} images in = {report.n_train + report.n_held_out} used + "
@@ -224,7 +224,7 @@ def _load(model: str, device: str, seed: int) -> LoadedModel:
 def _evaluate(loaded: LoadedModel, images: Any, pruner: Pruner | None, settings: EvaluationSettings, out: Path) -> None:
     _make_folder(out)
     results, wall = run_evaluation(loaded, images, pruner, settings)
-    _write_json(out / "results.json", results)
+    write_json(out / "results.json", results)
     write_report(results, wall, out / "report.html", f"{images.name} {images.split}, {loaded.name}")
     _print_table(results["rows"])
     totals = results["images"]
@@ -248,9 +248,3 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 def _number(value: float | None, spec: str) -> str:
     return "-" if value is None else format(value, spec)
-
-
-def _write_json(path: Path, content: object) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)

@@ -194,7 +194,7 @@ def deadly(function, last_breath=lambda *_: None):
 
 job.leave_out = deadly(job.leave_out)
 store.pq.write_table = deadly(store.pq.write_table, lambda table, path: path.write_bytes(b"PAR1 half a shard"))
-store.os.replace = deadly(os.replace)
+os.replace = deadly(os.replace)
 for line in sys.stdin:
     fatal = int(line)
     process = os.fork()

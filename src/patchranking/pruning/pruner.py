@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from patchranking.errors import UserError
+from patchranking.files import replacing, write_json
 from patchranking.predictor.networks import MixerPredictor
 from patchranking.pruning.attach import attach_scorer
 from patchranking.pruning.fingerprint import fingerprint, matches
@@ -200,12 +200,9 @@ class Pruner(nn.Module, ModelHubMixin):
             "predictor": self.predictor.config,
         }
         weights = {name: value.contiguous().cpu() for name, value in self.predictor.state_dict().items()}
-        partial = save_directory / f"{WEIGHTS_FILE}.partial"
-        save_file(weights, partial)
-        os.replace(partial, save_directory / WEIGHTS_FILE)
-        partial = save_directory / f"{CONFIG_FILE}.partial"
-        partial.write_text(json.dumps(config, indent=2) + "\n")
-        os.replace(partial, save_directory / CONFIG_FILE)
+        with replacing(save_directory / WEIGHTS_FILE) as partial:
+            save_file(weights, partial)
+        write_json(save_directory / CONFIG_FILE, config)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:

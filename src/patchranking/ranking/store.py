@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from patchranking.errors import UserError
+from patchranking.files import replacing, write_json
 
 __all__ = [
     "Rankings",
@@ -71,9 +71,8 @@ def write_shard(
     """
     table = pa.table([keys, list(importance), list(order)], schema=_SCHEMA)
     table = table.replace_schema_metadata({_SKIPPED: json.dumps(skipped)})
-    partial = path.with_name(f"{path.name}.partial")
-    pq.write_table(table, partial, compression="zstd")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def read_shard_summary(path: Path) -> tuple[int, dict[str, str]]:
@@ -95,9 +94,7 @@ def _intact(path: Path, delete: Path) -> Iterator[None]:
 
 def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     """Writes the manifest, all or nothing."""
-    partial = folder / f"{MANIFEST}.partial"
-    partial.write_text(json.dumps(manifest, indent=2) + "\n")
-    os.replace(partial, folder / MANIFEST)
+    write_json(folder / MANIFEST, manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:

@@ -112,7 +112,7 @@ def _load_demo(name: str, _: str) -> LoadedModel:
 def _load_open_clip(name: str, rest: str) -> LoadedModel:
     open_clip = _library("open_clip", "open-clip")
     architecture, tag = (rest, None) if ":" in rest else (rest.partition("/")[0], rest.partition("/")[2] or None)
-    if tag is None and architecture == rest and ":" not in rest:
+    if tag is None and ":" not in rest:
         raise UserError(f"'{name}' names no weights: give open_clip:NAME/TAG, for example open_clip:ViT-B-16/openai.")
     if rest.startswith("local-dir:"):
         _check_folder(rest.removeprefix("local-dir:"))
