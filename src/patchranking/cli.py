@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.utils import logging as hub_logging
@@ -21,21 +21,29 @@ from patchranking.files import write_json
 from patchranking.predictor.fit import fit_pruner
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
-from patchranking.ranking.job import SearchSettings, rank_dataset
-from patchranking.ranking.store import read_rankings
+from patchranking.ranking.job import rank_dataset
+from patchranking.ranking.search import SearchSettings
+from patchranking.ranking.store import finished_manifest
 from patchranking.report.page import write_report
 from patchranking.towers.load import LoadedModel, load_model
 
 __all__ = ["main"]
+
+SearchName = Literal["sketched", "sketched-quality", "leave-out", "iterative"]
+ScoreName = Literal["preservation", "label", "confidence"]
 
 
 def rank(
     model: str,
     data: str,
     out: Path = Path("runs/rank"),
+    search: SearchName = "sketched",
+    score: ScoreName = "preservation",
+    engine: Literal["local", "ray"] = "local",
     block: int = 3,
     window: int = 2,
     stride: int = 1,
+    group: int = 4,
     limit: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -44,11 +52,15 @@ def rank(
 
     Args:
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
-        data: demo[:split], a folder with one sub-folder a class (or flat), or several folders joined by commas.
+        data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], or folders joined by commas.
         out: Folder for the Parquet shards and the manifest.
+        search: How the patches are ranked; sketched-quality takes twice as long as sketched, the others far longer.
+        score: What counts as damage: to the image feature, to the true class (needs labels), to the likeliest class.
+        engine: Where to compute: in this process, or on a Ray cluster, RAY_ADDRESS or this machine.
         block: Patches are removed before this block.
-        window: Side of the removed window in patches.
-        stride: Step between windows in patches.
+        window: For leave-out: side of the removed window in patches.
+        stride: For leave-out: step between windows in patches.
+        group: For iterative: patches removed a round.
         limit: At most so many images, drawn by seed.
         seed: Random seed.
         device: cpu, cuda, cuda:1, mps, ...
@@ -56,9 +68,15 @@ def rank(
     loaded = _load(model, device, seed)
     images = load_data(data, limit, seed, "train")
     _make_folder(out)
-    manifest = rank_dataset(loaded, images, out, SearchSettings(block, window, stride))
-    totals = manifest["totals"]
-    print(f"{totals['in']} images in = {totals['ranked']} ranked + {totals['skipped']} skipped; wrote {out}")
+    settings = SearchSettings(search, score, block, window, stride, group, seed)
+    manifest = rank_dataset(loaded, images, out, settings, engine)
+    totals, speed = manifest["totals"], manifest["images_per_second"]
+    print(
+        f"{totals['in']} images in = {totals['ranked']} ranked + {totals['skipped']} skipped; "
+        f"{_number(speed, '.2f')} images/s; wrote {out}"
+    )
+    if manifest["settings"]["needs_labels"]:
+        print("these rankings have seen the true classes: they need labels, and are an oracle on the images ranked")
     for key, reason in manifest["skipped"].items():
         print(f"skipped {key}: {reason}")
 
@@ -69,9 +87,9 @@ def fit(
     out: Path = Path("runs/fit"),
     rankings: Path | None = None,
     keep: float = 0.6,
+    search: SearchName = "sketched",
+    score: ScoreName = "preservation",
     block: int = 3,
-    window: int = 2,
-    stride: int = 1,
     epochs: int = 50,
     limit: int | None = None,
     seed: int = 0,
@@ -81,29 +99,31 @@ def fit(
 
     Args:
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
-        data: demo[:split], a folder with one sub-folder a class (or flat), or several folders joined by commas.
+        data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], or folders joined by commas.
         out: Folder for the pruner.
         rankings: Folder written by rank for the same model and images.
         keep: Keep rate stored with the pruner; it can be changed later without fitting again.
+        search: How the patches are ranked, unless rankings are given.
+        score: What counts as damage, unless rankings are given.
         block: Patches are removed before this block, unless rankings are given.
-        window: Side of the removed window in patches, unless rankings are given.
-        stride: Step between windows in patches, unless rankings are given.
         epochs: Passes over the images.
         limit: At most so many images, drawn by seed.
         seed: Random seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
     check_keep_rate(keep)
-    stored = None if rankings is None else read_rankings(rankings)
+    if rankings is not None:
+        finished_manifest(rankings)
     loaded = _load(model, device, seed)
     images = load_data(data, limit, seed, "train")
     _make_folder(out)
-    if stored is None:
-        rank_dataset(loaded, images, out / "rankings", SearchSettings(block, window, stride))
-        stored = read_rankings(out / "rankings")
-    pruner, report = fit_pruner(loaded, images, stored, keep, epochs, seed)
+    if rankings is None:
+        rankings = out / "rankings"
+        rank_dataset(loaded, images, rankings, SearchSettings(search, score, block, seed=seed))
+    pruner, report = fit_pruner(loaded, images, rankings, keep, epochs, seed)
     pruner.save_pretrained(out)
-    write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": stored.settings})
+    settings = finished_manifest(rankings)["settings"]
+    write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": settings})
     print(
         f"matching rate {report.matching_rate:.3f} (chance {report.chance:.3f}) on {report.n_held_out} held-out "
         f"images; {len(images)} images in = {report.n_train + report.n_held_out} used + "
@@ -173,7 +193,7 @@ def demo(
         seed: Random seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
-    fit("demo", "demo:train", out / "pruner", stride=2, limit=images, seed=seed, device=device)
+    fit("demo", "demo:train", out / "pruner", limit=images, seed=seed, device=device)
     evaluate("demo", "demo:test", out, out / "pruner", golden_images=40, limit=scenes, seed=seed, device=device)
 
 

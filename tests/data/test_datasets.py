@@ -138,3 +138,19 @@ def test_mistakes_have_one_sentence(make, tmp_path):
         assert "at least 1" in sentence(str(root), limit=limit)
     for data in ("", ",", f"{root},"):
         assert "no name" in sentence(data)
+
+
+@pytest.mark.parametrize("data", ["coco:val", "imagenet:", "wsd:data/{000..003}.tar", "HF:cifar10"])
+def test_an_unknown_kind_of_data_is_named(data):
+    message = sentence(data)
+    assert f"'{data.partition(':')[0]}:'" in message
+    assert all(form in message for form in ("demo[:split]", "hf:NAME", "wds:SHARDS", "torchvision:NAME", "folder"))
+
+
+def test_folders_with_a_colon_in_their_name(make, monkeypatch):
+    root = make("a.png", folder="this:that")
+    other = make("b.png", folder="other")
+    monkeypatch.chdir(root.parent)
+    assert load_data("this:that").keys == ["a.png"]
+    assert len(load_data(f"this:that,{other}")) == 2
+    assert "no folder 'nowhere/this:that'" in sentence("nowhere/this:that")

@@ -112,3 +112,19 @@ def test_32_bit_grey_within_8_bits_keeps_its_levels(tmp_path):
     levels = np.arange(0, 250, 10, dtype=np.int32).reshape(5, 5)
     Image.fromarray(levels).save(tmp_path / "grey.tif")
     assert np.array_equal(np.asarray(read_image(tmp_path / "grey.tif"))[..., 0], levels)
+
+
+def test_reads_the_content_of_a_file_and_an_opened_picture_alike(path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(GRADIENT).save(path, "jpeg", exif=exif)
+    seen = read_image(path)
+    assert seen.size == (48, 32)
+    assert read_image(path.read_bytes()).tobytes() == seen.tobytes()
+    assert read_image(Image.open(path)).tobytes() == seen.tobytes()
+
+
+@pytest.mark.parametrize(("source", "word"), [(b"", "empty"), (b"just text", "cannot identify"), (None, "Error")])
+def test_says_why_content_cannot_be_used(source, word):
+    with pytest.raises(UnreadableImageError, match=word):
+        read_image(source)

@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from patchranking.data.datasets import FolderData
+from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
-from patchranking.predictor.fit import fit_predictor, fit_pruner
+from patchranking.predictor import fit
+from patchranking.predictor.fit import FitReport, fit_predictor, fit_pruner
 from patchranking.predictor.networks import MixerPredictor
 from patchranking.pruning.fingerprint import fingerprint
-from patchranking.ranking.store import Rankings
+from patchranking.ranking.store import shard_name, write_manifest, write_shard
 
 
 def test_it_learns_a_readable_importance_and_reports_the_held_out_images():
@@ -50,46 +51,103 @@ def test_too_few_images_are_refused():
 
 
 @pytest.fixture
-def ranked(tower, tmp_path):
+def store(tower, tmp_path):
+    """Returns a function that writes ``key -> importance`` to a finished folder of two shards."""
+
+    def write(name, importance, **changes):
+        settings = {"search": "sketched", "score": "preservation", "block": 2, "model": "tiny"}
+        settings |= {"fingerprint": fingerprint(tower), **changes}
+        folder = tmp_path / name
+        folder.mkdir()
+        for index in range(2):
+            keys = list(importance)[index::2]
+            rows = np.stack([importance[key] for key in keys])
+            write_shard(folder / shard_name(index, 2), keys, rows, np.argsort(rows), {}, settings)
+        write_manifest(folder, {"settings": settings, "shards": 2, "totals": {}})
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def pictures(tower, tmp_path):
+    """A model and seven files, one of which is no picture."""
+    root = tmp_path / "pictures"
+    root.mkdir()
     for index in range(6):
-        Image.fromarray(np.full((32, 32, 3), 40 * index, np.uint8)).save(tmp_path / f"{index}.png")
-    (tmp_path / "broken.png").write_bytes(b"no picture")
-    data = FolderData([tmp_path], None, 0)
+        Image.fromarray(np.full((32, 32, 3), 40 * index, np.uint8)).save(root / f"{index}.png")
+    (root / "broken.png").write_bytes(b"no picture")
     model = SimpleNamespace(
         tower=tower,
         name="tiny",
         preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255,
     )
-    importance = {f"{index}.png": np.arange(16, dtype=np.float32) * index for index in range(1, 6)}
-    settings = {"block": 2, "fingerprint": fingerprint(tower), "model": "tiny"}
-    return model, data, Rankings(importance, settings, {"broken.png": "no picture"})
+    return model, load_data(str(root))
 
 
-def test_rankings_are_joined_by_key_and_the_pruner_attaches(ranked):
-    model, data, rankings = ranked
-    shuffled = Rankings(dict(reversed(rankings.importance.items())), rankings.settings, rankings.skipped)
-    (pruner, report), (other, _) = (fit_pruner(model, data, r, keep=0.5, epochs=2) for r in (rankings, shuffled))
+IMPORTANCE = {f"{index}.png": np.roll(np.arange(16, dtype=np.float32), 3 * index) for index in range(1, 6)}
+
+
+def test_the_pruner_attaches(pictures, store):
+    model, data = pictures
+    pruner, report = fit_pruner(model, data, store("rankings", IMPORTANCE), keep=0.5, epochs=2)
     assert report.n_train + report.n_held_out == 5
     assert pruner.schedule.to_dict() == {"2": 0.5}
-    for name, weight in pruner.state_dict().items():
-        assert torch.equal(weight, other.state_dict()[name])
     with pruner.attached(model.tower):
         model.tower(torch.randn(1, 3, 32, 32))
 
 
-def test_the_features_cached_enter_the_block_that_was_ranked(ranked, monkeypatch):
-    model, data, rankings = ranked
+class Shuffled(ImageData):
+    """The same images in another order."""
+
+    def __init__(self, data, order):
+        self._data, self._order = data, order
+        self.keys = [data.keys[index] for index in order]
+
+    def image(self, index):
+        return self._data.image(self._order[index])
+
+
+def test_rankings_are_joined_by_key(pictures, store, monkeypatch):
+    model, data = pictures[0], Shuffled(pictures[1], [3, 5, 0, 1, 6, 4, 2])
+    seen = []
+
+    def spy(predictor, tokens, importance, **options):
+        seen.extend(zip(tokens, importance, strict=True))
+        return FitReport(4, 1, 1, 0.0, 0.5, 0.5)
+
+    monkeypatch.setattr(fit, "fit_predictor", spy)
+    foreign = {"another.png": np.zeros(16, np.float32)}
+    fit_pruner(model, data, store("rankings", foreign | dict(reversed(IMPORTANCE.items()))))
+    assert len(seen) == 5
+    for key, row in IMPORTANCE.items():
+        image = model.preprocess(data.image(data.keys.index(key)))
+        tokens = model.tower.embed(image[None], 2).half()
+        (match,) = [found for cached, found in seen if torch.equal(cached, tokens[0])]
+        assert np.array_equal(match.numpy(), row)
+
+
+def test_the_order_of_the_stored_rankings_is_of_no_account(pictures, store):
+    model, data = pictures
+    folders = store("rankings", IMPORTANCE), store("turned", dict(reversed(IMPORTANCE.items())))
+    (first, _), (second, _) = (fit_pruner(model, data, folder, epochs=2) for folder in folders)
+    for name, weight in first.state_dict().items():
+        assert torch.equal(weight, second.state_dict()[name])
+
+
+def test_the_features_cached_enter_the_block_that_was_ranked(pictures, store, monkeypatch):
+    model, data = pictures
     seen = []
     embed = model.tower.embed
     monkeypatch.setattr(model.tower, "embed", lambda pixels, upto=0: seen.append(upto) or embed(pixels, upto))
-    fit_pruner(model, data, rankings, epochs=1)
+    fit_pruner(model, data, store("rankings", IMPORTANCE), epochs=1)
     assert set(seen) == {2}
 
 
-def test_rankings_of_another_model_or_other_images_are_refused(ranked):
-    model, data, rankings = ranked
+def test_rankings_of_another_model_or_other_images_are_refused(pictures, store):
+    model, data = pictures
     with pytest.raises(UserError, match="None of these images"):
-        fit_pruner(model, data, Rankings({"x": np.zeros(16)}, rankings.settings, {}))
-    foreign = rankings.settings | {"fingerprint": [value + 1 for value in rankings.settings["fingerprint"]]}
+        fit_pruner(model, data, store("others", {"x": np.zeros(16), "y": np.zeros(16)}))
+    other = [value + 1 for value in fingerprint(model.tower)]
     with pytest.raises(UserError, match="weights differ"):
-        fit_pruner(model, data, Rankings(rankings.importance, foreign, {}))
+        fit_pruner(model, data, store("foreign", IMPORTANCE, fingerprint=other))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,19 +10,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from tqdm import tqdm
 
 from patchranking.data import load_data
 from patchranking.errors import UserError
-from patchranking.ranking import job
-from patchranking.ranking.job import SearchSettings, rank_dataset
-from patchranking.ranking.search import leave_out
-from patchranking.ranking.store import read_rankings, shard_name
-from patchranking.towers.load import LoadedModel, load_model
+from patchranking.pruning.fingerprint import fingerprint
+from patchranking.ranking import job, shards
+from patchranking.ranking.job import rank_dataset
+from patchranking.ranking.leave_out import leave_out
+from patchranking.ranking.search import SearchSettings
+from patchranking.ranking.store import MANIFEST, finished_manifest, iter_rankings, shard_name
+from patchranking.towers.load import LoadedModel
 
-FAST = SearchSettings(block=3, window=2, stride=2)
+FAST = SearchSettings("leave-out", block=3, window=2, stride=2)
 
 
 @pytest.fixture
@@ -66,29 +71,50 @@ def contents(folder):
 
 def test_stores_what_the_search_returns(model, tmp_path):
     data = load_data("demo:test", 4)
-    rank_dataset(model, data, tmp_path, FAST)
-    rankings = read_rankings(tmp_path)
+    manifest = rank_dataset(model, data, tmp_path, FAST)
     expected = leave_out(model.tower, torch.stack([model.preprocess(data.image(i)) for i in range(4)]), 3, 2, 2)
-    assert list(rankings.importance) == data.keys
-    stored = np.stack([rankings.importance[key] for key in data.keys])
-    np.testing.assert_allclose(stored, expected.importance.numpy(), rtol=1e-4, atol=1e-7)
-    assert rankings.settings["model"] == "tiny"
-    assert {key: rankings.settings[key] for key in ("block", "window", "stride")} == {
+    rankings = dict(iter_rankings(tmp_path))
+    assert list(rankings) == data.keys
+    np.testing.assert_allclose(np.stack(list(rankings.values())), expected.importance, rtol=1e-4, atol=1e-7)
+    tables = [pq.read_table(path) for path in sorted(tmp_path.glob("*.parquet"))]
+    assert [table.num_rows for table in tables] == [2, 2]
+    np.testing.assert_array_equal(
+        np.concatenate([np.stack(table["removal_order"].to_pylist()) for table in tables]), expected.removal_order
+    )
+    assert {name for table in tables for name in table["search"].to_pylist()} == {"leave-out"}
+    assert manifest["settings"] == {
+        "search": "leave-out",
+        "score": "preservation",
+        "needs_labels": False,
         "block": 3,
         "window": 2,
         "stride": 2,
+        "model": "tiny",
+        "fingerprint": fingerprint(model.tower),
     }
+    for table in tables:
+        assert json.loads(table.schema.metadata[b"patchranking"])["settings"] == manifest["settings"]
+
+
+@pytest.mark.parametrize(("score", "needs_labels"), [("preservation", False), ("confidence", False), ("label", True)])
+def test_the_label_score_is_recorded_as_one_that_needs_labels(model, tmp_path, score, needs_labels):
+    directions = torch.nn.functional.normalize(torch.randn(99, 24), dim=1)
+    model = replace(model, encode_text=lambda texts: directions[: len(texts)])
+    manifest = rank_dataset(model, load_data("demo:test", 2), tmp_path, replace(FAST, score=score))
+    assert manifest["settings"]["score"] == score
+    assert manifest["settings"]["needs_labels"] is needs_labels
+    (shard,) = tmp_path.glob("*.parquet")
+    assert json.loads(pq.read_metadata(shard).metadata[b"patchranking"])["settings"] == manifest["settings"]
 
 
 def test_every_image_of_a_salted_folder_is_accounted_for(model, salted, tmp_path):
     manifest = rank_dataset(model, salted, tmp_path, FAST)
     assert manifest["totals"] == {"in": 14, "ranked": 11, "skipped": 3}
-    rankings = read_rankings(tmp_path)
-    assert set(rankings.skipped) == {"empty.png", "text.jpg", "torn.jpg"}
-    assert rankings.skipped == manifest["skipped"]
-    assert set(rankings.importance) | set(rankings.skipped) == set(salted.keys)
-    assert all(np.isfinite(row).all() for row in rankings.importance.values())
-    assert json.loads((tmp_path / "manifest.json").read_text()) == manifest
+    assert set(manifest["skipped"]) == {"empty.png", "text.jpg", "torn.jpg"}
+    rankings = dict(iter_rankings(tmp_path))
+    assert sorted([*rankings, *manifest["skipped"]]) == sorted(salted.keys)
+    assert all(np.isfinite(row).all() for row in rankings.values())
+    assert json.loads((tmp_path / MANIFEST).read_text()) == manifest
 
 
 def test_an_image_the_model_cannot_preprocess_is_skipped(model, salted, tmp_path):
@@ -110,25 +136,43 @@ def test_finished_shards_are_not_made_again(model, salted, tmp_path):
     lost = shard_name(1, 5)
     (tmp_path / lost).unlink()
     (tmp_path / f"{lost}.partial").write_bytes(b"half a shard")
-    (tmp_path / "manifest.json.partial").write_text("{")
-    assert rank_dataset(model, salted, tmp_path, FAST) == whole
+    (tmp_path / f"{MANIFEST}.partial").write_text("{")
+    again = rank_dataset(model, salted, tmp_path, FAST)
+    assert again | {"images_per_second": None} == whole | {"images_per_second": None}
     after = contents(tmp_path)
     assert after[lost][0] == before[lost][0]
     del before[lost], after[lost]
     assert after == before
-    assert set(read_rankings(tmp_path).importance) | set(whole["skipped"]) == set(salted.keys)
+    assert set(dict(iter_rankings(tmp_path))) | set(whole["skipped"]) == set(salted.keys)
+
+
+def test_the_progress_bar_counts_every_image_and_times_those_of_this_run(model, salted, tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(tqdm):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            bars.append(self)
+
+    monkeypatch.setattr(job, "tqdm", Bar)
+    rank_dataset(model, salted, tmp_path, FAST)
+    for index in (1, 4):
+        (tmp_path / shard_name(index, 5)).unlink()
+    rank_dataset(model, salted, tmp_path, FAST)
+    assert [(bar.initial, bar.n, bar.total) for bar in bars] == [(0, 14, 14), (8, 14, 14)]
 
 
 def test_ranking_again_changes_nothing(model, tmp_path, monkeypatch):
     data = load_data("demo:test", 4)
-    rank_dataset(model, data, tmp_path, FAST)
+    whole = rank_dataset(model, data, tmp_path, FAST)
+    assert whole["images_per_second"] > 0
     before = contents(tmp_path)
-    monkeypatch.setattr(job, "leave_out", None)
-    rank_dataset(model, data, tmp_path, FAST)
+    monkeypatch.setattr(shards, "prepare_search", lambda *_: None)
+    assert rank_dataset(model, data, tmp_path, FAST) == whole
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("change", ["settings", "images", "length", "weights"])
+@pytest.mark.parametrize("change", ["settings", "search", "images", "length", "weights"])
 def test_a_folder_is_for_one_job(model, tmp_path, change):
     rank_dataset(model, load_data("demo:test", 2), tmp_path, FAST)
     before = contents(tmp_path)
@@ -136,6 +180,8 @@ def test_a_folder_is_for_one_job(model, tmp_path, change):
     match change:
         case "settings":
             settings = replace(FAST, stride=1)
+        case "search":
+            settings = SearchSettings("iterative", block=3)
         case "images":
             data = load_data("demo:val", 2)
         case "length":
@@ -150,9 +196,47 @@ def test_a_folder_is_for_one_job(model, tmp_path, change):
 def test_shards_without_a_manifest_are_not_adopted(model, tmp_path):
     data = load_data("demo:test", 2)
     rank_dataset(model, data, tmp_path, FAST)
-    (tmp_path / "manifest.json").unlink()
+    (tmp_path / MANIFEST).unlink()
     with pytest.raises(UserError, match="without a manifest"):
         rank_dataset(model, data, tmp_path, FAST)
+
+
+def test_a_folder_in_which_nothing_was_ranked_yet_is_free(model, tmp_path, monkeypatch):
+    data = load_data("demo:test", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "prepare_search", lambda *_: lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            rank_dataset(model, data, tmp_path, replace(FAST, stride=1))
+    assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]
+    assert rank_dataset(model, data, tmp_path, FAST)["settings"]["stride"] == 2
+
+
+def test_images_with_the_same_key_are_refused(model, tmp_path):
+    data = load_data("demo:test", 3)
+    data.keys[2] = data.keys[0]
+    with pytest.raises(UserError, match="same key"):
+        rank_dataset(model, data, tmp_path, FAST)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unknown_engine_is_refused(model, tmp_path):
+    with pytest.raises(UserError, match="choose from local, ray"):
+        rank_dataset(model, load_data("demo:test", 1), tmp_path, FAST, engine="steam")
+
+
+def test_an_engine_that_leaves_shards_undone_is_found_out(model, tmp_path, monkeypatch):
+    monkeypatch.setitem(job.ENGINES, "local", lambda ranker, pending: ranker.rank(pending[0]))
+    with pytest.raises(UserError, match="run the same patchranking rank again"):
+        rank_dataset(model, load_data("demo:test", 4), tmp_path, FAST)
+    with pytest.raises(UserError, match="not finished"):
+        finished_manifest(tmp_path)
+
+
+def test_a_shard_that_holds_too_little_is_found_out(model, salted, tmp_path):
+    rank_dataset(model, salted, tmp_path, FAST)
+    (tmp_path / shard_name(1, 5)).write_bytes((tmp_path / shard_name(0, 5)).read_bytes())
+    with pytest.raises(UserError, match="accounts for 13 of 14 images"):
+        rank_dataset(model, salted, tmp_path, FAST)
 
 
 @pytest.mark.parametrize("settings", [{"block": 5}, {"block": -1}, {"window": 0}, {"window": 9}, {"stride": 3}])
@@ -174,12 +258,14 @@ from pathlib import Path
 import patchranking
 import torch
 from patchranking.data import load_data
-from patchranking.ranking import job, store
+from patchranking.ranking import job, shards, store
+from patchranking.ranking.search import SearchSettings
 from patchranking.towers.load import load_model
 
 torch.set_num_threads(1)
-model = load_model("demo")
+model, data = load_model("demo"), load_data("demo:train", 24)
 job._IMAGES_PER_SHARD = 2
+shards._IMAGES_PER_BATCH = {"cpu": 1}
 steps, fatal = 0, 0
 
 def deadly(function, last_breath=lambda *_: None):
@@ -192,14 +278,15 @@ def deadly(function, last_breath=lambda *_: None):
         return function(*arguments, **options)
     return step
 
-job.leave_out = deadly(job.leave_out)
+prepare_search = shards.prepare_search
+shards.prepare_search = lambda *arguments: deadly(prepare_search(*arguments))
 store.pq.write_table = deadly(store.pq.write_table, lambda table, path: path.write_bytes(b"PAR1 half a shard"))
 os.replace = deadly(os.replace)
 for line in sys.stdin:
     fatal = int(line)
     process = os.fork()
     if process == 0:
-        job.rank_dataset(model, load_data("demo:train", 12), Path(sys.argv[1]), job.SearchSettings(block=6, stride=2))
+        job.rank_dataset(model, data, Path(sys.argv[1]), SearchSettings("leave-out", block=7, stride=2))
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
@@ -222,32 +309,26 @@ def run(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-def test_a_killed_job_goes_on_to_the_same_result(run, tmp_path, monkeypatch):
+def test_a_killed_job_goes_on_to_the_same_result(run, tmp_path):
     folder = tmp_path / "killed"
-    finished = {}
-    for fatal in [*np.random.default_rng(3).integers(2, 6, 4), 3]:
+    finished, torn = {}, 0
+    for fatal in np.random.default_rng(0).integers(1, 9, 12):
         assert run(fatal) == -signal.SIGKILL
         now = contents(folder)
         assert finished.items() <= now.items()
         finished = now
-        with pytest.raises(UserError, match="not finished"):
-            read_rankings(folder)
-    assert 0 < len(finished) < 6
-    assert list(folder.glob("*.partial"))
+        torn += any(folder.glob("*.partial"))
+        with pytest.raises(UserError, match="not finished|no rankings"):
+            finished_manifest(folder)
+    assert torn
+    assert 4 <= len(finished) < 12
     assert run(0) == 0
     assert finished.items() <= contents(folder).items()
-
-    monkeypatch.setattr(job, "_IMAGES_PER_SHARD", 2)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        settings = SearchSettings(block=6, stride=2)
-        rank_dataset(load_model("demo"), load_data("demo:train", 12), tmp_path / "whole", settings)
-    finally:
-        torch.set_num_threads(threads)
-    killed, whole = read_rankings(folder), read_rankings(tmp_path / "whole")
-    assert list(killed.importance) == list(whole.importance)
-    assert len(whole.importance) == 12
-    for key, row in whole.importance.items():
-        assert np.array_equal(killed.importance[key], row)
     assert not list(folder.glob("*.partial"))
+    killed = contents(folder)
+    assert len(dict(iter_rankings(folder))) == 24
+
+    shutil.rmtree(folder)
+    assert run(0) == 0
+    whole = contents(folder)
+    assert {name: content for name, (content, _) in killed.items()} == {name: content for name, (content, _) in whole.items()}

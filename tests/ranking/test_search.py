@@ -1,62 +1,107 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from patchranking.ranking import search
-from patchranking.ranking.search import leave_out
-from patchranking.ranking.windows import windows
+from patchranking.data import load_data
+from patchranking.errors import UserError
+from patchranking.pruning.select import gather_tokens, top_patches
+from patchranking.ranking.leave_out import leave_out
+from patchranking.ranking.search import SCORES, SEARCHES, SearchSettings, prepare_search
+from patchranking.ranking.sketched import sketched
+from patchranking.towers.load import load_model
+from patchranking.towers.zero_shot import class_features
 
 
-@torch.inference_mode()
-def brute_force(tower, pixels, block, size, stride):
-    """One image, one window, one forward at a time."""
-    removed = windows(tower.grid, size, stride).tolist()
-    importance = torch.zeros(len(pixels), tower.num_patches, dtype=torch.double)
-    for row in range(len(pixels)):
-        tokens = tower.embed(pixels[row : row + 1], block)
-        full = tower.pool(tower.run(tokens, block))[0].double()
-        damage = []
-        for window in removed:
-            keep = [i for i in range(tokens.shape[1]) if i - tower.num_prefix_tokens not in window]
-            pruned = tower.pool(tower.run(tokens[:, keep], block))[0].double()
-            damage.append(1 - torch.cosine_similarity(pruned, full, dim=0).item())
-        for patch in range(tower.num_patches):
-            covering = [d for d, window in zip(damage, removed, strict=True) if patch in window]
-            importance[row, patch] = sum(covering) / len(covering)
-    return importance
+@pytest.fixture(scope="module")
+def demo():
+    return load_model("demo"), load_data("demo:test", 3)
 
 
-@pytest.mark.parametrize(("block", "size", "stride"), [(3, 2, 1), (0, 1, 1), (2, 2, 2)])
-def test_fast_windows_equal_brute_force(case, block, size, stride, monkeypatch):
-    monkeypatch.setitem(search._VARIANTS_PER_BATCH, "cpu", 7)
-    found = leave_out(case.tower, case.pixels, block, size, stride)
-    expected = brute_force(case.tower, case.pixels, block, size, stride)
-    torch.testing.assert_close(found.importance.double(), expected, rtol=2e-3, atol=2e-7)
+def pixels_of(model, data):
+    return torch.stack([model.preprocess(data.image(index)) for index in range(len(data))])
 
 
-def test_removal_order_drops_the_least_important_first(tower):
-    ranking = leave_out(tower, torch.randn(2, 3, 32, 32), stride=1)
-    ordered = ranking.importance.gather(1, ranking.removal_order)
-    assert (ordered.diff(dim=1) >= 0).all()
+@pytest.mark.parametrize("search", ["sketched", "sketched-quality", "leave-out"])
+@pytest.mark.parametrize("score", SCORES)
+def test_every_search_takes_every_score(demo, search, score):
+    model, data = demo
+    settings = SearchSettings(search, score, block=6, stride=2)
+    ranking = prepare_search(model, data, settings)(pixels_of(model, data), [0, 1, 2])
+    assert ranking.importance.isfinite().all()
+    assert torch.equal(ranking.removal_order.sort(dim=1).values, torch.arange(144).expand(3, -1))
 
 
-def test_sign_a_planted_useless_patch_goes_first_and_a_decisive_one_last(tower, monkeypatch):
-    useless, decisive = 5, 10
-    run = tower.run
+def test_settings_reach_the_search(demo):
+    model, data = demo
+    pixels = pixels_of(model, data)
+    found = prepare_search(model, data, SearchSettings("leave-out", block=6, window=3, stride=3))(pixels, [0, 1, 2])
+    assert torch.equal(found.importance, leave_out(model.tower, pixels, 6, 3, 3).importance)
+    found = prepare_search(model, data, SearchSettings(block=6, seed=5))(pixels, [0, 1, 2])
+    assert torch.equal(found.importance, sketched(model.tower, pixels, 6, seed=5).importance)
 
-    def planted(tokens, start, stop=None):
-        if start == 0:
-            tokens = run(tokens, start, stop)
-            tokens[:, 1:] = 0
-            tokens[:, 1:, 0] = 1 + torch.arange(16) / 100
-            tokens[:, 1 + useless] = 0
-            tokens[:, 1 + decisive, 1] = 9
-        return tokens
 
-    monkeypatch.setattr(tower, "run", planted)
-    monkeypatch.setattr(tower, "pool", lambda tokens: tokens[:, 1:].sum(1))
-    ranking = leave_out(tower, torch.randn(1, 3, 32, 32), window=1)
-    assert ranking.removal_order[0, 0] == useless
-    assert ranking.removal_order[0, -1] == decisive
-    assert ranking.importance[0].argmax() == decisive
+def test_labels_follow_the_images_of_the_batch(demo):
+    model, data = demo
+    search = prepare_search(model, data, SearchSettings("leave-out", "label", block=6, stride=2))
+    pixels = pixels_of(model, data)
+    whole = search(pixels, [0, 1, 2]).importance
+    torch.testing.assert_close(search(pixels[[2, 0]], [2, 0]).importance, whole[[2, 0]], rtol=1e-3, atol=1e-5)
+    assert not torch.allclose(search(pixels[[2, 0]], [1, 1]).importance, whole[[2, 0]], rtol=1e-2)
+
+
+def test_what_is_recorded():
+    assert SearchSettings("leave-out", "label").to_dict() == {
+        "search": "leave-out",
+        "score": "label",
+        "needs_labels": True,
+        "block": 3,
+        "window": 2,
+        "stride": 1,
+    }
+    assert SearchSettings("iterative").to_dict().keys() == {"search", "score", "needs_labels", "block", "group"}
+    recorded = [SearchSettings(name).to_dict() for name in SEARCHES]
+    assert not any(settings["needs_labels"] for settings in recorded)
+    assert recorded[0]["steps"] < recorded[1]["steps"]
+
+
+@pytest.mark.parametrize(("field", "choices"), [("search", "sketched, sketched-quality"), ("score", "preservation")])
+def test_unknown_names_list_the_known(field, choices):
+    with pytest.raises(UserError, match=f"Unknown {field} 'best': choose from {choices}"):
+        SearchSettings(**{field: "best"})
+
+
+def test_scores_need_a_text_encoder_and_classes(demo, tmp_path):
+    model, data = demo
+    settings = SearchSettings(score="confidence")
+    with pytest.raises(UserError, match="needs a text encoder, and 'demo' has none"):
+        prepare_search(replace(model, encode_text=None), data, settings)
+    (tmp_path / "a.png").touch()
+    with pytest.raises(UserError, match="needs classes"):
+        prepare_search(model, load_data(str(tmp_path)), settings)
+
+
+def test_settings_are_checked_before_an_image_is_read(demo):
+    model, data = demo
+    for settings in (SearchSettings(block=99), SearchSettings("leave-out", window=99)):
+        with pytest.raises(UserError):
+            prepare_search(model, data, settings)
+
+
+def test_the_label_score_keeps_the_true_class_where_preservation_loses_it(demo):
+    model, _ = demo
+    data = load_data("demo:val", 40)
+    classes = class_features(model.encode_text, data.class_names, data.templates)
+    pixels, right = pixels_of(model, data), {}
+    for score in ("preservation", "label"):
+        search = prepare_search(model, data, SearchSettings(score=score))
+        importance = search(pixels, range(40)).importance
+        with torch.inference_mode():
+            tokens = model.tower.embed(pixels, 3)
+            few = gather_tokens(tokens, top_patches(importance, 14), 1)
+            predicted = (model.tower.pool(model.tower.run(few, 3)) @ classes.T).argmax(1)
+        right[score] = np.mean(predicted.numpy() == np.array(data.labels))
+    assert right["label"] > right["preservation"]

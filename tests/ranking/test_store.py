@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -13,15 +14,17 @@ from hypothesis.extra.numpy import arrays
 
 from patchranking.errors import UserError
 from patchranking.ranking.store import (
+    MANIFEST,
+    finished_manifest,
+    iter_rankings,
     read_manifest,
-    read_rankings,
     read_shard_summary,
     shard_name,
     write_manifest,
     write_shard,
 )
 
-SETTINGS = {"block": 3, "fingerprint": [0.1, -0.2]}
+SETTINGS = {"search": "sketched", "score": "label", "block": 3, "fingerprint": [0.1, -0.2]}
 
 
 def write(folder, keys, importance, skipped, shards=1, finished=True):
@@ -29,7 +32,8 @@ def write(folder, keys, importance, skipped, shards=1, finished=True):
     for index in range(shards):
         part = slice(index, None, shards)
         name = shard_name(index, shards)
-        write_shard(folder / name, keys[part], importance[part], order[part], skipped if index == 0 else {})
+        reasons = skipped if index == 0 else {}
+        write_shard(folder / name, keys[part], importance[part], order[part], reasons, SETTINGS)
     totals = {"totals": {"in": len(keys) + len(skipped), "ranked": len(keys), "skipped": len(skipped)}}
     write_manifest(folder, {"settings": SETTINGS, "shards": shards} | (totals if finished else {}))
 
@@ -45,15 +49,18 @@ def test_round_trip(keys, skipped, shards, data):
     importance = data.draw(arrays(np.float32, (len(keys), 4), elements=st.floats(-10, 10, width=32)))
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), keys, importance, skipped, shards)
-        rankings = read_rankings(Path(folder))
-        assert set(rankings.importance) == set(keys)
-        for key, row in zip(keys, importance, strict=True):
-            assert rankings.importance[key].dtype == np.float32
-            assert np.array_equal(rankings.importance[key], row)
-        assert rankings.skipped == skipped
-        assert rankings.settings == SETTINGS
+        rankings = list(iter_rankings(Path(folder)))
+        assert sorted(key for key, _ in rankings) == sorted(keys)
+        expected = dict(zip(keys, importance, strict=True))
+        for key, row in rankings:
+            assert row.dtype == np.float32
+            assert np.array_equal(row, expected[key])
+        summaries = [read_shard_summary(Path(folder) / shard_name(index, shards)) for index in range(shards)]
+        assert sum(count for count, _ in summaries) == len(keys)
+        assert [reasons for _, reasons in summaries] == [skipped] + [{}] * (shards - 1)
+        assert finished_manifest(Path(folder))["settings"] == SETTINGS
         assert sorted(path.name for path in Path(folder).iterdir()) == [
-            "manifest.json",
+            MANIFEST,
             *(shard_name(index, shards) for index in range(shards)),
         ]
 
@@ -66,18 +73,41 @@ def folder(tmp_path):
 
 
 def test_a_shard_is_plain_parquet(folder):
-    table = pq.read_table(folder / shard_name(0, 1))
-    assert table.to_pydict() == {
+    path = folder / shard_name(0, 1)
+    assert pq.read_table(path).to_pydict() == {
         "key": ["a/1.png", "ü.jpg"],
         "importance": [[0.5, 0.25, 1.0], [3.0, 2.0, 1.0]],
         "removal_order": [[1, 0, 2], [2, 1, 0]],
+        "search": ["sketched", "sketched"],
+        "score": ["label", "label"],
     }
-    assert read_shard_summary(folder / shard_name(0, 1)) == (2, {"bad.png": "empty file"})
+    assert json.loads(pq.read_metadata(path).metadata[b"patchranking"])["settings"] == SETTINGS
+    assert read_shard_summary(path) == (2, {"bad.png": "empty file"})
+
+
+def test_readers_of_parquet_read_the_folder(folder):
+    table = pyarrow.dataset.dataset(folder).to_table()
+    assert table["key"].to_pylist() == ["a/1.png", "ü.jpg"]
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.read_parquet(folder)
+    assert list(frame["score"]) == ["label", "label"]
+    np.testing.assert_array_equal(np.stack(frame["importance"]), [[0.5, 0.25, 1.0], [3.0, 2.0, 1.0]])
+
+
+def test_one_shard_is_in_memory_at_a_time(tmp_path, monkeypatch):
+    write(tmp_path, ["a", "b", "c", "d"], np.eye(4, dtype=np.float32), {}, shards=2)
+    opened = []
+    read_table = pq.read_table
+    monkeypatch.setattr(pq, "read_table", lambda path, **options: opened.append(path) or read_table(path, **options))
+    rankings = iter_rankings(tmp_path)
+    assert [next(rankings)[0] for _ in range(2)] == ["a", "c"]
+    assert len(opened) == 1
+    assert [key for key, _ in rankings] == ["b", "d"]
 
 
 def test_a_shard_may_hold_skipped_images_only(tmp_path):
     empty = np.empty((0, 4), np.float32)
-    write_shard(tmp_path / "shard", [], empty, empty.astype(int), {"a": "b"})
+    write_shard(tmp_path / "shard", [], empty, empty.astype(int), {"a": "b"}, SETTINGS)
     assert read_shard_summary(tmp_path / "shard") == (0, {"a": "b"})
 
 
@@ -88,7 +118,7 @@ def test_shards_sort_by_name():
 
 def sentence(folder):
     with pytest.raises(UserError) as caught:
-        read_rankings(folder)
+        list(iter_rankings(folder))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -106,8 +136,8 @@ def test_an_unfinished_folder(tmp_path):
 
 @pytest.mark.parametrize("content", ["", "{no json", "[1]", '"text"'])
 def test_a_damaged_manifest(folder, content):
-    (folder / "manifest.json").write_text(content)
-    assert "manifest.json' is missing or damaged" in sentence(folder)
+    (folder / MANIFEST).write_text(content)
+    assert f"{MANIFEST}' is missing or damaged" in sentence(folder)
 
 
 @pytest.mark.parametrize("keep", [None, 0, 10, -20])
@@ -125,4 +155,4 @@ def test_a_write_that_fails_leaves_the_old_manifest(folder):
     with pytest.raises(TypeError):
         write_manifest(folder, {"settings": object()})
     assert read_manifest(folder) == before
-    assert json.loads((folder / "manifest.json").read_text()) == before
+    assert json.loads((folder / MANIFEST).read_text()) == before

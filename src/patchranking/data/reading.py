@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from patchranking.data.datasets import ImageData
+from patchranking.data.base import ImageData
 from patchranking.data.images import UnreadableImageError, reason
 
 __all__ = ["read_batches"]

@@ -15,13 +15,13 @@ from patchranking.errors import UserError
 from patchranking.evaluation.cost import analytic_macs, count_macs, images_per_second
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.tally import Tally, object_share
-from patchranking.evaluation.zero_shot import class_features
+from patchranking.towers.zero_shot import class_features
 from patchranking.pruning.attach import Scorer, scorer_attached
 from patchranking.pruning.baselines import BASELINES
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, kept_count, top_patches
-from patchranking.ranking.search import leave_out
+from patchranking.ranking.sketched import sketched
 from patchranking.report.wall import WallImage
 from patchranking.towers.load import LoadedModel
 
@@ -32,7 +32,7 @@ ORACLES = ("golden",)
 
 _WALL_METHODS = ("patchranking", "cls-attention")
 _WALL_RATES = (0.6, 0.5)
-_GOLDEN_IMAGES_PER_BATCH = 4
+_GOLDEN_IMAGES_PER_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _measure(run: _Run, images: list[int], pixels: Tensor) -> None:
     oracle = [row for row, image in enumerate(images) if image in run.golden]
     if oracle:
         parts = [
-            leave_out(tower, pixels[part], run.block).importance
+            sketched(tower, pixels[part], run.block).importance
             for part in torch.tensor(oracle, device=pixels.device).split(_GOLDEN_IMAGES_PER_BATCH)
         ]
         scores["golden"], rows["golden"] = torch.cat(parts), oracle

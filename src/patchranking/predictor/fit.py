@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from patchranking.predictor.networks import MixerPredictor
 from patchranking.pruning.fingerprint import matches
 from patchranking.pruning.pruner import BaseModel, Pruner
 from patchranking.pruning.schedule import Schedule
-from patchranking.ranking.store import Rankings
+from patchranking.ranking.store import finished_manifest, iter_rankings
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["FitReport", "fit_predictor", "fit_pruner"]
@@ -111,42 +112,46 @@ def fit_predictor(
 
 
 def fit_pruner(
-    model: LoadedModel, data: ImageData, rankings: Rankings, keep: float = 0.6, epochs: int = 50, seed: int = 0
+    model: LoadedModel, data: ImageData, rankings: Path, keep: float = 0.6, epochs: int = 50, seed: int = 0
 ) -> tuple[Pruner, FitReport]:
     """Fits a pruner for a model to rankings of its images.
 
     Args:
         model: The model the rankings were made with.
-        data: The images; those without a ranking are left out.
-        rankings: Golden rankings, joined by key.
+        data: The images, in any order; those without a ranking are left out.
+        rankings: Folder of golden rankings, joined by key.
         keep: Keep rate stored with the pruner.
         epochs: Passes over the images.
         seed: Random seed.
 
     Raises:
-        UserError: If the rankings belong to another model or to other images.
+        UserError: If the rankings are incomplete, or belong to another model or to other images.
     """
+    settings = finished_manifest(rankings)["settings"]
     base = BaseModel.of(model.tower, model.name)
-    schedule = Schedule(rankings.settings["block"], keep)
-    if not matches(rankings.settings["fingerprint"], base.fingerprint):
+    schedule = Schedule(settings["block"], keep)
+    if not matches(settings["fingerprint"], base.fingerprint):
         raise UserError(
-            f"These rankings were made with '{rankings.settings['model']}', whose weights differ from '{model.name}': "
+            f"These rankings were made with '{settings['model']}', whose weights differ from '{model.name}': "
             "rank the images with this model."
         )
-    indices = [index for index, key in enumerate(data.keys) if key in rankings.importance]
-    if not indices:
+    index_of = {key: index for index, key in enumerate(data.keys)}
+    golden = {index_of[key]: torch.from_numpy(row) for key, row in iter_rankings(rankings) if key in index_of}
+    if not golden:
         raise UserError("None of these images has a ranking in the folder given: rank them first.")
     cached: list[Tensor] = []
     used: list[int] = []
     skipped: dict[str, str] = {}
     with torch.inference_mode():
-        for found, pixels in read_batches(data, model.preprocess, _IMAGES_PER_BATCH, skipped, indices, "cache tokens"):
+        for found, pixels in read_batches(
+            data, model.preprocess, _IMAGES_PER_BATCH, skipped, sorted(golden), "cache tokens"
+        ):
             tokens = model.tower.embed(pixels.to(model.tower.device, model.tower.dtype), schedule.block)
             cached.append(tokens.half().cpu())
             used += found
     if not used:
         raise UserError(f"None of the ranked images can be read any more, for example: {next(iter(skipped.items()))}.")
-    importance = torch.stack([torch.from_numpy(rankings.importance[data.keys[index]]) for index in used])
+    importance = torch.stack([golden[index] for index in used])
     torch.manual_seed(seed)
     predictor = MixerPredictor(model.tower.width, model.tower.num_prefix_tokens, model.tower.num_patches)
     report = fit_predictor(predictor, torch.cat(cached), importance, epochs=epochs, seed=seed)

@@ -3,117 +3,119 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from patchranking.data import ImageData, read_batches
+from patchranking.data import ImageData
 from patchranking.errors import UserError
-from patchranking.pruning.fingerprint import fingerprint
-from patchranking.pruning.schedule import Schedule
-from patchranking.ranking.search import leave_out
-from patchranking.ranking.store import read_manifest, read_shard_summary, shard_name, write_manifest, write_shard
-from patchranking.ranking.windows import windows
+from patchranking.ranking.ray_engine import rank_on_ray
+from patchranking.ranking.search import SearchSettings
+from patchranking.ranking.shards import ShardRanker
+from patchranking.ranking.store import read_manifest, read_shard_summary, write_manifest
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["SearchSettings", "rank_dataset"]
+__all__ = ["ENGINES", "rank_dataset"]
 
-_IMAGES_PER_BATCH = 4
-_IMAGES_PER_SHARD = 32
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """How the golden ranking is searched.
-
-    Attributes:
-        block: Patches are removed before this block.
-        window: Side of the removed window in patches.
-        stride: Step between windows in patches.
-    """
-
-    block: int = 3
-    window: int = 2
-    stride: int = 1
+_IMAGES_PER_SHARD = 128
 
 
-def rank_dataset(model: LoadedModel, data: ImageData, out: Path, settings: SearchSettings) -> dict[str, Any]:
+def rank_dataset(
+    model: LoadedModel, data: ImageData, out: Path, settings: SearchSettings, engine: str = "local"
+) -> dict[str, Any]:
     """Ranks every image and stores the rankings; run again after a kill, it goes on where it stopped.
 
     Args:
         model: The model.
-        data: The images.
+        data: The images; their keys are all different.
         out: Folder for the shards and the manifest.
         settings: The search.
+        engine: ``local``, this process, or ``ray``, a cluster.
 
     Returns:
-        The manifest; its ``totals`` say how many images came in, were ranked and were skipped, with reasons.
+        The manifest. Its ``totals`` say how many images came in, were ranked and were skipped, ``skipped`` why, and
+        ``images_per_second`` how fast the last run was that had any work.
 
     Raises:
-        UserError: If the settings do not suit the model, ``out`` holds rankings of other images or settings, or no
-            image could be ranked.
+        UserError: If the settings do not suit the model, ``out`` holds rankings of other images or settings, no image
+            could be ranked, or the engine left shards undone.
     """
-    Schedule(settings.block, 1.0).check(model.tower)
-    windows(model.tower.grid, settings.window, settings.stride)
-    shards = [range(len(data))[i : i + _IMAGES_PER_SHARD] for i in range(0, len(data), _IMAGES_PER_SHARD)]
+    if engine not in ENGINES:
+        raise UserError(f"Unknown engine '{engine}': choose from {', '.join(ENGINES)}.")
+    ranker = ShardRanker(model, data, settings, out, math.ceil(len(data) / _IMAGES_PER_SHARD))
     manifest = {
-        "settings": {
-            "search": "leave-out",
-            "score": "preservation",
-            "needs_labels": False,
-            **asdict(settings),
-            "model": model.name,
-            "fingerprint": fingerprint(model.tower),
-        },
+        "settings": ranker.record,
         "dataset": data.name,
         "split": data.split,
         "images": len(data),
-        "keys_sha256": hashlib.sha256("\n".join(data.keys).encode()).hexdigest(),
-        "shards": len(shards),
+        "keys_sha256": _digest(data.keys),
+        "shards": ranker.count,
     }
-    out.mkdir(parents=True, exist_ok=True)
-    existing = read_manifest(out)
-    if existing is None:
-        if any(out.glob("shard-*.parquet")):
-            raise UserError(f"'{out}' holds rankings without a manifest: choose another folder for --out.")
-        write_manifest(out, manifest)
-    elif {key: existing.get(key) for key in manifest} != manifest:
-        raise UserError(
-            f"'{out}' holds rankings of other images, settings or weights: choose another folder for --out."
-        )
-    paths = [out / shard_name(index, len(shards)) for index in range(len(shards))]
-    done = sum(len(shard) for shard, path in zip(shards, paths, strict=True) if path.exists())
-    with tqdm(total=len(data), initial=done, desc="rank", unit="image") as bar:
-        for shard, path in zip(shards, paths, strict=True):
-            if not path.exists():
-                _rank_shard(model, data, shard, path, settings, bar)
-    summaries = [read_shard_summary(path) for path in paths]
-    skipped = {key: reason for _, part in summaries for key, reason in part.items()}
-    ranked = sum(count for count, _ in summaries)
-    if not ranked:
-        raise UserError(f"None of the {len(data)} images could be read, for example: {next(iter(skipped.items()))}.")
-    manifest["totals"] = {"in": len(data), "ranked": ranked, "skipped": len(skipped)}
-    manifest["skipped"] = skipped
+    speed = _claim(out, manifest)
+    pending = [shard for shard in range(ranker.count) if not ranker.path(shard).exists()]
+    left = sum(len(ranker.images(shard)) for shard in pending)
+    start = time.perf_counter()
+    with tqdm(total=len(data), initial=len(data) - left, desc="rank", unit="image") as bar:
+        for images in ENGINES[engine](ranker, pending):
+            bar.update(images)
+    if left:
+        speed = left / (time.perf_counter() - start)
+    manifest |= {"images_per_second": speed, **_account(ranker)}
     write_manifest(out, manifest)
     return manifest
 
 
-def _rank_shard(
-    model: LoadedModel, data: ImageData, shard: Sequence[int], path: Path, settings: SearchSettings, bar: tqdm[Any]
-) -> None:
+def _rank_here(ranker: ShardRanker, shards: Sequence[int]) -> Iterator[int]:
+    for shard in shards:
+        yield from ranker.rank(shard)
+
+
+ENGINES: dict[str, Callable[[ShardRanker, Sequence[int]], Iterator[int]]] = {"local": _rank_here, "ray": rank_on_ray}
+"""Each ranks some shards and yields numbers of images done."""
+
+
+def _digest(keys: Sequence[str]) -> str:
+    if len(set(keys)) < len(keys):
+        raise UserError("Some images have the same key, and rankings are told apart by key: give each one once.")
+    digest = hashlib.sha256()
+    for key in keys:
+        digest.update(f"{key}\n".encode())
+    return digest.hexdigest()
+
+
+def _claim(out: Path, manifest: dict[str, Any]) -> float | None:
+    """Reserves a folder for a job, or finds that it is the job's already; returns the speed of an earlier run."""
+    out.mkdir(parents=True, exist_ok=True)
+    existing = read_manifest(out)
+    if existing is not None and {key: existing.get(key) for key in manifest} == manifest:
+        return existing.get("images_per_second")
+    if any(out.glob("shard-*.parquet")):
+        raise UserError(
+            f"'{out}' holds rankings of other images, settings or weights: choose another folder for --out."
+            if existing
+            else f"'{out}' holds rankings without a manifest: choose another folder for --out."
+        )
+    write_manifest(out, manifest)
+    return None
+
+
+def _account(ranker: ShardRanker) -> dict[str, Any]:
+    """Counts what the files hold: every image is ranked or skipped."""
+    total, ranked = len(ranker.data), 0
     skipped: dict[str, str] = {}
-    keys: list[str] = []
-    importance = [np.empty((0, model.tower.num_patches), np.float32)]
-    order = [np.empty((0, model.tower.num_patches), np.int64)]
-    for indices, pixels in read_batches(data, model.preprocess, _IMAGES_PER_BATCH, skipped, shard):
-        ranking = leave_out(model.tower, pixels.to(model.tower.device, model.tower.dtype), **asdict(settings))
-        keys += [data.keys[index] for index in indices]
-        importance.append(ranking.importance.float().cpu().numpy())
-        order.append(ranking.removal_order.cpu().numpy())
-        bar.update(len(indices))
-    bar.update(len(skipped))
-    write_shard(path, keys, np.concatenate(importance), np.concatenate(order), skipped)
+    for shard in range(ranker.count):
+        count, reasons = read_shard_summary(ranker.path(shard))
+        ranked += count
+        skipped |= reasons
+    if ranked + len(skipped) != total:
+        raise UserError(
+            f"'{ranker.folder}' accounts for {ranked + len(skipped)} of {total} images: run the same command again, "
+            "with another folder for --out."
+        )
+    if not ranked:
+        raise UserError(f"None of the {total} images could be read, for example: {next(iter(skipped.items()))}.")
+    return {"totals": {"in": total, "ranked": ranked, "skipped": len(skipped)}, "skipped": skipped}

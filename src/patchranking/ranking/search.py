@@ -1,69 +1,112 @@
-"""Golden ranking: searches that find which patches of an image matter (Phase I)."""
+"""The searches by name, and the settings that choose among them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from patchranking.pruning.select import gather_tokens
-from patchranking.ranking.scores import feature_damage
-from patchranking.ranking.windows import patch_means, survivors, windows
-from patchranking.towers import VisionTower
+from patchranking.data import ImageData
+from patchranking.errors import UserError
+from patchranking.pruning.schedule import Schedule
+from patchranking.ranking.iterative import iterative
+from patchranking.ranking.leave_out import leave_out
+from patchranking.ranking.ranking import Ranking
+from patchranking.ranking.scores import Score, confidence, label, preservation
+from patchranking.ranking.sketched import sketched
+from patchranking.ranking.windows import windows
+from patchranking.towers.load import LoadedModel
+from patchranking.towers.zero_shot import class_features
 
-__all__ = ["Ranking", "leave_out"]
+__all__ = ["SCORES", "SEARCHES", "Search", "SearchSettings", "prepare_search"]
 
-_VARIANTS_PER_BATCH = {"cpu": 16}
-"""Few on a CPU, whose caches then hold the activations."""
-_VARIANTS_PER_BATCH_ELSEWHERE = 512
+SEARCHES = ("sketched", "sketched-quality", "leave-out", "iterative")
+SCORES = ("preservation", "label", "confidence")
+_EFFORT = {"sketched": {"num_probes": 4, "steps": 10}, "sketched-quality": {"num_probes": 6, "steps": 24}}
+
+Search = Callable[[Tensor, Sequence[int]], Ranking]
+"""Ranks a batch, given its pixels ``(batch, 3, height, width)`` and the images' indices in the data set."""
 
 
 @dataclass(frozen=True)
-class Ranking:
-    """The golden ranking of a batch of images.
+class SearchSettings:
+    """How the golden ranking is searched.
 
     Attributes:
-        importance: ``(batch, patches)`` float32, higher = keep.
-        removal_order: ``(batch, patches)`` int64, the patch to drop first comes first.
+        search: sketched, sketched-quality, leave-out or iterative.
+        score: preservation (of the image feature), label (probability of the true class) or confidence.
+        block: Patches are removed before this block.
+        window: leave-out: side of the removed window in patches.
+        stride: leave-out: step between windows in patches.
+        group: iterative: patches removed a round.
+        seed: sketched: seed of the probes.
     """
 
-    importance: Tensor
-    removal_order: Tensor
+    search: str = "sketched"
+    score: str = "preservation"
+    block: int = 3
+    window: int = 2
+    stride: int = 1
+    group: int = 4
+    seed: int = 0
 
-    @classmethod
-    def from_importance(cls, importance: Tensor) -> Ranking:
-        """Orders removal by ascending importance; equal patches go by index."""
-        return cls(importance, importance.argsort(dim=-1, stable=True))
+    def __post_init__(self) -> None:
+        if self.search not in SEARCHES:
+            raise UserError(f"Unknown search '{self.search}': choose from {', '.join(SEARCHES)}.")
+        if self.score not in SCORES:
+            raise UserError(f"Unknown score '{self.score}': choose from {', '.join(SCORES)}.")
+
+    @property
+    def arguments(self) -> dict[str, int]:
+        """The arguments of the search function, those of other searches left out."""
+        if self.search == "leave-out":
+            return {"block": self.block, "window": self.window, "stride": self.stride}
+        if self.search == "iterative":
+            return {"block": self.block, "group": self.group}
+        return {"block": self.block, **_EFFORT[self.search], "seed": self.seed}
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a ranking folder records; ``needs_labels`` marks rankings that saw the true class."""
+        return {"search": self.search, "score": self.score, "needs_labels": self.score == "label", **self.arguments}
 
 
-@torch.inference_mode()
-def leave_out(tower: VisionTower, pixels: Tensor, block: int = 3, window: int = 2, stride: int = 1) -> Ranking:
-    """Scores every patch by the damage its windows do when they are left out (paper, section 3.1, Eq. 1-4).
-
-    Blocks before ``block`` run once per image; the variants of all images share batches through the others.
+def prepare_search(model: LoadedModel, data: ImageData, settings: SearchSettings) -> Search:
+    """Binds a search to a model and, where the score asks for them, to the data set's classes and labels.
 
     Args:
-        tower: The image encoder.
-        pixels: Preprocessed images ``(batch, 3, height, width)``.
-        block: Patches are removed before this block.
-        window: Side of the removed window in patches (the paper's r).
-        stride: Step between windows in patches.
-
-    Returns:
-        The ranking by feature preservation.
+        model: The model.
+        data: The images.
+        settings: The search.
 
     Raises:
-        UserError: If the window does not fit the grid or the stride leaves gaps.
+        UserError: If the settings do not suit the model, or the score needs labels, class names or a text encoder that
+            are not there.
     """
-    removed = windows(tower.grid, window, stride)
-    kept = survivors(removed, tower.num_patches).to(pixels.device)
-    tokens = tower.embed(pixels, block)
-    full = tower.pool(tower.run(tokens, block))
-    per_batch = _VARIANTS_PER_BATCH.get(pixels.device.type, _VARIANTS_PER_BATCH_ELSEWHERE)
-    damage = []
-    for variants in torch.arange(len(pixels) * len(kept), device=pixels.device).split(per_batch):
-        image, left_out = variants // len(kept), variants % len(kept)
-        pruned = gather_tokens(tokens[image], kept[left_out], tower.num_prefix_tokens)
-        damage.append(feature_damage(tower.pool(tower.run(pruned, block)), full[image]))
-    return Ranking.from_importance(patch_means(torch.cat(damage).view(len(pixels), -1), removed, tower.num_patches))
+    tower = model.tower
+    Schedule(settings.block, 1.0).check(tower)
+    if settings.search == "leave-out":
+        windows(tower.grid, settings.window, settings.stride)
+    functions: dict[str, Callable[..., Ranking]] = {"leave-out": leave_out, "iterative": iterative}
+    search = partial(functions.get(settings.search, sketched), tower, **settings.arguments)
+    score = _scores(model, data, settings.score)
+    return lambda pixels, indices: search(pixels.to(tower.device, tower.dtype), score=score(indices))
+
+
+def _scores(model: LoadedModel, data: ImageData, name: str) -> Callable[[Sequence[int]], Score]:
+    if name == "preservation":
+        return lambda indices: preservation
+    if model.encode_text is None:
+        raise UserError(f"The {name} score needs a text encoder, and '{model.name}' has none: use preservation.")
+    labels = data.labels
+    if labels is None:
+        raise UserError(f"The {name} score needs classes: give a folder with one sub-folder a class, or preservation.")
+    classes = class_features(model.encode_text, data.class_names, data.templates)
+    if name == "confidence":
+        return lambda indices: confidence(classes, model.logit_scale)
+    return lambda indices: label(
+        classes, model.logit_scale, torch.tensor([labels[index] for index in indices], device=classes.device)
+    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +16,28 @@ from patchranking.errors import UserError
 from patchranking.files import replacing, write_json
 
 __all__ = [
-    "Rankings",
+    "finished_manifest",
+    "iter_rankings",
     "read_manifest",
-    "read_rankings",
     "read_shard_summary",
     "shard_name",
     "write_manifest",
     "write_shard",
 ]
 
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"
+"""Readers of a Parquet folder, pandas among them, pass over names that begin with an underscore."""
+_NAME = pa.dictionary(pa.int32(), pa.string())
 _SCHEMA = pa.schema(
     [
         ("key", pa.string()),
         ("importance", pa.list_(pa.float32())),
-        ("removal_order", pa.list_(pa.int32())),
+        ("removal_order", pa.list_(pa.int16())),
+        ("search", _NAME),
+        ("score", _NAME),
     ]
 )
-_SKIPPED = b"skipped"
-
-
-@dataclass(frozen=True)
-class Rankings:
-    """Golden rankings joined by key.
-
-    Attributes:
-        importance: Image key -> importance ``(patches,)`` float32, higher = keep.
-        settings: How they were made: model fingerprint, search, score.
-        skipped: Image key -> why it has no ranking.
-    """
-
-    importance: dict[str, np.ndarray]
-    settings: dict[str, Any]
-    skipped: dict[str, str]
+_METADATA = b"patchranking"
 
 
 def shard_name(index: int, count: int) -> str:
@@ -58,7 +46,12 @@ def shard_name(index: int, count: int) -> str:
 
 
 def write_shard(
-    path: Path, keys: list[str], importance: np.ndarray, order: np.ndarray, skipped: dict[str, str]
+    path: Path,
+    keys: list[str],
+    importance: np.ndarray,
+    order: np.ndarray,
+    skipped: dict[str, str],
+    settings: dict[str, Any],
 ) -> None:
     """Writes one shard, all or nothing.
 
@@ -68,18 +61,20 @@ def write_shard(
         importance: ``(images, patches)`` float32.
         order: Removal order ``(images, patches)``.
         skipped: Key -> reason for the images of this shard that have no ranking.
+        settings: How the rankings were made; kept in the file's metadata, ``search`` and ``score`` also as columns.
     """
-    table = pa.table([keys, list(importance), list(order)], schema=_SCHEMA)
-    table = table.replace_schema_metadata({_SKIPPED: json.dumps(skipped)})
+    names = ([settings[name]] * len(keys) for name in ("search", "score"))
+    table = pa.table([keys, list(importance), list(order), *names], schema=_SCHEMA)
+    table = table.replace_schema_metadata({_METADATA: json.dumps({"settings": settings, "skipped": skipped})})
     with replacing(path) as partial:
         pq.write_table(table, partial, compression="zstd")
 
 
 def read_shard_summary(path: Path) -> tuple[int, dict[str, str]]:
-    """Number of rankings in a shard and its skipped images, without reading the rankings."""
+    """Number of rankings in a shard and its skipped images with reasons, without reading the rankings."""
     with _intact(path, path):
         metadata = pq.read_metadata(path)
-        return metadata.num_rows, json.loads(metadata.metadata[_SKIPPED])
+        return metadata.num_rows, json.loads(metadata.metadata[_METADATA])["skipped"]
 
 
 @contextmanager
@@ -106,8 +101,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         return dict(json.loads(path.read_text()))
 
 
-def read_rankings(folder: Path) -> Rankings:
-    """Reads a finished ranking folder.
+def finished_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder whose rankings are complete.
 
     Raises:
         UserError: If the folder holds no rankings, they are damaged, or the job that writes it has not finished.
@@ -117,13 +112,25 @@ def read_rankings(folder: Path) -> Rankings:
         raise UserError(f"There are no rankings in '{folder}': make them with patchranking rank.")
     if "totals" not in manifest:
         raise UserError(f"The rankings in '{folder}' are not finished: run the same patchranking rank again to go on.")
-    importance: dict[str, np.ndarray] = {}
-    skipped: dict[str, str] = {}
-    for index in range(manifest["shards"]):
-        path = folder / shard_name(index, manifest["shards"])
+    return manifest
+
+
+def iter_rankings(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
+    """Reads the rankings of a finished folder, one shard in memory at a time.
+
+    Args:
+        folder: The folder.
+
+    Yields:
+        An image's key and its importance ``(patches,)`` float32, higher = keep.
+
+    Raises:
+        UserError: If the folder holds no rankings, they are damaged, or the job that writes it has not finished.
+    """
+    shards = finished_manifest(folder)["shards"]
+    for index in range(shards):
+        path = folder / shard_name(index, shards)
         with _intact(path, path):
             table = pq.read_table(path, columns=["key", "importance"])
-        rows = table.column("importance").to_pylist()
-        importance.update(zip(table.column("key").to_pylist(), (np.array(r, np.float32) for r in rows), strict=True))
-        skipped.update(read_shard_summary(path)[1])
-    return Rankings(importance, manifest["settings"], skipped)
+        for key, importance in zip(table["key"], table["importance"], strict=True):
+            yield key.as_py(), np.array(importance.values)

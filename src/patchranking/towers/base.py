@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from patchranking.errors import UserError
 
-__all__ = ["VisionTower", "activation_name"]
+__all__ = ["VisionTower", "activation_name", "weighted"]
 
 
 def activation_name(module: nn.Module) -> str:
@@ -20,6 +20,17 @@ def activation_name(module: nn.Module) -> str:
         return "gelu" if module.approximate == "none" else "gelu_pytorch_tanh"
     known = {"QuickGELU": "quick_gelu", "GELUTanh": "gelu_pytorch_tanh"}
     return known.get(type(module).__name__, type(module).__name__.lower())
+
+
+def weighted(tokens: Tensor, gates: Tensor) -> Tensor:
+    """Scales patch tokens so that their plain mean is the mean weighted by their gates.
+
+    Args:
+        tokens: ``(batch, prefix + patches, width)``.
+        gates: Weights of the patches, ``(batch, patches)``.
+    """
+    scale = gates * (gates.shape[1] / gates.sum(1, keepdim=True))
+    return tokens * nn.functional.pad(scale, (tokens.shape[1] - gates.shape[1], 0), value=1.0).unsqueeze(-1)
 
 
 class VisionTower(ABC):
@@ -85,19 +96,21 @@ class VisionTower(ABC):
         """
         return self.run(self._embed(pixels), 0, upto)
 
-    def run(self, tokens: Tensor, start: int, stop: int | None = None) -> Tensor:
+    def run(self, tokens: Tensor, start: int, stop: int | None = None, key_bias: Tensor | None = None) -> Tensor:
         """Runs blocks ``start`` to ``stop - 1`` on tokens of any number.
 
         Args:
             tokens: ``(batch, tokens, width)``, prefix tokens first.
             start: First block.
             stop: One past the last block; the tower's depth when omitted.
+            key_bias: Added to the attention logits towards each token in each of these blocks, ``(batch, tokens)``,
+                through the library's own mask argument; ``-inf`` hides a token from all others.
 
         Returns:
             Tokens of the same shape.
         """
         for block in list(self.blocks)[start:stop]:
-            tokens = self._run_block(block, tokens)
+            tokens = self._run_block(block, tokens, key_bias)
         return tokens
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -128,8 +141,21 @@ class VisionTower(ABC):
         return logits.float().softmax(-1).mean(1)[:, self.num_prefix_tokens :]
 
     @abstractmethod
-    def pool(self, tokens: Tensor) -> Tensor:
-        """Turns the tokens after the last block into features ``(batch, features)``."""
+    def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
+        """Turns the tokens after the last block into features ``(batch, features)``.
+
+        Args:
+            tokens: ``(batch, prefix + patches, width)``.
+            gates: Weights in 0 ... 1 of the patches where patches are averaged, ``(batch, patches)``.
+
+        Raises:
+            UserError: If gates are given and the model pools by anything but its class token or a mean of patches.
+        """
+
+    def _no_gated_pool(self) -> UserError:
+        return UserError(
+            "This model pools its tokens in a way that cannot be gated: use the leave-out or the iterative search."
+        )
 
     @abstractmethod
     def identity(self) -> Sequence[Tensor]:
@@ -139,7 +165,7 @@ class VisionTower(ABC):
     def _embed(self, pixels: Tensor) -> Tensor: ...
 
     @abstractmethod
-    def _run_block(self, block: Any, tokens: Tensor) -> Tensor: ...
+    def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor: ...
 
     @abstractmethod
     def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
-from patchranking.towers.base import VisionTower, activation_name
+from patchranking.towers.base import VisionTower, activation_name, weighted
 
 __all__ = ["OpenClipTower", "wrap"]
 
@@ -40,9 +40,17 @@ class OpenClipTower(VisionTower):
         self.mlp_width = self.blocks[0].mlp.c_fc.out_features
         self.activation = activation_name(self.blocks[0].mlp.gelu)
 
-    def pool(self, tokens: Tensor) -> Tensor:
-        pooled, _ = self.module._pool(tokens)
-        return pooled if self.module.proj is None else pooled @ self.module.proj
+    def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
+        module = self.module
+        if gates is None or module.pool_type == "tok":
+            pooled, _ = module._pool(tokens)
+        elif module.attn_pool is not None or module.pool_type != "avg":
+            raise self._no_gated_pool()
+        elif module.final_ln_after_pool:
+            pooled, _ = module._pool(weighted(tokens, gates))
+        else:
+            pooled, _ = module._global_pool(weighted(module.ln_post(tokens), gates))
+        return pooled if module.proj is None else pooled @ module.proj
 
     def identity(self) -> Sequence[Tensor]:
         return self.module.conv1.weight, self.blocks[-1].mlp.c_fc.weight, self.module.ln_post.weight
@@ -50,8 +58,11 @@ class OpenClipTower(VisionTower):
     def _embed(self, pixels: Tensor) -> Tensor:
         return self.module._embeds(pixels)
 
-    def _run_block(self, block: Any, tokens: Tensor) -> Tensor:
-        return block(tokens, attn_mask=None)
+    def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
+        if key_bias is None:
+            return block(tokens, attn_mask=None)
+        per_head = key_bias.repeat_interleave(self.num_heads, dim=0)
+        return block(tokens, attn_mask=per_head[:, None].expand(-1, tokens.shape[1], -1))
 
     def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         attention, normed = block.attn, block.ln_1(tokens)

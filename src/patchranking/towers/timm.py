@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchranking.towers.base import VisionTower, activation_name
+from patchranking.towers.base import VisionTower, activation_name, weighted
 
 __all__ = ["TimmTower", "wrap"]
 
@@ -36,8 +36,13 @@ class TimmTower(VisionTower):
         self.mlp_width = model.blocks[0].mlp.fc1.out_features
         self.activation = activation_name(model.blocks[0].mlp.act)
 
-    def pool(self, tokens: Tensor) -> Tensor:
-        return self.module.forward_head(self.module.norm(tokens))
+    def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
+        normed = self.module.norm(tokens)
+        if gates is not None and self.module.global_pool != "token":
+            if self.module.global_pool != "avg" or self.module.pool_include_prefix:
+                raise self._no_gated_pool()
+            normed = weighted(normed, gates)
+        return self.module.forward_head(normed)
 
     def identity(self) -> Sequence[Tensor]:
         norm = self.module.norm if hasattr(self.module.norm, "weight") else self.module.fc_norm
@@ -47,8 +52,8 @@ class TimmTower(VisionTower):
         tokens = self.module._pos_embed(self.module.patch_embed(pixels))
         return self.module.norm_pre(self.module.patch_drop(tokens))
 
-    def _run_block(self, block: Any, tokens: Tensor) -> Tensor:
-        return block(tokens)
+    def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
+        return block(tokens) if key_bias is None else block(tokens, attn_mask=key_bias[:, None, None])
 
     def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         attention, normed = block.attn, block.norm1(tokens)

@@ -39,7 +39,7 @@ class TransformersTower(VisionTower):
         self.mlp_width = config.intermediate_size
         self.activation = config.hidden_act
 
-    def pool(self, tokens: Tensor) -> Tensor:
+    def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
         return self._projection(self.module.post_layernorm(tokens[:, 0, :]))
 
     def identity(self) -> Sequence[Tensor]:
@@ -52,8 +52,8 @@ class TransformersTower(VisionTower):
     def _embed(self, pixels: Tensor) -> Tensor:
         return self.module.pre_layrnorm(self.module.embeddings(pixels))
 
-    def _run_block(self, block: Any, tokens: Tensor) -> Tensor:
-        return block(tokens, attention_mask=None)
+    def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
+        return block(tokens, attention_mask=None if key_bias is None else key_bias[:, None, None])
 
     def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         normed = block.layer_norm1(tokens)

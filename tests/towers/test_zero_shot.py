@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
-from patchranking.evaluation.zero_shot import class_features
+from patchranking.towers.zero_shot import class_features
 
 
 def encode(texts):

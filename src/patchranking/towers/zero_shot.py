@@ -13,7 +13,7 @@ from patchranking.errors import UserError
 __all__ = ["class_features"]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def class_features(
     encode_text: Callable[[list[str]], Tensor], class_names: Sequence[str], templates: Sequence[str]
 ) -> Tensor:

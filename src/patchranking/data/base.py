@@ -1,0 +1,118 @@
+"""What every set of images offers, and what the sources of images share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from patchranking.data.templates import templates_for
+from patchranking.errors import UserError
+
+__all__ = ["DATA_HELP", "ImageData", "distinct_ends", "number_classes", "printable", "row_keys", "sample"]
+
+DATA_HELP = (
+    "demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], "
+    "a folder with one sub-folder a class (or flat), or several folders joined by commas"
+)
+
+
+class ImageData(ABC):
+    """An ordered set of images; it can be pickled and read in other processes.
+
+    Attributes:
+        name: For tables, e.g. ``"flowers"``.
+        split: For tables, e.g. ``"val"``.
+        keys: One stable name per image; the images' order.
+        labels: Class index per image, -1 where it is lost with an unreadable image; None when unlabelled.
+        class_names: Natural names of the classes, empty when unlabelled.
+        templates: Zero-shot prompt templates with one ``{}``.
+    """
+
+    name: str
+    split: str
+    keys: list[str]
+    labels: list[int] | None
+    class_names: list[str]
+    templates: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """The RGB picture; raises UnreadableImageError when it cannot be used."""
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """Boolean object mask ``(height, width)`` where it is known."""
+        return None
+
+    def _describe(
+        self, name: str, split: str, keys: list[str], classes: list[Any], names: Sequence[str], chosen: list[int]
+    ) -> None:
+        """Sets the attributes of the chosen images; see ``number_classes`` for the classes and their names."""
+        self.name, self.split, self.templates = name, split, templates_for(name)
+        self.keys = [keys[index] for index in chosen]
+        self.class_names, labels = number_classes(classes, names)
+        self.labels = None if labels is None else [labels[index] for index in chosen]
+
+
+def sample(length: int, limit: int | None, seed: int) -> list[int]:
+    """Indices of at most so many images, ascending: a seeded sample."""
+    if limit is None or limit >= length:
+        return list(range(length))
+    chosen: list[int] = np.sort(np.random.default_rng(seed).choice(length, limit, replace=False)).tolist()
+    return chosen
+
+
+def number_classes(classes: Sequence[Any], names: Sequence[str] = ()) -> tuple[list[str], list[int] | None]:
+    """Turns what a source says about classes into names and labels.
+
+    Args:
+        classes: Class of every image, all numbers or all names; None without one, -1 where it is lost with the image.
+        names: Names of the numbered classes; when omitted, classes are called by their own name or number.
+
+    Returns:
+        The class names, their underscores read as spaces, and the labels. One image without a class makes the set
+        unlabelled: ``[]`` and None.
+
+    Raises:
+        UserError: If a class has no name.
+    """
+    if None in classes or all(value == -1 for value in classes):
+        return [], None
+    found = sorted(set(classes) - {-1})
+    if names and found[-1] >= len(names):
+        raise UserError(
+            f"An image is of class {found[-1]}, but only classes 0 to {len(names) - 1} have a name: add names."
+        )
+    numbers = {value: value if names else number for number, value in enumerate(found)} | {-1: -1}
+    return [str(name).replace("_", " ") for name in names or found], [numbers[value] for value in classes]
+
+
+def row_keys(length: int) -> list[str]:
+    """Keys of images that have a place in their source but no name."""
+    return [f"row-{index:08d}" for index in range(length)]
+
+
+def distinct_ends(paths: Sequence[Path], shortest: int) -> list[str]:
+    """The shortest ends of paths, so many names or more, that tell them apart.
+
+    Raises:
+        UserError: If a path is given twice.
+    """
+    parts = [path.resolve().parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise UserError(f"The same path is given twice in '{','.join(map(str, paths))}': give each one once.")
+    lengths = range(shortest, max(map(len, parts)) + 2)
+    length = next(n for n in lengths if len({part[-n:] for part in parts}) == len(parts))
+    return ["/".join(part[-length:]) for part in parts]
+
+
+def printable(name: str) -> str:
+    """Escapes what a file name holds that is not valid text, so that it can be stored and printed."""
+    return name.encode("utf-8", "backslashreplace").decode()

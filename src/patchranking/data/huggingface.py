@@ -1,0 +1,103 @@
+"""Pictures in data sets that the Hugging Face ``datasets`` library reads."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from PIL import Image
+
+from patchranking.data.base import ImageData, row_keys, sample
+from patchranking.data.images import UnreadableImageError, read_image, reason
+from patchranking.errors import MissingExtraError, UserError
+
+__all__ = ["HuggingFaceData"]
+
+_KEYS = ("key", "id", "image_id", "__key__")
+_LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
+
+
+class HuggingFaceData(ImageData):
+    """Rows of one split of a data set; they stay in the library's memory-mapped files, undecoded, until they are read.
+
+    Args:
+        name: Data set on the Hub, or a local folder of Parquet files, of class folders, or of ``save_to_disk``.
+        split: The split; empty for the only one, or else the default one.
+        default_split: The split when none is named and there are several.
+        limit: At most so many images.
+        seed: Seed of their sample.
+
+    Raises:
+        UserError: If there is no such data set or split, or no column with pictures.
+        MissingExtraError: If ``datasets`` is not installed.
+    """
+
+    def __init__(self, name: str, split: str, default_split: str, limit: int | None, seed: int) -> None:
+        library = _library()
+        try:
+            splits = _splits(library, name)
+        except Exception as error:
+            raise UserError(f"Could not load the data set 'hf:{name}': {reason(error)}") from error
+        split = split or (default_split if len(splits) > 1 else next(iter(splits)))
+        if split not in splits:
+            raise UserError(f"'hf:{name}' has no split '{split}': choose one of {', '.join(splits)}.")
+        rows = splits[split]
+        pictures = [column for column, kind in rows.features.items() if isinstance(kind, library.Image)]
+        if not pictures or not len(rows):
+            found = f"columns {', '.join(rows.column_names)}" if len(rows) else "no rows"
+            raise UserError(f"'hf:{name}:{split}' has no pictures, but {found}: choose a data set of images.")
+        chosen = sample(len(rows), limit, seed)
+        self._describe(Path(name).expanduser().resolve().name, split, _keys(rows), *_classes(library, rows), chosen)
+        self._column = pictures[0]
+        undecoded = rows.select_columns(self._column).cast_column(self._column, library.Image(decode=False))
+        self._rows = undecoded.select(chosen)
+
+    def image(self, index: int) -> Image.Image:
+        picture = self._rows[index][self._column]
+        if picture is None:
+            raise UnreadableImageError("the row has no picture")
+        return read_image(Path(picture["path"]) if picture["bytes"] is None else picture["bytes"])
+
+
+def _library() -> ModuleType:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError as error:
+        raise MissingExtraError("Data from Hugging Face needs datasets", "data") from error
+
+
+def _splits(library: ModuleType, name: str) -> dict[str, Any]:
+    folder = Path(name).expanduser()
+    if (folder / "dataset_dict.json").is_file():
+        return library.load_from_disk(folder)
+    if (folder / "state.json").is_file():
+        return {"all": library.load_from_disk(folder)}
+    return library.load_dataset(str(folder) if folder.is_dir() else name)
+
+
+def _keys(rows: Any) -> list[str]:
+    """The values of a column of names, where there is one and they tell the rows apart; else the rows' numbers."""
+    for column in _KEYS:
+        if _dtype(rows, column) in ("string", "large_string"):
+            keys: list[str] = rows[column][:]
+            if all(keys) and len(set(keys)) == len(keys):
+                return keys
+    return row_keys(len(rows))
+
+
+def _classes(library: ModuleType, rows: Any) -> tuple[list[Any], list[str]]:
+    """Class of every row and the classes' names, none where the classes are their own names."""
+    declared = [column for column, kind in rows.features.items() if isinstance(kind, library.ClassLabel)]
+    usual = [column for column in _LABELS if _dtype(rows, column).removeprefix("u").startswith(("int", "string"))]
+    columns = [column for column in _LABELS if column in declared] + declared + usual
+    if not columns:
+        return [None] * len(rows), []
+    values = rows[columns[0]][:]
+    names = rows.features[columns[0]].names if declared else []
+    return [None if value in (-1, "") else value for value in values], names
+
+
+def _dtype(rows: Any, column: str) -> str:
+    return getattr(rows.features.get(column), "dtype", "")

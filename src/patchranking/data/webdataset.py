@@ -1,0 +1,150 @@
+"""Pictures in WebDataset shards: tar files in which the files of one sample share their name up to the first dot."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from patchranking.data.base import ImageData, distinct_ends, printable, sample
+from patchranking.data.images import SUFFIXES, UnreadableImageError, read_image, reason
+from patchranking.errors import UserError
+
+__all__ = ["WebDatasetData"]
+
+_DAMAGE = (OSError, tarfile.TarError, ValueError)
+
+
+@dataclass
+class _Sample:
+    """What a shard says about a sample: offset and size of its picture, its class, why it is lost."""
+
+    place: tuple[int, int] | None = None
+    number: int | None = None
+    lost: str = ""
+
+
+class WebDatasetData(ImageData):
+    """Samples with a picture; only their keys, classes and places in the shards are kept in memory.
+
+    Classes are the numbers in ``.cls`` files. ``classnames.txt`` and ``zeroshot_classification_templates.txt``, beside
+    the shards or one folder above as in CLIP benchmark, hold one name or prompt a line. Where a shard breaks off or is
+    damaged, its last sample counts as an image that cannot be read, for it may lack files.
+
+    Args:
+        shards: Path of a tar file; ``{000..003}``, ``{a,b}`` and wildcards stand for several.
+        limit: At most so many images.
+        seed: Seed of their sample.
+
+    Raises:
+        UserError: If a shard is missing or no tar file, there are no pictures, or a class has no name.
+    """
+
+    def __init__(self, shards: str, limit: int | None, seed: int) -> None:
+        self._shards = _paths(shards)
+        keys: list[str] = []
+        classes: list[int | None] = []
+        places: list[tuple[int, int, int]] = []
+        self._lost: dict[str, str] = {}
+        for shard, end in enumerate(distinct_ends(self._shards, shortest=1)):
+            for name, found in _scan(self._shards[shard]).items():
+                if not (found.place or found.lost):
+                    continue
+                keys.append(printable(f"{end.removesuffix('.tar')}/{name}"))
+                classes.append(-1 if found.lost else found.number)
+                places.append((shard, *(found.place or (0, 0))))
+                if found.lost:
+                    self._lost[keys[-1]] = found.lost
+        if not keys:
+            raise UserError(f"There are no pictures in 'wds:{shards}' (looked for {', '.join(sorted(SUFFIXES))}).")
+        chosen = sample(len(keys), limit, seed)
+        folders = list(dict.fromkeys(path.resolve().parent for path in self._shards))
+        name = "+".join(dict.fromkeys(folder.parent.name for folder in folders))
+        split = "+".join(dict.fromkeys(folder.name for folder in folders))
+        self._describe(name, split, keys, classes, _lines(folders[0], "classnames.txt"), chosen)
+        templates = _lines(folders[0], "zeroshot_classification_templates.txt")
+        self.templates = tuple(line.replace("{c}", "{}") for line in templates) or self.templates
+        self._places = np.array(places)[chosen]
+
+    def image(self, index: int) -> Image.Image:
+        if lost := self._lost.get(self.keys[index]):
+            raise UnreadableImageError(lost)
+        shard, offset, size = self._places[index].tolist()
+        try:
+            with self._shards[shard].open("rb") as file:
+                file.seek(offset)
+                content = file.read(size)
+        except OSError as error:
+            raise UnreadableImageError(reason(error)) from error
+        return read_image(content)
+
+
+def _paths(shards: str) -> list[Path]:
+    paths: list[Path] = []
+    for pattern in _without_braces(str(Path(shards).expanduser())) or [shards]:
+        found = [pattern] if Path(pattern).exists() else sorted(glob(pattern))
+        if not found:
+            raise UserError(f"There is no shard '{pattern}': give tar files, as in wds:data/{{000..003}}.tar.")
+        paths += map(Path, found)
+    return paths
+
+
+def _without_braces(pattern: str) -> list[str]:
+    """Spells out ``{000..003}`` and ``{a,b}`` as a shell does."""
+    braces = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
+    if braces is None:
+        return [pattern]
+    first, last, words = braces.groups()
+    numbers = range(int(first), int(last) + 1) if first else ()
+    options = [f"{number:0{len(first)}}" for number in numbers] if first else words.split(",")
+    before, rest = pattern[: braces.start()], _without_braces(pattern[braces.end() :])
+    return [before + option + after for option in options for after in rest]
+
+
+def _scan(shard: Path) -> dict[str, _Sample]:
+    """Finds the samples of a shard by its headers."""
+    try:
+        with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            return _samples(file, tar)
+    except _DAMAGE as error:
+        raise UserError(f"'{shard}' cannot be read as an uncompressed tar file: {reason(error)}.") from error
+
+
+def _samples(file: BinaryIO, tar: tarfile.TarFile) -> dict[str, _Sample]:
+    samples: dict[str, _Sample] = {}
+    current = _Sample()
+    try:
+        while member := tar.next():
+            tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
+            name = re.fullmatch(r"(?s)(?:\./)?((?:.*/)?[^./][^./]*)\.([^/]*)", member.name)
+            if name is None or not member.isfile():
+                continue
+            current = samples.setdefault(name[1], _Sample())
+            if f".{name[2].lower()}" in SUFFIXES:
+                current.place = (member.offset_data, member.size)
+            elif name[2] == "cls":
+                file.seek(member.offset_data)
+                text = file.read(min(member.size, tarfile.BLOCKSIZE)).strip()
+                current.number = int(text) if text.isdigit() else None
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("neither a file nor the end mark follows")
+    except _DAMAGE as error:
+        if not samples:
+            raise
+        current.lost = f"the shard is damaged in or after this sample, near byte {tar.offset}: {reason(error)}"
+    return samples
+
+
+def _lines(folder: Path, name: str) -> list[str]:
+    """The lines of a text file beside the shards, or one folder above; none where there is no such file."""
+    for path in (folder / name, folder.parent / name):
+        if path.is_file():
+            return [line.strip() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
+    return []

@@ -1,0 +1,76 @@
+"""Soft removal: every patch has a gate between 0 (gone) and 1 (there), so damage has a gradient."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchranking.errors import UserError
+from patchranking.towers import VisionTower
+
+__all__ = ["gated_features", "probes", "sketched_jacobian"]
+
+
+def gated_features(tower: VisionTower, tokens: Tensor, log_gates: Tensor, block: int) -> Tensor:
+    """Features with the attention logits towards patch j shifted by ``log g_j`` in every block from ``block`` on.
+
+    ``log g = 0`` leaves a patch alone; ``log g = -inf`` equals dropping it, because no other token sees it any more.
+
+    Args:
+        tower: The image encoder.
+        tokens: Tokens that enter ``block``, ``(batch, prefix + patches, width)``.
+        log_gates: ``(batch, patches)``.
+        block: The first gated block.
+
+    Returns:
+        ``(batch, features)``.
+
+    Raises:
+        UserError: If the model pools by anything but its class token or a mean of patches.
+    """
+    bias = F.pad(log_gates, (tower.num_prefix_tokens, 0)).to(tokens.dtype)
+    return tower.pool(tower.run(tokens, block, key_bias=bias), gates=log_gates.exp().to(tokens.dtype))
+
+
+def probes(count: int, features: int, seed: int) -> Tensor:
+    """Random directions R with ``E[R^T R] = I``: orthogonal rows, so with ``count == features`` it holds exactly.
+
+    Args:
+        count: Number of probes.
+        features: Size of the feature.
+        seed: Random seed; the same on every device.
+
+    Returns:
+        ``(count, features)`` float32.
+
+    Raises:
+        UserError: If there are more probes than features, or none.
+    """
+    if not 1 <= count <= features:
+        raise UserError(f"The sketch takes between 1 and {features} probes for this model, not {count}.")
+    gaussian = torch.randn(features, count, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    orthogonal, triangle = torch.linalg.qr(gaussian)
+    uniform = orthogonal * triangle.diagonal().sign()
+    return (uniform.T * (features / count) ** 0.5).float()
+
+
+def sketched_jacobian(features: Tensor, log_gates: Tensor, directions: Tensor) -> Tensor:
+    """Sketch ``S = R J`` of the Jacobian of unit features by log gates, one backward pass a probe.
+
+    ``|S_j|^2`` estimates how far the unit feature moves, squared, when patch j goes, to first order.
+
+    Args:
+        features: Features that depend on ``log_gates``, ``(batch, features)``.
+        log_gates: ``(batch, patches)``.
+        directions: R, ``(probes, features)``.
+
+    Returns:
+        ``(batch, probes, patches)`` float32.
+    """
+    unit = F.normalize(features.float(), dim=-1)
+    rows = [
+        torch.autograd.grad(unit, log_gates, direction.expand_as(unit), retain_graph=True)[0]
+        for direction in directions.to(unit)
+    ]
+    return torch.stack(rows, dim=1)

@@ -1,0 +1,119 @@
+"""The default search: a sketched Jacobian gives a first order of the patches, the gradient of soft removal mends it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchranking.errors import UserError
+from patchranking.pruning.select import gather_tokens, top_patches
+from patchranking.ranking.gates import gated_features, probes, sketched_jacobian
+from patchranking.ranking.ranking import Ranking, places
+from patchranking.ranking.scores import Damage, Score, preservation
+from patchranking.towers import VisionTower
+
+__all__ = ["sketched"]
+
+_KEPT_SHARES = (0.85, 0.2)
+"""Keep rates at which the order is mended, from the largest to the smallest."""
+_SOFTNESS = (0.1, 0.05)
+"""Width of the gates' threshold in places of the order, at the first and the last step."""
+_STEP = (0.05, 0.03)
+"""Root mean square of a step, in places of the order, at the first and the last step."""
+_SOFTEST = 0.1
+"""Share of an image's mean column norm added to every column's, so that no patch moves too easily."""
+_REACH = 3.0
+"""Patches further than this many widths below the threshold are left out of the pass."""
+
+
+def sketched(
+    tower: VisionTower,
+    pixels: Tensor,
+    block: int = 3,
+    num_probes: int = 4,
+    steps: int = 10,
+    score: Score = preservation,
+    seed: int = 0,
+) -> Ranking:
+    """Greedy search made soft: the order of removal is improved by gradient descent on the damage it does.
+
+    A forward pass and ``num_probes`` backward passes sketch the Jacobian of the feature by the patches' gates; the
+    norm of its columns orders the patches. Every step then takes one keep rate, opens the gates of the patches above
+    it in the order and closes those below, softly, and moves each patch along the gradient of the damage. Interactions
+    between patches are in that gradient. Costs about ``1 + num_probes + 1.2 * steps`` passes through the later blocks,
+    whatever the number of patches.
+
+    Args:
+        tower: The image encoder.
+        pixels: Preprocessed images ``(batch, 3, height, width)``.
+        block: Patches are removed before this block.
+        num_probes: Backward passes of the sketch.
+        steps: Gradient steps.
+        score: What counts as damage.
+        seed: Seed of the probes, which all images share.
+
+    Returns:
+        The ranking; importance is a place in the order, about 0 ... 1.
+
+    Raises:
+        UserError: If the model's pooling cannot be gated, or there are too many probes or too few steps.
+    """
+    if steps < 0:
+        raise UserError(f"The sketched search takes 0 gradient steps or more, not {steps}.")
+    with torch.inference_mode(False), torch.enable_grad():
+        with torch.no_grad():
+            tokens = tower.embed(pixels.clone(), block)
+        log_gates = tokens.new_zeros(len(tokens), tower.num_patches, dtype=torch.float32, requires_grad=True)
+        full = gated_features(tower, tokens, log_gates, block)
+        sketch = sketched_jacobian(full, log_gates, probes(num_probes, full.shape[1], seed))
+        damage = score(full.detach())
+        del full
+        moved = sketch.square().sum(1).sqrt()
+        importance = places(moved.argsort(dim=1, stable=True))
+        stiffness = moved + _SOFTEST * moved.mean(1, keepdim=True)
+        for index in range(steps):
+            course = index / max(1, steps - 1)
+            gradient = _damage_gradient(
+                tower, tokens, block, importance, damage, _between(_KEPT_SHARES, course), _between(_SOFTNESS, course)
+            )
+            gradient = gradient / stiffness
+            size = gradient.square().mean(1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
+            importance = importance - _between(_STEP, course) * gradient / size
+    return Ranking.from_importance(importance)
+
+
+def _between(ends: tuple[float, float], course: float) -> float:
+    """From the first end to the second, in equal ratios."""
+    return ends[0] * (ends[1] / ends[0]) ** course
+
+
+def _damage_gradient(
+    tower: VisionTower,
+    tokens: Tensor,
+    block: int,
+    importance: Tensor,
+    damage: Damage,
+    share: float,
+    softness: float,
+) -> Tensor:
+    """Gradient of the damage by each patch's place in the order, when about ``share`` of the patches stay.
+
+    Patches so far below the threshold that their gates are all but closed are left out, and their gradient is 0.
+
+    Returns:
+        ``(batch, patches)`` float32.
+    """
+    patches = importance.shape[1]
+    kept = top_patches(importance, min(patches, math.ceil(patches * (share + _REACH * softness))))
+    place = places(importance.argsort(dim=1, stable=True)).gather(1, kept).requires_grad_()
+    above = (place - (1 - share)) / softness
+    features = gated_features(tower, gather_tokens(tokens, kept, tower.num_prefix_tokens), F.logsigmoid(above), block)
+    images = torch.arange(len(tokens), device=tokens.device)
+    (gradient,) = torch.autograd.grad(damage(features, images).sum(), place)
+    opening = torch.sigmoid(above.detach())
+    slope = opening * (1 - opening)
+    moved_alike = gradient.sum(1, keepdim=True) / slope.sum(1, keepdim=True)
+    return torch.zeros_like(importance).scatter_(1, kept, gradient - slope * moved_alike)

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from patchranking.data import load_data
+from patchranking.errors import MissingExtraError, UserError
+from patchranking.ranking import job, ray_engine
+from patchranking.ranking.job import rank_dataset
+from patchranking.ranking.ray_engine import _Job
+from patchranking.ranking.search import SearchSettings
+from patchranking.ranking.shards import ShardRanker
+from patchranking.ranking.store import iter_rankings, write_manifest
+from patchranking.towers.load import load_model
+
+FAST = SearchSettings(block=6)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("demo")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Eleven scenes as files, and a file that is no picture."""
+    root = tmp_path / "pictures"
+    root.mkdir()
+    scenes = load_data("demo:test", 11)
+    for index in range(11):
+        scenes.image(index).save(root / f"{index:02d}.png")
+    (root / "broken.png").write_text("no picture")
+    return load_data(str(root))
+
+
+def test_without_ray(model, pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'patchranking\[ray\]'"):
+        rank_dataset(model, pictures, tmp_path / "out", FAST, engine="ray")
+
+
+@pytest.fixture
+def task(model, pictures, tmp_path):
+    """A worker's task, in this process."""
+    write_manifest(tmp_path, {})
+    ranker = ShardRanker(model, pictures, FAST, tmp_path, 2)
+    return _Job("demo", "cpu", 1, pictures, FAST, ranker.record, tmp_path, 2, tmp_path)
+
+
+def test_a_worker_ranks_as_the_driver_does(task, tmp_path):
+    assert sum(task.start().rank(1)) == 6
+    assert [path.name for path in tmp_path.glob("*.parquet")] == ["shard-00001-of-00002.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "tiny"}, "could not load the model. Unknown model 'tiny'"),
+        ({"record": {}}, "other weights for 'demo'"),
+        ({"folder": "elsewhere"}, "folder that all nodes share"),
+    ],
+)
+def test_what_a_worker_lacks_is_said_in_a_sentence(task, tmp_path, changes, words):
+    if "folder" in changes:
+        changes = {"folder": tmp_path / "elsewhere"}
+    with pytest.raises(UserError, match=words) as caught:
+        replace(task, **changes).start()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two nodes of one CPU each."""
+    pytest.importorskip("ray.data", exc_type=ImportError)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        made.add_node(num_cpus=1)
+        monkeypatch.setenv("RAY_ADDRESS", made.address)
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def deadly(data, fatal):
+    """The same images; reading one for the first time kills the process that does it."""
+    marker = str(fatal)
+
+    class Deadly(type(data)):
+        def image(self, index):
+            if index == 5 and not os.path.exists(marker):
+                open(marker, "w").close()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().image(index)
+
+    data.__class__ = Deadly
+    return data
+
+
+def test_a_killed_worker_changes_nothing(cluster, model, pictures, tmp_path, monkeypatch):
+    import ray
+
+    monkeypatch.setattr(job, "_IMAGES_PER_SHARD", 2)
+    rank_dataset(model, pictures, tmp_path / "local", FAST)
+    manifest = rank_dataset(model, deadly(pictures, tmp_path / "fatal"), tmp_path / "ray", FAST, engine="ray")
+    assert (tmp_path / "fatal").exists()
+    assert manifest["totals"] == {"in": 12, "ranked": 11, "skipped": 1}
+    assert set(manifest["skipped"]) == {"broken.png"}
+    assert len(dict(iter_rankings(tmp_path / "ray"))) == 11
+    local, distributed = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("*.parquet")} for name in ("local", "ray")
+    )
+    assert len(local) == 6
+    assert distributed == local
+    assert not ray.is_initialized()
+    assert len(ray_engine._import_ray().__version__) > 0
