@@ -93,12 +93,12 @@ def test_settings_are_checked_before_an_image_is_read(demo):
 
 def test_the_label_score_keeps_the_true_class_where_preservation_loses_it(demo):
     model, _ = demo
-    data = load_data("demo:val", 40)
+    data = load_data("demo:val", 20)
     classes = class_features(model.encode_text, data.class_names, data.templates)
     pixels, right = pixels_of(model, data), {}
     for score in ("preservation", "label"):
         search = prepare_search(model, data, SearchSettings(score=score))
-        importance = search(pixels, range(40)).importance
+        importance = search(pixels, range(20)).importance
         with torch.inference_mode():
             tokens = model.tower.embed(pixels, 3)
             few = gather_tokens(tokens, top_patches(importance, 14), 1)

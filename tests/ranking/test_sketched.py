@@ -83,13 +83,13 @@ def test_does_less_damage_than_leave_out_on_a_trained_model(demo):
 def test_steps_mend_the_first_order(demo):
     tower, pixels = demo
     first = damage(tower, pixels, sketched(tower, pixels, steps=0), 72).mean()
-    assert damage(tower, pixels, sketched(tower, pixels, steps=10), 72).mean() < 0.7 * first
+    assert damage(tower, pixels, sketched(tower, pixels, steps=12), 72).mean() < 0.7 * first
 
 
 def test_comes_near_the_greedy_reference(demo):
     tower, pixels = demo
     reference = damage(tower, pixels[:3], iterative(tower, pixels[:3], group=16), 72).mean()
-    assert damage(tower, pixels[:3], sketched(tower, pixels[:3], num_probes=6, steps=24), 72).mean() < 2 * reference
+    assert damage(tower, pixels[:3], sketched(tower, pixels[:3], num_probes=5, steps=26), 72).mean() < 2 * reference
 
 
 def test_wrong_settings(tower):

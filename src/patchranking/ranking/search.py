@@ -26,7 +26,7 @@ __all__ = ["SCORES", "SEARCHES", "Search", "SearchSettings", "prepare_search"]
 
 SEARCHES = ("sketched", "sketched-quality", "leave-out", "iterative")
 SCORES = ("preservation", "label", "confidence")
-_EFFORT = {"sketched": {"num_probes": 4, "steps": 10}, "sketched-quality": {"num_probes": 6, "steps": 24}}
+_EFFORT = {"sketched": {"num_probes": 3, "steps": 12}, "sketched-quality": {"num_probes": 5, "steps": 26}}
 
 Search = Callable[[Tensor, Sequence[int]], Ranking]
 """Ranks a batch, given its pixels ``(batch, 3, height, width)`` and the images' indices in the data set."""
