@@ -3,16 +3,21 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pyarrow.parquet as pq
 import pytest
 import torch
+from PIL import Image
 
 from patchranking import cli
-from patchranking.ranking.store import read_rankings, write_manifest
+from patchranking.ranking.job import ENGINES
+from patchranking.ranking.search import SCORES, SEARCHES
+from patchranking.ranking.store import iter_rankings, write_manifest
 
 COMMANDS = ("demo", "rank", "fit", "evaluate")
 
@@ -99,8 +104,8 @@ def test_every_option_has_a_type_and_a_sentence(command):
         ("rank demo .", "no pictures in '.'"),
         ("rank demo demo:holiday --limit 1", "splits train, val, test"),
         ("rank demo demo --limit 0", "at least 1 image"),
-        ("rank demo demo --limit 1 --window 12", "window of 12 x 12"),
-        ("rank demo demo --limit 1 --stride 3", "stride"),
+        ("rank demo demo --limit 1 --search leave-out --window 12", "window of 12 x 12"),
+        ("rank demo demo --limit 1 --search leave-out --stride 3", "stride"),
         ("rank demo demo --limit 1 --block 8", "blocks 0 to 7"),
         ("rank demo demo --device cuda:99", "'cuda:99' cannot be used"),
         ("rank demo demo --device nonsense", "'nonsense' cannot be used"),
@@ -116,6 +121,21 @@ def test_every_option_has_a_type_and_a_sentence(command):
 )
 def test_a_mistake_ends_with_one_sentence(mistake, arguments, words):
     assert words in mistake(*arguments.split())
+
+
+def test_searches_scores_and_engines_are_offered_by_name(run):
+    assert get_args(cli.SearchName) == SEARCHES
+    assert get_args(cli.ScoreName) == SCORES
+    assert get_args(get_type_hints(cli.rank)["engine"]) == tuple(ENGINES)
+    for option, names in (("search", SEARCHES), ("score", SCORES), ("engine", ENGINES)):
+        status, out, err = run("rank", "demo", "demo", f"--{option}", "nonsense")
+        assert (status, out) == (2, "")
+        assert all(name in err for name in names)
+
+
+def test_flat_folders_have_no_labels_to_score(mistake, tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    assert "needs classes" in mistake("rank", "demo", tmp_path, "--score", "label", "--out", tmp_path / "out")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -180,10 +200,11 @@ def test_templates_are_taken_as_they_are(run, monkeypatch):
 
 def test_rank_fit_evaluate(run, tmp_path):
     ranked, fitted, evaluated = (tmp_path / name for name in ("rank", "fit", "evaluate"))
-    status, out, err = run("rank", "demo", "demo", "--limit", 8, "--block", 6, "--stride", 2, "--out", ranked)
-    assert (status, out) == (0, f"8 images in = 8 ranked + 0 skipped; wrote {ranked}\n")
+    status, out, err = run("rank", "demo", "demo", "--limit", 8, "--block", 6, "--out", ranked)
+    assert status == 0
+    assert re.fullmatch(rf"8 images in = 8 ranked \+ 0 skipped; \d+\.\d\d images/s; wrote {ranked}\n", out)
     assert "Loading" not in err
-    assert set(read_rankings(ranked).importance) == {f"train/{index:07d}" for index in range(8)}
+    assert set(dict(iter_rankings(ranked))) == {f"train/{index:07d}" for index in range(8)}
 
     data = ["demo:train", "--limit", 8]
     status, out, err = run("fit", "demo", *data, "--rankings", ranked, "--epochs", 2, "--keep", 0.5, "--out", fitted)
@@ -205,15 +226,36 @@ def test_rank_fit_evaluate(run, tmp_path):
     assert {row["schedule"] and tuple(row["schedule"]) for row in results["rows"]} == {None, ("6",)}
 
 
+def test_fit_ranks_with_the_search_and_the_score_asked_for(run, tmp_path):
+    options = ["--search", "sketched-quality", "--score", "label", "--block", 7, "--seed", 5, "--epochs", 1]
+    assert run("fit", "demo", "demo:train", "--limit", 4, *options, "--out", tmp_path)[0] == 0
+    settings = json.loads((tmp_path / "fit.json").read_text())["rankings"]
+    shown = {key: settings[key] for key in ("search", "score", "needs_labels", "block", "seed")}
+    assert shown == {
+        "search": "sketched-quality",
+        "score": "label",
+        "needs_labels": True,
+        "block": 7,
+        "seed": 5,
+    }
+
+
+def test_rankings_that_need_labels_say_so(run, tmp_path):
+    job = ["rank", "demo", "demo", "--limit", 1, "--search", "leave-out", "--block", 7, "--stride", 2]
+    assert "they need labels" in run(*job, "--score", "label", "--out", tmp_path / "label")[1]
+    assert "need labels" not in run(*job, "--out", tmp_path / "preservation")[1]
+
+
 def test_rank_again_with_other_settings(run, mistake, tmp_path):
     job = ["rank", "demo", "demo", "--limit", 1, "--block", 7, "--out", tmp_path]
-    assert run(*job, "--stride", 2)[0] == 0
+    assert run(*job, "--search", "leave-out", "--stride", 2)[0] == 0
     assert "choose another folder" in mistake(*job).partition("holds rankings of other")[2]
 
 
 def test_a_process_of_its_own(tmp_path):
-    done = spawn("rank", "demo", "demo", "--limit", "2", "--block", "7", "--stride", "2", "--out", "here", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "2 images in = 2 ranked + 0 skipped; wrote here\n")
+    done = spawn("rank", "demo", "demo", "--limit", "2", "--block", "7", "--out", "here", cwd=tmp_path)
+    assert done.returncode == 0
+    assert re.fullmatch(r"2 images in = 2 ranked \+ 0 skipped; \d+\.\d\d images/s; wrote here\n", done.stdout)
     lines = {line.partition(":")[0] for line in done.stderr.replace("\r", "\n").splitlines() if line.strip()}
     assert lines == {"rank"}
     (shard,) = (tmp_path / "here").glob("*.parquet")

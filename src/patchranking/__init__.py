@@ -8,9 +8,9 @@ from patchranking import demo  # noqa: E402
 from patchranking.data import load_data  # noqa: E402
 from patchranking.errors import MissingExtraError, UserError  # noqa: E402
 from patchranking.pruning.pruner import Pruner  # noqa: E402
-from patchranking.ranking.iterative import iterative
-from patchranking.ranking.leave_out import leave_out
-from patchranking.ranking.ranking import Ranking
+from patchranking.ranking.iterative import iterative  # noqa: E402
+from patchranking.ranking.leave_out import leave_out  # noqa: E402
+from patchranking.ranking.ranking import Ranking  # noqa: E402
 from patchranking.ranking.sketched import sketched  # noqa: E402
 from patchranking.towers import VisionTower, as_tower  # noqa: E402
 from patchranking.towers.load import LoadedModel, load_model  # noqa: E402

@@ -22,15 +22,12 @@ from patchranking.predictor.fit import fit_pruner
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
 from patchranking.ranking.job import rank_dataset
-from patchranking.ranking.search import SearchSettings
+from patchranking.ranking.search import ScoreName, SearchName, SearchSettings
 from patchranking.ranking.store import finished_manifest
 from patchranking.report.page import write_report
 from patchranking.towers.load import LoadedModel, load_model
 
 __all__ = ["main"]
-
-SearchName = Literal["sketched", "sketched-quality", "leave-out", "iterative"]
-ScoreName = Literal["preservation", "label", "confidence"]
 
 
 def rank(
@@ -150,7 +147,7 @@ def evaluate(
 
     Args:
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
-        data: demo[:split], a folder with one sub-folder a class (or flat), or several folders joined by commas.
+        data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], or folders joined by commas.
         out: Folder for results.json and report.html.
         pruner: Folder written by fit.
         methods: random, cls-attention and golden, the oracle; dense and the pruner are always measured.

@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from tqdm import tqdm
 
@@ -94,6 +96,16 @@ def test_stores_what_the_search_returns(model, tmp_path):
     }
     for table in tables:
         assert json.loads(table.schema.metadata[b"patchranking"])["settings"] == manifest["settings"]
+
+
+@given(st.integers(1, 500), st.integers(1, 40))
+def test_shards_divide_the_images_evenly_and_in_order(images, count):
+    count = min(images, count)
+    ranker = object.__new__(shards.ShardRanker)
+    ranker.data, ranker.count = range(images), count
+    parts = [ranker.images(shard) for shard in range(count)]
+    assert [index for part in parts for index in part] == list(range(images))
+    assert {len(part) for part in parts} <= {images // count, -(-images // count)}
 
 
 @pytest.mark.parametrize(("score", "needs_labels"), [("preservation", False), ("confidence", False), ("label", True)])
@@ -318,7 +330,7 @@ def test_a_killed_job_goes_on_to_the_same_result(run, tmp_path):
         assert finished.items() <= now.items()
         finished = now
         torn += any(folder.glob("*.partial"))
-        with pytest.raises(UserError, match="not finished|no rankings"):
+        with pytest.raises(UserError, match=r"not finished|no rankings"):
             finished_manifest(folder)
     assert torn
     assert 4 <= len(finished) < 12
@@ -331,4 +343,6 @@ def test_a_killed_job_goes_on_to_the_same_result(run, tmp_path):
     shutil.rmtree(folder)
     assert run(0) == 0
     whole = contents(folder)
-    assert {name: content for name, (content, _) in killed.items()} == {name: content for name, (content, _) in whole.items()}
+    assert {name: content for name, (content, _) in killed.items()} == {
+        name: content for name, (content, _) in whole.items()
+    }

@@ -4,15 +4,16 @@ import os
 import signal
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from patchranking.data import load_data
-from patchranking.errors import MissingExtraError, UserError
+from patchranking.errors import MissingExtraError
 from patchranking.ranking import job, ray_engine
 from patchranking.ranking.job import rank_dataset
-from patchranking.ranking.ray_engine import _Job
+from patchranking.ranking.ray_engine import _Job, _Worker
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.shards import ShardRanker
 from patchranking.ranking.store import iter_rankings, write_manifest
@@ -53,16 +54,22 @@ def test_without_ray(model, pictures, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def task(model, pictures, tmp_path):
+def task(model, pictures, tmp_path, monkeypatch):
     """A worker's task, in this process."""
+    monkeypatch.chdir(tmp_path)
     write_manifest(tmp_path, {})
     ranker = ShardRanker(model, pictures, FAST, tmp_path, 2)
     return _Job("demo", "cpu", 1, pictures, FAST, ranker.record, tmp_path, 2, tmp_path)
 
 
-def test_a_worker_ranks_as_the_driver_does(task, tmp_path):
-    assert sum(task.start().rank(1)) == 6
-    assert [path.name for path in tmp_path.glob("*.parquet")] == ["shard-00001-of-00002.parquet"]
+def test_a_worker_loads_the_model_once(task, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(ray_engine, "_receive", lambda _: task)
+    monkeypatch.setattr(ray_engine, "load_model", lambda *arguments: loaded.append(arguments) or load_model(*arguments))
+    worker = _Worker(None)
+    assert [worker({"item": shard}) for shard in (1, 0)] == [{"images": 6, "problem": ""}] * 2
+    assert len(list(tmp_path.glob("*.parquet"))) == 2
+    assert loaded == [("demo", "cpu")]
 
 
 @pytest.mark.parametrize(
@@ -70,15 +77,15 @@ def test_a_worker_ranks_as_the_driver_does(task, tmp_path):
     [
         ({"model": "tiny"}, "could not load the model. Unknown model 'tiny'"),
         ({"record": {}}, "other weights for 'demo'"),
-        ({"folder": "elsewhere"}, "folder that all nodes share"),
+        ({"folder": Path("elsewhere")}, "folder that all nodes share"),
     ],
 )
-def test_what_a_worker_lacks_is_said_in_a_sentence(task, tmp_path, changes, words):
-    if "folder" in changes:
-        changes = {"folder": tmp_path / "elsewhere"}
-    with pytest.raises(UserError, match=words) as caught:
-        replace(task, **changes).start()
-    assert "\n" not in str(caught.value)
+def test_a_worker_says_what_it_lacks_in_a_sentence(task, monkeypatch, changes, words):
+    monkeypatch.setattr(ray_engine, "_receive", lambda _: replace(task, **changes))
+    answer = _Worker(None)({"item": 0})
+    assert answer["images"] == 0
+    assert words in answer["problem"]
+    assert "\n" not in answer["problem"]
 
 
 @pytest.fixture
@@ -129,4 +136,3 @@ def test_a_killed_worker_changes_nothing(cluster, model, pictures, tmp_path, mon
     assert len(local) == 6
     assert distributed == local
     assert not ray.is_initialized()
-    assert len(ray_engine._import_ray().__version__) > 0

@@ -15,7 +15,6 @@ from patchranking.errors import UserError
 from patchranking.evaluation.cost import analytic_macs, count_macs, images_per_second
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.tally import Tally, object_share
-from patchranking.towers.zero_shot import class_features
 from patchranking.pruning.attach import Scorer, scorer_attached
 from patchranking.pruning.baselines import BASELINES
 from patchranking.pruning.pruner import Pruner
@@ -24,6 +23,7 @@ from patchranking.pruning.select import gather_tokens, kept_count, top_patches
 from patchranking.ranking.sketched import sketched
 from patchranking.report.wall import WallImage
 from patchranking.towers.load import LoadedModel
+from patchranking.towers.zero_shot import class_features
 
 __all__ = ["ORACLES", "EvaluationSettings", "evaluate"]
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from patchranking.data import ImageData
+from patchranking.data.images import reason
 from patchranking.errors import MissingExtraError, UserError
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.shards import ShardRanker
@@ -25,14 +26,14 @@ __all__ = ["rank_on_ray"]
 
 
 def rank_on_ray(ranker: ShardRanker, shards: Sequence[int]) -> Iterator[int]:
-    """Ranks shards on Ray Data, one actor a GPU, or one for every so many CPUs as torch uses threads here.
+    """Ranks shards on Ray Data: one actor a GPU, or one for every so many CPUs as torch uses threads here.
 
     Joins the cluster named by ``RAY_ADDRESS`` or running on this machine, else starts one here and stops it in the end.
-    The nodes share the folder of the rankings, the images and local models, under the same paths. Each actor loads the
-    model by its name, once, and writes its shards itself. Ray starts an actor that dies again and repeats its shard.
+    All nodes see the images, local models and the folder of the rankings under the same paths. Each actor loads the
+    model once, by its name, and writes its shards itself. Ray replaces an actor that dies and repeats its shard.
 
-    The rankings equal those of the local engine bit for bit on CPUs of the same kind: the same shards make the same
-    batches, and an actor computes with as many threads.
+    On CPUs of the same kind the rankings equal those of the local engine bit for bit: the same shards make the same
+    batches, and an actor computes with as many threads as torch uses here, as far as the nodes have as many CPUs.
 
     Args:
         ranker: The job.
@@ -42,8 +43,8 @@ def rank_on_ray(ranker: ShardRanker, shards: Sequence[int]) -> Iterator[int]:
         Numbers of images done, shard by shard.
 
     Raises:
-        UserError: If Ray is not installed or its cluster has no room, or the workers cannot load the model or use the
-            folder.
+        UserError: If Ray is not installed, its cluster cannot be reached or lacks the device, or a worker cannot open
+            the images, load the model or see the folder.
     """
     if not shards:
         return
@@ -69,7 +70,7 @@ def rank_on_ray(ranker: ShardRanker, shards: Sequence[int]) -> Iterator[int]:
         dataset = ray.data.from_items(list(shards), override_num_blocks=len(shards))
         dataset.context.enable_progress_bars = False
         dataset.context.print_on_execution_start = False
-        dataset.context.execution_no_progress_timeout_s = -1
+        dataset.context.execution_no_progress_timeout_s = -1  # a shard may take hours
         done = dataset.map(
             _Worker,
             fn_constructor_args=(_send(ray, job),),
@@ -84,7 +85,7 @@ def rank_on_ray(ranker: ShardRanker, shards: Sequence[int]) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs to know, small enough to send."""
+    """All a worker needs to know."""
 
     model: str
     device: str
@@ -148,7 +149,7 @@ def _cluster(ray: ModuleType) -> Iterator[None]:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:
         raise UserError("The Ray cluster cannot be reached: start it, or unset RAY_ADDRESS to rank here.") from error
     try:
         yield
@@ -172,4 +173,4 @@ def _receive(reference: Any) -> _Job:
     try:
         return _import_ray().get(reference)
     except Exception as error:
-        raise UserError(f"A Ray worker could not open the images: {error}") from error
+        raise UserError(f"A Ray worker could not open the images: {reason(error)}") from error

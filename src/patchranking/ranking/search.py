@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -22,10 +22,12 @@ from patchranking.ranking.windows import windows
 from patchranking.towers.load import LoadedModel
 from patchranking.towers.zero_shot import class_features
 
-__all__ = ["SCORES", "SEARCHES", "Search", "SearchSettings", "prepare_search"]
+__all__ = ["SCORES", "SEARCHES", "ScoreName", "Search", "SearchName", "SearchSettings", "prepare_search"]
 
-SEARCHES = ("sketched", "sketched-quality", "leave-out", "iterative")
-SCORES = ("preservation", "label", "confidence")
+SearchName = Literal["sketched", "sketched-quality", "leave-out", "iterative"]
+ScoreName = Literal["preservation", "label", "confidence"]
+SEARCHES: tuple[str, ...] = get_args(SearchName)
+SCORES: tuple[str, ...] = get_args(ScoreName)
 _EFFORT = {"sketched": {"num_probes": 3, "steps": 12}, "sketched-quality": {"num_probes": 5, "steps": 26}}
 
 Search = Callable[[Tensor, Sequence[int]], Ranking]
@@ -57,6 +59,8 @@ class SearchSettings:
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
             raise UserError(f"Unknown search '{self.search}': choose from {', '.join(SEARCHES)}.")
+        if self.group < 1:
+            raise UserError(f"The iterative search removes at least 1 patch a round, not {self.group}.")
         if self.score not in SCORES:
             raise UserError(f"Unknown score '{self.score}': choose from {', '.join(SCORES)}.")
 
@@ -90,6 +94,9 @@ def prepare_search(model: LoadedModel, data: ImageData, settings: SearchSettings
     Schedule(settings.block, 1.0).check(tower)
     if settings.search == "leave-out":
         windows(tower.grid, settings.window, settings.stride)
+    if settings.search.startswith("sketched"):
+        nothing = torch.zeros(1, tower.num_prefix_tokens + tower.num_patches, tower.width)
+        tower.pool(nothing.to(tower.device, tower.dtype), gates=torch.ones(1, tower.num_patches, device=tower.device))
     functions: dict[str, Callable[..., Ranking]] = {"leave-out": leave_out, "iterative": iterative}
     search = partial(functions.get(settings.search, sketched), tower, **settings.arguments)
     score = _scores(model, data, settings.score)
