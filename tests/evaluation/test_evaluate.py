@@ -15,7 +15,7 @@ from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.predictor.networks import MixerPredictor
 from patchranking.pruning.pruner import BaseModel, Pruner
 from patchranking.pruning.schedule import Schedule
-from patchranking.ranking.search import leave_out
+from patchranking.ranking.sketched import sketched
 
 
 @pytest.fixture
@@ -86,19 +86,19 @@ def test_figures_equal_the_attached_model_and_the_golden_ranking(model, data, pr
         pruner.keep = 0.5
         with pruner.attached(model.tower):
             pruned = model.tower(pixels)
-        order = leave_out(model.tower, pixels).removal_order
+        order = sketched(model.tower, pixels).removal_order
         tokens = model.tower.embed(pixels, 3)
         kept = [torch.cat([t[:1], t[1:][o[8:].sort().values]]) for t, o in zip(tokens, order, strict=True)]
         golden = model.tower.pool(model.tower.run(torch.stack(kept), 3))
     rows = by_method(results, 0.5)
-    for features, row in (
-        (dense, by_method(results, 1.0)["dense"]),
-        (pruned, rows["patchranking"]),
-        (golden, rows["golden"]),
+    for features, row, tolerance in (
+        (dense, by_method(results, 1.0)["dense"], 1e-5),
+        (pruned, rows["patchranking"], 1e-5),
+        (golden, rows["golden"], 1e-3),  # in other batches, rounding may swap two patches
     ):
         top1, cosine = figures(features, dense)
         assert row["top1"] == pytest.approx(top1)
-        assert row["feature_cosine"] == pytest.approx(cosine, abs=1e-5)
+        assert row["feature_cosine"] == pytest.approx(cosine, abs=tolerance)
     assert rows["golden"]["same_images"]["patchranking"]["feature_cosine"] == rows["patchranking"]["feature_cosine"]
 
 
