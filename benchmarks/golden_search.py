@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,15 @@ def main(
     }
     progress = out.with_name(f"{out.stem}.{'+'.join(dict.fromkeys(name for name, _ in runs))}.partial")
     orders, seconds, pixels, indices = _rank(loaded, images, runs, progress)
+    quality = _judge(loaded, images, indices, pixels, runs[BASELINE, 0].block)
+    baseline = {rate: quality(orders[BASELINE, 0], rate)[0] for rate in RATES}
+    baseline_macs = _macs(loaded.model, runs[BASELINE, 0])
+    top1_dense = quality(orders[BASELINE, 0], 1.0)[1]
     rows = []
     for (name, probe_seed), settings in runs.items():
-        macs, baseline_macs = _macs(loaded.model, settings), _macs(loaded.model, runs[BASELINE, 0])
+        macs = _macs(loaded.model, settings)
         for rate in RATES:
-            error, top1 = _quality(loaded, images, indices, pixels, orders[name, probe_seed], settings.block, rate)
-            baseline, _ = _quality(loaded, images, indices, pixels, orders[BASELINE, 0], settings.block, rate)
+            error, top1 = quality(orders[name, probe_seed], rate)
             rows.append(
                 {
                     "model": model,
@@ -90,9 +94,9 @@ def main(
                     "n_images": len(pixels),
                     "oracle": True,
                     "feature_error": error,
-                    "feature_error_ratio": error / baseline,
+                    "feature_error_ratio": error / baseline[rate],
                     "top1": top1,
-                    "top1_dense": _quality(loaded, images, indices, pixels, None, settings.block, 1.0)[1],
+                    "top1_dense": top1_dense,
                     "gmacs": macs / 1e9,
                     "gmacs_ratio": macs / baseline_macs,
                     "seconds": float(np.median(seconds[name, probe_seed])),
@@ -106,6 +110,7 @@ def main(
     merged["cost_by_patches"] = _cost_by_patches(list(dict.fromkeys(row["search"] for row in merged["rows"])))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, merged)
+    progress.unlink()
     _print(merged)
 
 
@@ -130,34 +135,32 @@ def _rank(
         indices += found
     orders = {run: torch.cat([torch.tensor(part[str(run)][0]) for part in done]) for run in runs}
     seconds = {run: [part[str(run)][1] for part in done] for run in runs}
-    progress.unlink()
     return orders, seconds, torch.cat(batches), indices
 
 
-@torch.inference_mode()
-def _quality(
-    model: LoadedModel,
-    data: ImageData,
-    indices: list[int],
-    pixels: Tensor,
-    order: Tensor | None,
-    block: int,
-    rate: float,
-) -> tuple[float, float | None]:
-    """Mean feature error and zero-shot top-1 in percent when the last ``rate`` of the removal order stays."""
+def _judge(
+    model: LoadedModel, data: ImageData, indices: list[int], pixels: Tensor, block: int
+) -> Callable[[Tensor, float], tuple[float, float | None]]:
+    """Returns a function of removal orders and a keep rate: mean feature error and zero-shot top-1 in percent."""
     tower = model.tower
-    tokens = tower.embed(pixels, block)
-    full = tower.pool(tower.run(tokens, block))
-    features = full
-    if order is not None:
+    with torch.inference_mode():
+        tokens = tower.embed(pixels, block)
+        full = tower.pool(tower.run(tokens, block))
+        classes = labels = None
+        if data.labels is not None and model.encode_text is not None:
+            classes = class_features(model.encode_text, data.class_names, data.templates)
+            labels = torch.tensor([data.labels[index] for index in indices])
+
+    @torch.inference_mode()
+    def quality(order: Tensor, rate: float) -> tuple[float, float | None]:
         kept = order[:, -kept_count(rate, tower.num_patches) :].sort(dim=1).values
         features = tower.pool(tower.run(gather_tokens(tokens, kept, tower.num_prefix_tokens), block))
-    top1 = None
-    if data.labels is not None and model.encode_text is not None:
-        classes = class_features(model.encode_text, data.class_names, data.templates)
-        labels = torch.tensor([data.labels[index] for index in indices])
-        top1 = 100 * (features.float() @ classes.T).argmax(1).eq(labels).float().mean().item()
-    return feature_damage(features, full).mean().item(), top1
+        top1 = None
+        if classes is not None and labels is not None:
+            top1 = 100 * (features.float() @ classes.T).argmax(1).eq(labels).float().mean().item()
+        return feature_damage(features, full).mean().item(), top1
+
+    return quality
 
 
 def _macs(model: nn.Module, settings: SearchSettings) -> float:
