@@ -26,11 +26,8 @@ from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
 from patchranking.files import write_json
 from patchranking.pruning.select import gather_tokens, kept_count
-from patchranking.ranking.iterative import iterative
-from patchranking.ranking.leave_out import leave_out
 from patchranking.ranking.scores import feature_damage
 from patchranking.ranking.search import SEARCHES, SearchSettings, prepare_search
-from patchranking.ranking.sketched import sketched
 from patchranking.towers import as_tower
 from patchranking.towers.load import LoadedModel, load_model
 from patchranking.towers.zero_shot import class_features
@@ -165,10 +162,9 @@ def _judge(
 
 def _macs(model: nn.Module, settings: SearchSettings) -> float:
     """MACs of a search on one image, backward passes included, counted on a model without data."""
-    function = {"leave-out": leave_out, "iterative": iterative}.get(settings.search, sketched)
     shadow = as_tower(copy.deepcopy(model).to("meta"))
     pixels = torch.empty(1, 3, *shadow.image_size, device="meta")
-    return count_macs(lambda batch: function(shadow, batch, **settings.arguments), pixels)
+    return count_macs(lambda batch: settings.function(shadow, batch, **settings.arguments), pixels)
 
 
 def _cost_by_patches(searches: list[str]) -> list[dict[str, Any]]:

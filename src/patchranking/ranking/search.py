@@ -65,6 +65,12 @@ class SearchSettings:
             raise UserError(f"Unknown score '{self.score}': choose from {', '.join(SCORES)}.")
 
     @property
+    def function(self) -> Callable[..., Ranking]:
+        """The search function."""
+        functions: dict[str, Callable[..., Ranking]] = {"leave-out": leave_out, "iterative": iterative}
+        return functions.get(self.search, sketched)
+
+    @property
     def arguments(self) -> dict[str, int]:
         """The arguments of the search function, those of other searches left out."""
         if self.search == "leave-out":
@@ -97,8 +103,7 @@ def prepare_search(model: LoadedModel, data: ImageData, settings: SearchSettings
     if settings.search.startswith("sketched"):
         nothing = torch.zeros(1, tower.num_prefix_tokens + tower.num_patches, tower.width)
         tower.pool(nothing.to(tower.device, tower.dtype), gates=torch.ones(1, tower.num_patches, device=tower.device))
-    functions: dict[str, Callable[..., Ranking]] = {"leave-out": leave_out, "iterative": iterative}
-    search = partial(functions.get(settings.search, sketched), tower, **settings.arguments)
+    search = partial(settings.function, tower, **settings.arguments)
     score = _scores(model, data, settings.score)
     return lambda pixels, indices: search(pixels.to(tower.device, tower.dtype), score=score(indices))
 
