@@ -28,7 +28,7 @@ SearchName = Literal["sketched", "sketched-quality", "leave-out", "iterative"]
 ScoreName = Literal["preservation", "label", "confidence"]
 SEARCHES: tuple[str, ...] = get_args(SearchName)
 SCORES: tuple[str, ...] = get_args(ScoreName)
-_EFFORT = {"sketched": {"num_probes": 3, "steps": 12}, "sketched-quality": {"num_probes": 5, "steps": 26}}
+_EFFORT = {"sketched": {"num_probes": 3, "steps": 12}, "sketched-quality": {"num_probes": 4, "steps": 27}}
 
 Search = Callable[[Tensor, Sequence[int]], Ranking]
 """Ranks a batch, given its pixels ``(batch, 3, height, width)`` and the images' indices in the data set."""

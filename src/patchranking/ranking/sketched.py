@@ -17,13 +17,13 @@ from patchranking.towers import VisionTower
 
 __all__ = ["sketched"]
 
-_SWEEPS = 2
-"""Times the steps go through the keep rates, first with soft gates and long steps, then sharper and shorter."""
+_STEPS_A_SWEEP = 9
+"""About so many steps go once through the keep rates: first with soft gates and long steps, then sharper, shorter."""
 _KEPT_SHARES = (0.85, 0.2)
 """Keep rates at which the order is mended, from the largest to the smallest."""
 _SOFTNESS = (0.1, 0.03)
 """Width of the gates' threshold in places of the order, at the first and the last step."""
-_STEP = (0.05, 0.02)
+_STEP = (0.06, 0.012)
 """Root mean square of a step, in places of the order, at the first and the last step."""
 _REACH = 3.0
 """Patches further than this many widths below the threshold are left out of the pass."""
@@ -76,7 +76,8 @@ def sketched(
         moved = sketch.square().sum(1).sqrt()
         importance = places(moved.argsort(dim=1, stable=True))
         stiffness = moved + _SOFTEST * moved.mean(1, keepdim=True)
-        per_sweep = math.ceil(steps / _SWEEPS)
+        sweeps = max(1, math.ceil(steps / _STEPS_A_SWEEP))
+        per_sweep = math.ceil(steps / sweeps)
         for index in range(steps):
             course = index / max(1, steps - 1)
             share = _between(_KEPT_SHARES, index % per_sweep / max(1, per_sweep - 1))
