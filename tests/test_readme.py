@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from patchranking import cli
-from patchranking.predictor.networks import MixerPredictor
+from patchranking.predictor.networks import Predictor
 from patchranking.pruning.pruner import BaseModel, Pruner
 from patchranking.pruning.schedule import Schedule
 
@@ -22,7 +22,7 @@ def test_the_three_lines_run_on_an_open_clip_model(tmp_path, monkeypatch, case):
     if not hasattr(case.model, "encode_image"):
         pytest.skip("the three lines call encode_image, as open_clip models have it")
     tower = case.tower
-    predictor = MixerPredictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
+    predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
     Pruner(predictor, BaseModel.of(tower, "tiny"), Schedule(3, 0.6)).save_pretrained(tmp_path / "runs/fit")
     monkeypatch.chdir(tmp_path)
     names = {"model": case.model, "images": case.pixels}

@@ -19,6 +19,8 @@ from patchranking.evaluation.evaluate import EvaluationSettings
 from patchranking.evaluation.evaluate import evaluate as run_evaluation
 from patchranking.files import write_json
 from patchranking.predictor.fit import fit_pruner
+from patchranking.predictor.losses import LossName
+from patchranking.predictor.networks import NetworkName
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
 from patchranking.ranking.job import rank_dataset
@@ -82,8 +84,12 @@ def fit(
     model: str,
     data: str,
     out: Path = Path("runs/fit"),
+    objective: Literal["distill", "imitate", "both"] = "distill",
     rankings: Path | None = None,
     keep: float = 0.6,
+    steps: int = 250,
+    network: NetworkName = "mixer",
+    loss: LossName = "listnet",
     search: SearchName = "sketched",
     score: ScoreName = "preservation",
     block: int = 3,
@@ -92,18 +98,22 @@ def fit(
     seed: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Fits a pruner to golden rankings (Phase II); ranks the images first where no rankings are given.
+    """Fits a pruner (Phase II) by what its choice does to the image feature, by golden rankings, or by both.
 
     Args:
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
         data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], or folders joined by commas.
         out: Folder for the pruner.
-        rankings: Folder written by rank for the same model and images.
+        objective: distill needs no rankings; imitate learns golden rankings; both imitates, then distills.
+        rankings: Folder written by rank for the same model and images, to imitate; distill becomes both.
         keep: Keep rate stored with the pruner; it can be changed later without fitting again.
-        search: How the patches are ranked, unless rankings are given.
-        score: What counts as damage, unless rankings are given.
+        steps: Steps of distillation.
+        network: The predictor; mlp and transformer take any number of patches.
+        loss: How rankings are imitated.
+        search: How the patches are ranked for imitation, unless rankings are given.
+        score: What counts as damage in that ranking, unless rankings are given.
         block: Patches are removed before this block, unless rankings are given.
-        epochs: Passes over the images.
+        epochs: Passes of imitation over the images.
         limit: At most so many images, drawn by seed.
         seed: Random seed.
         device: cpu, cuda, cuda:1, mps, ...
@@ -114,18 +124,27 @@ def fit(
     loaded = _load(model, device, seed)
     images = load_data(data, limit, seed, "train")
     _make_folder(out)
-    if rankings is None:
+    if rankings is None and objective != "distill":
         rankings = out / "rankings"
         rank_dataset(loaded, images, rankings, SearchSettings(search, score, block, seed=seed))
-    pruner, report = fit_pruner(loaded, images, rankings, keep, epochs, seed)
+    distilled = 0 if objective == "imitate" else steps
+    pruner, report = fit_pruner(loaded, images, rankings, keep, block, distilled, epochs, network, loss, seed)
     pruner.save_pretrained(out)
-    settings = finished_manifest(rankings)["settings"]
-    write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": settings})
+    ranked = None if rankings is None else finished_manifest(rankings)["settings"]
+    write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": ranked})
+    if report.imitation is not None:
+        rate, chance = report.imitation.matching_rate, report.imitation.chance
+        print(f"matching rate {rate:.3f} (chance {chance:.3f}) on {report.imitation.n_held_out} held-out images")
+    if report.distillation is not None:
+        errors = ", ".join(f"{error:.4f} at {rate}" for rate, error in report.distillation.feature_error.items())
+        print(f"1 - cosine to the dense feature, {report.distillation.n_held_out} held-out images: {errors}")
+    left_out = len(images) - report.n_images - len(report.skipped)
     print(
-        f"matching rate {report.matching_rate:.3f} (chance {report.chance:.3f}) on {report.n_held_out} held-out "
-        f"images; {len(images)} images in = {report.n_train + report.n_held_out} used + "
-        f"{len(images) - report.n_train - report.n_held_out} without a ranking; wrote {out}"
+        f"{len(images)} images in = {report.n_images} used + {len(report.skipped)} skipped + {left_out} without a "
+        f"ranking; wrote {out}"
     )
+    for key, reason in report.skipped.items():
+        print(f"skipped {key}: {reason}")
 
 
 def evaluate(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
-from patchranking.predictor.networks import MixerPredictor
+from patchranking.predictor.networks import Predictor
 from patchranking.pruning.pruner import BaseModel, Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.sketched import sketched
@@ -42,7 +42,7 @@ def model(tower):
 
 @pytest.fixture
 def pruner(tower):
-    return Pruner(MixerPredictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), Schedule(3, 0.6)).eval()
+    return Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), Schedule(3, 0.6)).eval()
 
 
 def settings(**changes):

@@ -10,44 +10,10 @@ from PIL import Image
 from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
 from patchranking.predictor import fit
-from patchranking.predictor.fit import FitReport, fit_predictor, fit_pruner
-from patchranking.predictor.networks import MixerPredictor
+from patchranking.predictor.fit import fit_pruner
+from patchranking.predictor.imitate import Imitation
 from patchranking.pruning.fingerprint import fingerprint
 from patchranking.ranking.store import shard_name, write_manifest, write_shard
-
-
-def test_it_learns_a_readable_importance_and_reports_the_held_out_images():
-    tokens = torch.randn(160, 13, 16)
-    importance = tokens[:, 1:, 3] + 0.05 * torch.randn(160, 12)
-    network = MixerPredictor(16, 1, 12)
-    report = fit_predictor(network, tokens, importance, epochs=60)
-    assert (report.n_train, report.n_held_out, report.chance) == (144, 16, 0.5)
-    assert report.matching_rate > 0.85
-    fresh = torch.randn(50, 13, 16)
-    agreement = torch.corrcoef(torch.stack([network(fresh).flatten(), fresh[:, 1:, 3].flatten()]))[0, 1]
-    assert agreement > 0.85
-
-
-def test_the_epoch_kept_is_the_best_on_held_out_images():
-    tokens, importance = torch.randn(20, 13, 16), torch.randn(20, 12)
-    network = MixerPredictor(16, 1, 12)
-    report = fit_predictor(network, tokens, importance, epochs=40, learning_rate=1e-2)
-    assert report.epoch < 40
-
-
-def test_the_same_seed_gives_the_same_predictor():
-    tokens, importance, weights = torch.randn(20, 13, 16), torch.randn(20, 12), []
-    for _ in range(2):
-        torch.manual_seed(1)
-        network = MixerPredictor(16, 1, 12)
-        fit_predictor(network, tokens, importance, epochs=3, seed=5)
-        weights.append(network.score[1].weight.clone())
-    assert torch.equal(*weights)
-
-
-def test_too_few_images_are_refused():
-    with pytest.raises(UserError, match="at least 4"):
-        fit_predictor(MixerPredictor(16, 1, 12), torch.randn(3, 13, 16), torch.randn(3, 12))
 
 
 @pytest.fixture
@@ -88,10 +54,12 @@ def pictures(tower, tmp_path):
 IMPORTANCE = {f"{index}.png": np.roll(np.arange(16, dtype=np.float32), 3 * index) for index in range(1, 6)}
 
 
-def test_the_pruner_attaches(pictures, store):
+@pytest.mark.parametrize("steps", [0, 2])
+def test_the_pruner_attaches(pictures, store, steps):
     model, data = pictures
-    pruner, report = fit_pruner(model, data, store("rankings", IMPORTANCE), keep=0.5, epochs=2)
-    assert report.n_train + report.n_held_out == 5
+    pruner, report = fit_pruner(model, data, store("rankings", IMPORTANCE), keep=0.5, steps=steps, epochs=2)
+    assert report.n_images == report.imitation.n_train + report.imitation.n_held_out == 5
+    assert (report.distillation is not None) == (steps > 0)
     assert pruner.schedule.to_dict() == {"2": 0.5}
     with pruner.attached(model.tower):
         model.tower(torch.randn(1, 3, 32, 32))
@@ -112,13 +80,13 @@ def test_rankings_are_joined_by_key(pictures, store, monkeypatch):
     model, data = pictures[0], Shuffled(pictures[1], [3, 5, 0, 1, 6, 4, 2])
     seen = []
 
-    def spy(predictor, tokens, importance, **options):
+    def spy(predictor, tokens, importance, *options, **others):
         seen.extend(zip(tokens, importance, strict=True))
-        return FitReport(4, 1, 1, 0.0, 0.5, 0.5)
+        return Imitation(4, 1, 1, 0.0, 0.5, 0.5)
 
-    monkeypatch.setattr(fit, "fit_predictor", spy)
+    monkeypatch.setattr(fit, "imitate", spy)
     foreign = {"another.png": np.zeros(16, np.float32)}
-    fit_pruner(model, data, store("rankings", foreign | dict(reversed(IMPORTANCE.items()))))
+    fit_pruner(model, data, store("rankings", foreign | dict(reversed(IMPORTANCE.items()))), steps=0)
     assert len(seen) == 5
     for key, row in IMPORTANCE.items():
         image = model.preprocess(data.image(data.keys.index(key)))
@@ -130,7 +98,7 @@ def test_rankings_are_joined_by_key(pictures, store, monkeypatch):
 def test_the_order_of_the_stored_rankings_is_of_no_account(pictures, store):
     model, data = pictures
     folders = store("rankings", IMPORTANCE), store("turned", dict(reversed(IMPORTANCE.items())))
-    (first, _), (second, _) = (fit_pruner(model, data, folder, epochs=2) for folder in folders)
+    (first, _), (second, _) = (fit_pruner(model, data, folder, steps=2, epochs=2) for folder in folders)
     for name, weight in first.state_dict().items():
         assert torch.equal(weight, second.state_dict()[name])
 
@@ -140,7 +108,7 @@ def test_the_features_cached_enter_the_block_that_was_ranked(pictures, store, mo
     seen = []
     embed = model.tower.embed
     monkeypatch.setattr(model.tower, "embed", lambda pixels, upto=0: seen.append(upto) or embed(pixels, upto))
-    fit_pruner(model, data, store("rankings", IMPORTANCE), epochs=1)
+    fit_pruner(model, data, store("rankings", IMPORTANCE), steps=0, epochs=1)
     assert set(seen) == {2}
 
 
@@ -151,3 +119,25 @@ def test_rankings_of_another_model_or_other_images_are_refused(pictures, store):
     other = [value + 1 for value in fingerprint(model.tower)]
     with pytest.raises(UserError, match="weights differ"):
         fit_pruner(model, data, store("foreign", IMPORTANCE, fingerprint=other))
+
+
+def test_without_rankings_every_readable_image_is_distilled_from(pictures):
+    model, data = pictures
+    pruner, report = fit_pruner(model, data, block=2, steps=2, network="mlp")
+    assert report.n_images == report.distillation.n_train + report.distillation.n_held_out == 6
+    assert list(report.skipped) == ["broken.png"]
+    assert report.imitation is None
+    assert pruner.schedule.to_dict() == {"2": 0.6}
+    assert pruner.predictor.config["network"] == "mlp"
+
+
+def test_nothing_to_learn_from_is_refused(pictures):
+    model, data = pictures
+    with pytest.raises(UserError, match="Nothing to fit to"):
+        fit_pruner(model, data, steps=0)
+    with pytest.raises(UserError, match="blocks 0 to 4"):
+        fit_pruner(model, data, block=7, steps=1)
+    with pytest.raises(UserError, match="Unknown loss"):
+        fit_pruner(model, data, loss="hinge")
+    with pytest.raises(UserError, match="Unknown network"):
+        fit_pruner(model, data, steps=1, network="cnn")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchranking.predictor.losses import listnet, matching_rate, standardise
+from patchranking.predictor.losses import LOSSES, bce, listnet, margin, standardise, top_list
 
 lists = st.integers(3, 8).flatmap(
     lambda n: st.tuples(*(st.lists(st.floats(-3, 3), min_size=n, max_size=n, unique=True) for _ in range(2)))
@@ -27,9 +27,43 @@ def test_listnet_equals_the_formula(pair):
     assert found.item() == pytest.approx(expected, rel=1e-6)
 
 
-def test_listnet_gradient():
+@given(lists)
+def test_bce_equals_the_formula(pair):
+    scores, golden = (torch.tensor([row], dtype=torch.double) for row in pair)
+    target, predicted = standardise(golden).sigmoid(), scores.sigmoid()
+    expected = -(target * predicted.log() + (1 - target) * (1 - predicted).log()).mean()
+    assert bce(scores, golden).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.integers(0, 4)), min_size=2, max_size=7))
+def test_margin_equals_the_loop_over_pairs_without_ties(patches):
+    short = [max(0.0, 1 - (s - t)) for s, i in patches for t, j in patches if i > j]
+    scores, golden = torch.tensor(patches, dtype=torch.double).T[:, None]
+    assert margin(scores, golden).item() == pytest.approx(sum(short) / max(1, len(short)), abs=1e-9)
+
+
+@given(st.permutations(range(10)), st.lists(st.floats(-3, 3), min_size=10, max_size=10))
+def test_top_list_equals_the_mean_over_the_tops(golden, scores):
+    log_p = [s - math.log(sum(map(math.exp, scores))) for s in scores]
+    tops = [[log_p[i] for i in range(10) if golden[i] >= 10 - k] for k in (3, 4, 5, 6, 7, 8)]
+    expected = -sum(sum(top) / len(top) for top in tops) / len(tops)
+    found = top_list(torch.tensor([scores], dtype=torch.double), torch.tensor([golden], dtype=torch.double))
+    assert found.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradients(name):
     scores = torch.randn(3, 6, dtype=torch.double, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda s: listnet(s, torch.arange(18.0).double().view(3, 6) ** 1.3), scores)
+    golden = torch.arange(18.0).double().view(3, 6) ** 1.3
+    assert torch.autograd.gradcheck(lambda s: LOSSES[name](s, golden), scores)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_golden_order_beats_its_reverse_and_a_constant(name):
+    golden = torch.randn(4, 20)
+    right = LOSSES[name](standardise(golden), golden)
+    assert right < LOSSES[name](torch.zeros(4, 20), golden)
+    assert right < LOSSES[name](-standardise(golden), golden)
 
 
 def test_a_constant_prediction_is_not_optimal_and_the_golden_one_is():
@@ -44,10 +78,3 @@ def test_a_constant_prediction_is_not_optimal_and_the_golden_one_is():
 
 def test_standardise_of_a_constant_row_is_zero():
     assert torch.equal(standardise(torch.full((1, 5), 3.0)), torch.zeros(1, 5))
-
-
-@given(st.permutations(range(8)), st.permutations(range(8)), st.integers(1, 8))
-def test_matching_rate_is_the_overlap_of_the_tops(first, second, count):
-    a, b = torch.tensor([first]), torch.tensor([second])
-    tops = [{i for i in range(8) if row[i] >= 8 - count} for row in (first, second)]
-    assert matching_rate(a, b, count) == pytest.approx(len(tops[0] & tops[1]) / count)

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from patchranking.errors import UserError
-from patchranking.predictor.networks import MixerPredictor
+from patchranking.predictor.networks import Predictor
 from patchranking.pruning.pruner import BaseModel, Pruner
 from patchranking.pruning.schedule import Schedule
 
 
 def make(tower, keep=0.5, block=3):
-    predictor = MixerPredictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
+    predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
     return Pruner(predictor, BaseModel.of(tower, "tiny"), Schedule(block, keep)).eval()
 
 

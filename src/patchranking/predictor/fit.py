@@ -1,26 +1,27 @@
-"""Fits a predictor to golden rankings (Phase II)."""
+"""Fits a pruner to a model on some images: by distillation, by imitation of golden rankings, or one after the other."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from patchranking.data import ImageData, read_batches
 from patchranking.errors import UserError
-from patchranking.predictor.losses import listnet, matching_rate
-from patchranking.predictor.networks import MixerPredictor
+from patchranking.predictor.distill import Distillation, distill
+from patchranking.predictor.imitate import Imitation, imitate
+from patchranking.predictor.losses import LOSSES
+from patchranking.predictor.networks import Predictor
 from patchranking.pruning.fingerprint import matches
 from patchranking.pruning.pruner import BaseModel, Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.store import finished_manifest, iter_rankings
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["FitReport", "fit_predictor", "fit_pruner"]
+__all__ = ["FitReport", "fit_pruner"]
 
 _IMAGES_PER_BATCH = 32
 
@@ -30,129 +31,103 @@ class FitReport:
     """How a fit went.
 
     Attributes:
-        n_train: Images fitted to.
-        n_held_out: Images held out to choose the epoch.
-        epoch: The chosen epoch, from 1.
-        loss: Its ListNet loss on the held-out images.
-        matching_rate: Share of the golden top half found in the predicted top half, held-out images.
-        chance: What random scores would reach.
+        n_images: Images used, those held out included.
+        skipped: Key -> why an image could not be read.
+        imitation: How the imitation went, where there was one.
+        distillation: How the distillation went, where there was one.
     """
 
-    n_train: int
-    n_held_out: int
-    epoch: int
-    loss: float
-    matching_rate: float
-    chance: float
-
-
-def fit_predictor(
-    predictor: MixerPredictor,
-    tokens: Tensor,
-    importance: Tensor,
-    loss: Callable[[Tensor, Tensor], Tensor] = listnet,
-    epochs: int = 50,
-    batch_size: int = 32,
-    learning_rate: float = 1e-3,
-    weight_decay: float = 1e-2,
-    held_out_share: float = 0.1,
-    seed: int = 0,
-) -> FitReport:
-    """Trains a predictor in place on cached tokens and keeps the epoch that is best on held-out images.
-
-    Args:
-        predictor: The network.
-        tokens: Tokens that enter the pruned block, ``(images, prefix + patches, width)``, any floating type.
-        importance: Golden importance ``(images, patches)``.
-        loss: Function of predicted scores and golden importance.
-        epochs: Passes over the images, under a cosine schedule down to a tenth.
-        batch_size: Images a step.
-        learning_rate: AdamW's.
-        weight_decay: AdamW's.
-        held_out_share: Share of the images that choose the epoch.
-        seed: Seed of the split and the order.
-
-    Returns:
-        The figures of the chosen epoch.
-
-    Raises:
-        UserError: If there are fewer than 4 images.
-    """
-    if len(tokens) < 4:
-        raise UserError(f"A predictor needs at least 4 ranked images, better some hundreds, not {len(tokens)}.")
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(tokens), generator=generator)
-    n_held_out = max(1, round(held_out_share * len(tokens)))
-    held_out, train = order[:n_held_out], order[n_held_out:]
-    optimiser = torch.optim.AdamW(predictor.parameters(), lr=learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs, learning_rate / 10)
-    half = importance.shape[1] // 2
-    best: FitReport | None = None
-    best_state: dict[str, Tensor] = {}
-    with tqdm(range(1, epochs + 1), desc="fit", unit="epoch") as bar:
-        for epoch in bar:
-            predictor.train()
-            for batch in train[torch.randperm(len(train), generator=generator)].split(batch_size):
-                optimiser.zero_grad(set_to_none=True)
-                loss(predictor(tokens[batch].float()), importance[batch]).backward()
-                optimiser.step()
-            schedule.step()
-            predictor.eval()
-            with torch.inference_mode():
-                scores = predictor(tokens[held_out].float())
-            value = loss(scores, importance[held_out]).item()
-            if best is None or value < best.loss:
-                rate = matching_rate(scores, importance[held_out], half)
-                best = FitReport(len(train), len(held_out), epoch, value, rate, half / importance.shape[1])
-                best_state = {name: weight.clone() for name, weight in predictor.state_dict().items()}
-            bar.set_postfix(loss=f"{value:.3f}")
-    assert best is not None
-    predictor.load_state_dict(best_state)
-    return best
+    n_images: int
+    skipped: dict[str, str]
+    imitation: Imitation | None
+    distillation: Distillation | None
 
 
 def fit_pruner(
-    model: LoadedModel, data: ImageData, rankings: Path, keep: float = 0.6, epochs: int = 50, seed: int = 0
+    model: LoadedModel,
+    data: ImageData,
+    rankings: Path | None = None,
+    keep: float = 0.6,
+    block: int = 3,
+    steps: int = 250,
+    epochs: int = 50,
+    network: str = "mixer",
+    loss: str = "listnet",
+    seed: int = 0,
 ) -> tuple[Pruner, FitReport]:
-    """Fits a pruner for a model to rankings of its images.
+    """Fits a pruner for a model.
 
     Args:
-        model: The model the rankings were made with.
-        data: The images, in any order; those without a ranking are left out.
-        rankings: Folder of golden rankings, joined by key.
+        model: The model.
+        data: The images, in any order.
+        rankings: Folder of golden rankings of these images, joined by key, to imitate first; images without a ranking
+            are left out, and the block is the one ranked.
         keep: Keep rate stored with the pruner.
-        epochs: Passes over the images.
+        block: Patches are dropped before this block.
+        steps: Steps of distillation; 0 leaves it out.
+        epochs: Passes of imitation over the images.
+        network: mixer, mlp or transformer.
+        loss: Of the imitation: listnet, bce, margin or top-list.
         seed: Random seed.
 
     Raises:
-        UserError: If the rankings are incomplete, or belong to another model or to other images.
+        UserError: If the rankings are incomplete or belong to another model or to other images, if there is nothing to
+            learn from, or if no image can be read.
     """
-    settings = finished_manifest(rankings)["settings"]
+    if loss not in LOSSES:
+        raise UserError(f"Unknown loss '{loss}': choose from {', '.join(LOSSES)}.")
+    if rankings is None and steps < 1:
+        raise UserError("Nothing to fit to: give rankings to imitate, or 1 or more steps of distillation.")
     base = BaseModel.of(model.tower, model.name)
-    schedule = Schedule(settings["block"], keep)
+    golden: dict[int, Tensor] = {}
+    if rankings is not None:
+        golden, block = _golden(base, data, rankings)
+    schedule = Schedule(block, keep)
+    schedule.check(model.tower)
+    chosen = sorted(golden) if rankings is not None else None
+    used, skipped, tokens, features = _cache(model, data, chosen, block, dense=steps > 0)
+    torch.manual_seed(seed)
+    predictor = Predictor(model.tower.width, model.tower.num_prefix_tokens, model.tower.num_patches, network)
+    imitation = distillation = None
+    if rankings is not None:
+        importance = torch.stack([golden[index] for index in used])
+        imitation = imitate(predictor, tokens, importance, LOSSES[loss], epochs, seed=seed)
+    if features is not None:
+        predictor.to(model.tower.device)
+        distillation = distill(predictor, model.tower, tokens, features, block, steps, seed=seed)
+    return Pruner(predictor, base, schedule).eval(), FitReport(len(used), skipped, imitation, distillation)
+
+
+def _golden(base: BaseModel, data: ImageData, rankings: Path) -> tuple[dict[int, Tensor], int]:
+    """Golden importance by index of the image, and the block it was searched for."""
+    settings = finished_manifest(rankings)["settings"]
     if not matches(settings["fingerprint"], base.fingerprint):
         raise UserError(
-            f"These rankings were made with '{settings['model']}', whose weights differ from '{model.name}': "
+            f"These rankings were made with '{settings['model']}', whose weights differ from '{base.name}': "
             "rank the images with this model."
         )
     index_of = {key: index for index, key in enumerate(data.keys)}
     golden = {index_of[key]: torch.from_numpy(row) for key, row in iter_rankings(rankings) if key in index_of}
     if not golden:
         raise UserError("None of these images has a ranking in the folder given: rank them first.")
-    cached: list[Tensor] = []
+    return golden, settings["block"]
+
+
+@torch.no_grad()
+def _cache(
+    model: LoadedModel, data: ImageData, chosen: Sequence[int] | None, block: int, dense: bool
+) -> tuple[list[int], dict[str, str], Tensor, Tensor | None]:
+    """Images read, those skipped, the tokens that enter the block in float16, and the dense features if asked for."""
     used: list[int] = []
     skipped: dict[str, str] = {}
-    with torch.inference_mode():
-        for found, pixels in read_batches(
-            data, model.preprocess, _IMAGES_PER_BATCH, skipped, sorted(golden), "cache tokens"
-        ):
-            tokens = model.tower.embed(pixels.to(model.tower.device, model.tower.dtype), schedule.block)
-            cached.append(tokens.half().cpu())
-            used += found
+    tokens: list[Tensor] = []
+    features: list[Tensor] = []
+    for found, pixels in read_batches(data, model.preprocess, _IMAGES_PER_BATCH, skipped, chosen, "cache tokens"):
+        entering = model.tower.embed(pixels.to(model.tower.device, model.tower.dtype), block)
+        tokens.append(entering.half().cpu())
+        if dense:
+            features.append(model.tower.pool(model.tower.run(entering, block)).float().cpu())
+        used += found
     if not used:
-        raise UserError(f"None of the ranked images can be read any more, for example: {next(iter(skipped.items()))}.")
-    importance = torch.stack([golden[index] for index in used])
-    torch.manual_seed(seed)
-    predictor = MixerPredictor(model.tower.width, model.tower.num_prefix_tokens, model.tower.num_patches)
-    report = fit_predictor(predictor, torch.cat(cached), importance, epochs=epochs, seed=seed)
-    return Pruner(predictor, base, schedule).eval(), report
+        raise UserError(f"None of the images can be read, for example: {next(iter(skipped.items()))}.")
+    return used, skipped, torch.cat(tokens), torch.cat(features) if dense else None

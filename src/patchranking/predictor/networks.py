@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-__all__ = ["MixerPredictor"]
+from patchranking.errors import UserError
+
+__all__ = ["NETWORKS", "NetworkName", "Predictor"]
+
+NetworkName = Literal["mixer", "mlp", "transformer"]
+NETWORKS: tuple[str, ...] = get_args(NetworkName)
+_TOKEN_HIDDEN = 16
+_HEADS = 4
 
 
-class MixerPredictor(nn.Module):
-    """One MLP-Mixer block over reduced tokens (paper, section 3.2, Mix-MLP).
+class Predictor(nn.Module):
+    """Scores patches from the tokens that enter the pruned block (paper, section 3.2 and Table 6).
 
-    Prefix tokens take part in the mixing as context and get no score.
+    Tokens are reduced to few channels, a body lets them see one another, and each patch gets a score.
 
     Args:
         width: Channels of the tower's tokens.
         num_prefix_tokens: Tokens before the patches.
-        num_patches: Patches the token mixing is built for.
+        num_patches: Patches of an image.
+        network: The body: ``mixer`` (built for this number of patches), ``mlp`` or ``transformer`` (for any number).
+        context: Whether the prefix tokens take part in the body; they never get a score.
         channels: Reduced channels.
-        token_hidden: Hidden units of the token-mixing MLP.
-        channel_hidden: Hidden units of the channel-mixing MLP.
+
+    Raises:
+        UserError: If there is no such network.
     """
 
     def __init__(
@@ -26,26 +40,27 @@ class MixerPredictor(nn.Module):
         width: int,
         num_prefix_tokens: int,
         num_patches: int,
+        network: str = "mixer",
+        context: bool = True,
         channels: int = 32,
-        token_hidden: int = 16,
-        channel_hidden: int = 64,
     ) -> None:
         super().__init__()
-        self.num_prefix_tokens = num_prefix_tokens
-        self.config = {
+        if network not in _BODIES:
+            raise UserError(f"Unknown network '{network}': choose from {', '.join(NETWORKS)}.")
+        self.config: dict[str, Any] = {
             "width": width,
             "num_prefix_tokens": num_prefix_tokens,
             "num_patches": num_patches,
+            "network": network,
+            "context": context,
             "channels": channels,
-            "token_hidden": token_hidden,
-            "channel_hidden": channel_hidden,
         }
-        tokens = num_prefix_tokens + num_patches
+        self.num_prefix_tokens = num_prefix_tokens
+        self.num_context_tokens = num_prefix_tokens if context else 0
+        self.num_patches = num_patches
+        self.any_length = network != "mixer"
         self.reduce = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
-        self.token_norm = nn.LayerNorm(channels)
-        self.token_mixing = _mlp(tokens, token_hidden)
-        self.channel_norm = nn.LayerNorm(channels)
-        self.channel_mixing = _mlp(channels, channel_hidden)
+        self.body = _BODIES[network](channels, self.num_context_tokens, num_patches)
         self.score = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, 1))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -56,12 +71,77 @@ class MixerPredictor(nn.Module):
 
         Returns:
             Importance ``(batch, patches)``, higher = keep.
+
+        Raises:
+            UserError: If a Mixer gets another number of patches than it was built for.
         """
-        x = self.reduce(tokens)
+        patches = tokens.shape[1] - self.num_prefix_tokens
+        if patches != self.num_patches and not self.any_length:
+            raise UserError(
+                f"This mixer was fitted to {self.num_patches} patches, and {patches} came: fit one for this image "
+                "size, or a network that takes any number, mlp or transformer."
+            )
+        x = self.body(self.reduce(tokens[:, self.num_prefix_tokens - self.num_context_tokens :]))
+        return self.score(x[:, self.num_context_tokens :]).squeeze(-1)
+
+
+class _MixerBody(nn.Module):
+    """One MLP-Mixer block: token mixing, then channel mixing, both pre-norm and residual."""
+
+    def __init__(self, channels: int, context: int, patches: int) -> None:
+        super().__init__()
+        self.token_norm = nn.LayerNorm(channels)
+        self.token_mixing = _mlp(context + patches, _TOKEN_HIDDEN)
+        self.channel_norm = nn.LayerNorm(channels)
+        self.channel_mixing = _mlp(channels, 2 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
         x = x + self.token_mixing(self.token_norm(x).transpose(1, 2)).transpose(1, 2)
-        x = x + self.channel_mixing(self.channel_norm(x))
-        return self.score(x[:, self.num_prefix_tokens :]).squeeze(-1)
+        return x + self.channel_mixing(self.channel_norm(x))
+
+
+class _MLPBody(nn.Module):
+    """A channel MLP for every token by itself; the mean of the context tokens is added to every patch."""
+
+    def __init__(self, channels: int, context: int, patches: int) -> None:
+        super().__init__()
+        self.context = context
+        self.share = nn.Linear(channels, channels) if context else None
+        self.norm = nn.LayerNorm(channels)
+        self.mlp = _mlp(channels, 2 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.share is not None:
+            x = x + self.share(x[:, : self.context].mean(1, keepdim=True))
+        return x + self.mlp(self.norm(x))
+
+
+class _TransformerBody(nn.Module):
+    """One pre-norm transformer block."""
+
+    def __init__(self, channels: int, context: int, patches: int) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(channels)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+        self.norm = nn.LayerNorm(channels)
+        self.mlp = _mlp(channels, 2 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, tokens, channels = x.shape
+        heads = self.qkv(self.attention_norm(x)).view(batch, tokens, 3, _HEADS, channels // _HEADS)
+        query, key, value = heads.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(x.shape)
+        x = x + self.out(attended)
+        return x + self.mlp(self.norm(x))
 
 
 def _mlp(size: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(size, hidden), nn.GELU(), nn.Linear(hidden, size))
+
+
+_BODIES: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "mixer": _MixerBody,
+    "mlp": _MLPBody,
+    "transformer": _TransformerBody,
+}

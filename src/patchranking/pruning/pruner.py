@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from patchranking.errors import UserError
 from patchranking.files import replacing, write_json
-from patchranking.predictor.networks import MixerPredictor
+from patchranking.predictor.networks import Predictor
 from patchranking.pruning.attach import attach_scorer
 from patchranking.pruning.fingerprint import fingerprint, matches
 from patchranking.pruning.schedule import Schedule
@@ -27,7 +27,7 @@ __all__ = ["BaseModel", "Pruner"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Pruner(nn.Module, ModelHubMixin):
         schedule: Where patches go and how many stay.
     """
 
-    def __init__(self, predictor: MixerPredictor, base: BaseModel, schedule: Schedule) -> None:
+    def __init__(self, predictor: Predictor, base: BaseModel, schedule: Schedule) -> None:
         super().__init__()
         self.predictor = predictor
         self.base = base
@@ -242,7 +242,7 @@ class Pruner(nn.Module, ModelHubMixin):
                 f"'{model_id}' has pruner format {config.get('format')}, and this version reads format {FORMAT}: "
                 "install the version of patchranking that wrote it, or fit again."
             )
-        predictor = MixerPredictor(**config["predictor"])
+        predictor = Predictor(**config["predictor"])
         predictor.load_state_dict(load_file(file(WEIGHTS_FILE)))
         pruner = cls(predictor, BaseModel.from_dict(config["base_model"]), Schedule.from_dict(config["schedule"]))
         return pruner.eval()

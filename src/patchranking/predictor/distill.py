@@ -1,0 +1,171 @@
+"""Distillation: a predictor learns, through the frozen model, to keep the patches that keep the image feature."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from patchranking.errors import UserError
+from patchranking.predictor.losses import standardise
+from patchranking.pruning.select import gather_tokens, kept_count, top_patches
+from patchranking.ranking.gates import gated_features
+from patchranking.ranking.scores import feature_damage
+from patchranking.towers import VisionTower
+
+__all__ = ["Distillation", "distill", "soft_gates"]
+
+_KEEP_RATES = (0.3, 0.8)
+"""Every step draws its keep rate between these."""
+_WIDTHS = (0.5, 0.1)
+"""Width of the gates' threshold in standard deviations of an image's scores, at the first and the last step."""
+_REACH = 4.0
+"""Patches further than this many widths below the threshold are left out of the pass."""
+_WARM_UP = 20
+_REPORTED = (0.8, 0.6, 0.5, 0.4)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """How a distillation went.
+
+    Attributes:
+        n_train: Images fitted to.
+        n_held_out: Images held out; they only measure.
+        steps: Optimiser steps.
+        feature_error: Keep rate -> mean 1 - cosine of the pruned to the dense feature on the held-out images.
+    """
+
+    n_train: int
+    n_held_out: int
+    steps: int
+    feature_error: dict[str, float]
+
+
+def soft_gates(scores: Tensor, count: int, width: float) -> tuple[Tensor, Tensor]:
+    """Relaxes the choice of the ``count`` best patches to gates between 0 and 1.
+
+    A gate is the sigmoid of the distance of a patch's standardised score to the threshold, midway between the last
+    score kept and the first one dropped, in units of ``width``. As the width shrinks the gates become the hard choice.
+
+    Args:
+        scores: ``(batch, patches)``.
+        count: Patches that a hard choice keeps, fewer than there are.
+        width: Width of the threshold in standard deviations of the image's scores.
+
+    Returns:
+        Indices of the patches whose gates are not all but closed, ``(batch, open)``, and the logarithms of their gates
+        of the same shape.
+    """
+    scores = standardise(scores)
+    ordered = scores.detach().sort(dim=1, descending=True).values
+    threshold = ordered[:, count - 1 : count + 1].mean(1, keepdim=True)
+    reached = int((ordered > threshold - _REACH * width).sum(1).max())
+    patches = top_patches(scores.detach(), max(count, reached))
+    return patches, F.logsigmoid((scores - threshold) / width).gather(1, patches)
+
+
+def distill(
+    predictor: nn.Module,
+    tower: VisionTower,
+    tokens: Tensor,
+    features: Tensor,
+    block: int,
+    steps: int = 250,
+    batch_size: int = 32,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-2,
+    held_out_share: float = 0.1,
+    seed: int = 0,
+) -> Distillation:
+    """Trains a predictor in place by what its choice does to the feature; no ranking is needed.
+
+    Every step draws a keep rate, turns the scores into soft gates, runs the frozen blocks from ``block`` on with the
+    logarithms of the gates added to the attention logits, and descends on 1 - cosine to the dense feature. One
+    predictor learns all keep rates. A step costs about a forward and a backward pass of the later blocks on the gated
+    patches.
+
+    Args:
+        predictor: Scores tokens ``(batch, prefix + patches, width)``.
+        tower: The image encoder; its weights get no gradient.
+        tokens: Tokens that enter ``block``, ``(images, prefix + patches, width)``, any floating type, on any device.
+        features: Features of the dense model, ``(images, features)``.
+        block: Patches are dropped before this block.
+        steps: Optimiser steps (AdamW, warm-up, cosine schedule down to a twentieth).
+        batch_size: Images a step.
+        learning_rate: AdamW's.
+        weight_decay: AdamW's.
+        held_out_share: Share of the images held out.
+        seed: Seed of the split, the order and the keep rates.
+
+    Returns:
+        The sizes and the feature error on the held-out images.
+
+    Raises:
+        UserError: If there are fewer than 4 images, fewer than 2 patches, or the model's pooling cannot be gated.
+    """
+    if len(tokens) < 4:
+        raise UserError(f"A predictor needs at least 4 images, better some hundreds, not {len(tokens)}.")
+    if tower.num_patches < 2:
+        raise UserError("This model has a single patch: there is nothing to prune.")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(tokens), generator=generator)
+    n_held_out = max(1, round(held_out_share * len(tokens)))
+    held_out, train = order[:n_held_out], order[n_held_out:]
+    weights = list(predictor.parameters())
+    optimiser = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
+    waiting = torch.empty(0, dtype=torch.long)
+    predictor.train()
+    with tqdm(range(steps), desc="distill", unit="step") as bar:
+        for step in bar:
+            while len(waiting) < min(batch_size, len(train)):
+                waiting = torch.cat([waiting, train[torch.randperm(len(train), generator=generator)]])
+            batch, waiting = waiting[:batch_size], waiting[batch_size:]
+            low, high = _KEEP_RATES
+            keep = low + (high - low) * torch.rand((), generator=generator).item()
+            width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
+            entering = tokens[batch].to(tower.device, tower.dtype)
+            count = min(kept_count(keep, tower.num_patches), tower.num_patches - 1)
+            patches, log_gates = soft_gates(predictor(entering.float()), count, width)
+            kept = gather_tokens(entering, patches, tower.num_prefix_tokens)
+            damage = feature_damage(gated_features(tower, kept, log_gates, block), features[batch].to(tower.device))
+            loss = damage.mean()
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                weight.grad = gradient
+            nn.utils.clip_grad_norm_(weights, 1.0)
+            optimiser.step()
+            schedule.step()
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+    predictor.eval()
+    error = {str(rate): _error(predictor, tower, tokens, features, held_out, block, rate) for rate in _REPORTED}
+    return Distillation(len(train), len(held_out), steps, error)
+
+
+def _rate(step: int, steps: int) -> float:
+    """Warm-up, then half a cosine from 1 to a twentieth."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
+    return min(1.0, (step + 1) / _WARM_UP) * (0.05 + 0.95 * cosine)
+
+
+@torch.no_grad()
+def _error(
+    predictor: nn.Module,
+    tower: VisionTower,
+    tokens: Tensor,
+    features: Tensor,
+    images: Tensor,
+    block: int,
+    keep: float,
+) -> float:
+    total = 0.0
+    for batch in images.split(64):
+        entering = tokens[batch].to(tower.device, tower.dtype)
+        patches = top_patches(predictor(entering.float()), kept_count(keep, tower.num_patches))
+        kept = tower.pool(tower.run(gather_tokens(entering, patches, tower.num_prefix_tokens), block))
+        total += feature_damage(kept, features[batch].to(tower.device)).sum().item()
+    return total / len(images)
