@@ -207,9 +207,11 @@ def test_rank_fit_evaluate(run, tmp_path):
     assert set(dict(iter_rankings(ranked))) == {f"train/{index:07d}" for index in range(8)}
 
     data = ["demo:train", "--limit", 8]
-    status, out, err = run("fit", "demo", *data, "--rankings", ranked, "--epochs", 2, "--keep", 0.5, "--out", fitted)
+    status, out, err = run("fit", "demo", *data, "--rankings", ranked, "--epochs", 2, "--steps", 2, "--out", fitted)
     assert status == 0
-    assert f"8 images in = 8 used + 0 without a ranking; wrote {fitted}" in out
+    assert f"8 images in = 8 used + 0 skipped + 0 without a ranking; wrote {fitted}" in out
+    assert "matching rate" in out
+    assert "1 - cosine to the dense feature, 1 held-out images: " in out
     assert {"config.json", "model.safetensors", "fit.json"} <= {path.name for path in fitted.iterdir()}
 
     rest = ["--keep", 0.5, "--methods", "random", "--timing_batch", 0, "--out", evaluated]
@@ -227,7 +229,8 @@ def test_rank_fit_evaluate(run, tmp_path):
 
 
 def test_fit_ranks_with_the_search_and_the_score_asked_for(run, tmp_path):
-    options = ["--search", "sketched-quality", "--score", "label", "--block", 7, "--seed", 5, "--epochs", 1]
+    options = ["--search", "sketched-quality", "--score", "label", "--blocks", 7, "--seed", 5, "--epochs", 1]
+    options += ["--objective", "imitate"]
     assert run("fit", "demo", "demo:train", "--limit", 4, *options, "--out", tmp_path)[0] == 0
     settings = json.loads((tmp_path / "fit.json").read_text())["rankings"]
     shown = {key: settings[key] for key in ("search", "score", "needs_labels", "block", "seed")}

@@ -23,7 +23,7 @@ def test_the_three_lines_run_on_an_open_clip_model(tmp_path, monkeypatch, case):
         pytest.skip("the three lines call encode_image, as open_clip models have it")
     tower = case.tower
     predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
-    Pruner(predictor, BaseModel.of(tower, "tiny"), Schedule(3, 0.6)).save_pretrained(tmp_path / "runs/fit")
+    Pruner(predictor, BaseModel.of(tower, "tiny"), Schedule({3: 0.6})).save_pretrained(tmp_path / "runs/fit")
     monkeypatch.chdir(tmp_path)
     names = {"model": case.model, "images": case.pixels}
     exec(PYTHON[0], names)

@@ -9,7 +9,9 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 from patchranking.evaluation.cost import analytic_macs, count_macs, images_per_second
+from patchranking.predictor.networks import Predictor
 from patchranking.pruning.attach import scorer_attached
+from patchranking.pruning.pruner import BaseModel, Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
 
@@ -32,17 +34,17 @@ def test_vit_b16_counts_17_56_gmacs_in_every_library_and_by_formula(library):
     pixels = torch.empty(1, 3, 224, 224, device="meta")
     counted = count_macs(tower, pixels)
     assert counted / 1e9 == pytest.approx(17.56, rel=0.005)
-    assert analytic_macs(tower, 512, 3, 196) == pytest.approx(counted, rel=0.005)
+    assert analytic_macs(tower, 512, Schedule({3: 1.0})) == pytest.approx(counted, rel=0.005)
 
 
 def test_pruned_counts_agree_with_the_formula(case):
     tower = case.tower
     features = tower(case.pixels).shape[-1]
     for rate in (1.0, 0.5):
-        schedule = Schedule(2, rate)
+        schedule = Schedule({2: rate})
         with scorer_attached(tower, schedule, lambda tokens: tokens[:, tower.num_prefix_tokens :, 0]):
             counted = count_macs(tower, case.pixels)
-        assert counted == pytest.approx(analytic_macs(tower, features, 2, schedule.kept(tower.num_patches)), rel=0.01)
+        assert counted == pytest.approx(analytic_macs(tower, features, schedule), rel=0.01)
 
 
 def test_counting_restores_the_fast_path():
@@ -62,3 +64,14 @@ def test_throughput_alternates_and_takes_the_median():
     assert calls == ["a", "b"] * 4
     assert speed["a"] > 2 * speed["b"]
     assert speed["b"] <= 4 / 0.02
+
+
+@torch.inference_mode()
+def test_progressive_counts_agree_with_the_formula(tower):
+    schedule = Schedule({1: 0.8, 3: 0.4})
+    pruner = Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), schedule)
+    pixels = torch.randn(2, 3, 32, 32)
+    scoring = count_macs(pruner, tower.embed(pixels, 1))
+    with pruner.attached(tower):
+        counted = count_macs(tower, pixels)
+    assert counted - scoring == pytest.approx(analytic_macs(tower, 24, schedule), rel=0.01)

@@ -42,7 +42,7 @@ def model(tower):
 
 @pytest.fixture
 def pruner(tower):
-    return Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), Schedule(3, 0.6)).eval()
+    return Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), Schedule({3: 0.6})).eval()
 
 
 def settings(**changes):

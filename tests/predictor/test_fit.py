@@ -57,7 +57,7 @@ IMPORTANCE = {f"{index}.png": np.roll(np.arange(16, dtype=np.float32), 3 * index
 @pytest.mark.parametrize("steps", [0, 2])
 def test_the_pruner_attaches(pictures, store, steps):
     model, data = pictures
-    pruner, report = fit_pruner(model, data, store("rankings", IMPORTANCE), keep=0.5, steps=steps, epochs=2)
+    pruner, report = fit_pruner(model, data, store("rankings", IMPORTANCE), 0.5, [2], steps, epochs=2)
     assert report.n_images == report.imitation.n_train + report.imitation.n_held_out == 5
     assert (report.distillation is not None) == (steps > 0)
     assert pruner.schedule.to_dict() == {"2": 0.5}
@@ -86,7 +86,7 @@ def test_rankings_are_joined_by_key(pictures, store, monkeypatch):
 
     monkeypatch.setattr(fit, "imitate", spy)
     foreign = {"another.png": np.zeros(16, np.float32)}
-    fit_pruner(model, data, store("rankings", foreign | dict(reversed(IMPORTANCE.items()))), steps=0)
+    fit_pruner(model, data, store("rankings", foreign | dict(reversed(IMPORTANCE.items()))), blocks=[2], steps=0)
     assert len(seen) == 5
     for key, row in IMPORTANCE.items():
         image = model.preprocess(data.image(data.keys.index(key)))
@@ -108,26 +108,28 @@ def test_the_features_cached_enter_the_block_that_was_ranked(pictures, store, mo
     seen = []
     embed = model.tower.embed
     monkeypatch.setattr(model.tower, "embed", lambda pixels, upto=0: seen.append(upto) or embed(pixels, upto))
-    fit_pruner(model, data, store("rankings", IMPORTANCE), steps=0, epochs=1)
+    fit_pruner(model, data, store("rankings", IMPORTANCE), blocks=[2], steps=0, epochs=1)
     assert set(seen) == {2}
 
 
 def test_rankings_of_another_model_or_other_images_are_refused(pictures, store):
     model, data = pictures
     with pytest.raises(UserError, match="None of these images"):
-        fit_pruner(model, data, store("others", {"x": np.zeros(16), "y": np.zeros(16)}))
+        fit_pruner(model, data, store("others", {"x": np.zeros(16), "y": np.zeros(16)}), blocks=[2])
     other = [value + 1 for value in fingerprint(model.tower)]
     with pytest.raises(UserError, match="weights differ"):
-        fit_pruner(model, data, store("foreign", IMPORTANCE, fingerprint=other))
+        fit_pruner(model, data, store("foreign", IMPORTANCE, fingerprint=other), blocks=[2])
+    with pytest.raises(UserError, match="before block 2, not 3"):
+        fit_pruner(model, data, store("elsewhere", IMPORTANCE), blocks=[3])
 
 
 def test_without_rankings_every_readable_image_is_distilled_from(pictures):
     model, data = pictures
-    pruner, report = fit_pruner(model, data, block=2, steps=2, network="mlp")
+    pruner, report = fit_pruner(model, data, blocks=[2, 4], steps=2, network="mlp")
     assert report.n_images == report.distillation.n_train + report.distillation.n_held_out == 6
     assert list(report.skipped) == ["broken.png"]
     assert report.imitation is None
-    assert pruner.schedule.to_dict() == {"2": 0.6}
+    assert pruner.schedule.to_dict() == {"2": 0.8, "4": 0.6}
     assert pruner.predictor.config["network"] == "mlp"
 
 
@@ -136,7 +138,7 @@ def test_nothing_to_learn_from_is_refused(pictures):
     with pytest.raises(UserError, match="Nothing to fit to"):
         fit_pruner(model, data, steps=0)
     with pytest.raises(UserError, match="blocks 0 to 4"):
-        fit_pruner(model, data, block=7, steps=1)
+        fit_pruner(model, data, blocks=[7], steps=1)
     with pytest.raises(UserError, match="Unknown loss"):
         fit_pruner(model, data, loss="hinge")
     with pytest.raises(UserError, match="Unknown network"):

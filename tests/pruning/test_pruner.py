@@ -9,11 +9,12 @@ from patchranking.errors import UserError
 from patchranking.predictor.networks import Predictor
 from patchranking.pruning.pruner import BaseModel, Pruner
 from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.select import gather_tokens
 
 
-def make(tower, keep=0.5, block=3):
+def make(tower, keep=0.5, block=3, schedule=None):
     predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
-    return Pruner(predictor, BaseModel.of(tower, "tiny"), Schedule(block, keep)).eval()
+    return Pruner(predictor, BaseModel.of(tower, "tiny"), schedule or Schedule({block: keep})).eval()
 
 
 @torch.inference_mode()
@@ -127,3 +128,40 @@ def test_compiles_without_graph_breaks(tower):
         expected = tower(pixels)
         compiled = torch.compile(tower.__call__, fullgraph=True, backend="eager")
         assert torch.equal(compiled(pixels), expected)
+
+
+@torch.inference_mode()
+def test_stages_reuse_the_first_order(case):
+    tower, schedule = case.tower, Schedule({1: 0.8, 2: 0.5, 4: 0.3})
+    pruner = make(tower, schedule=schedule)
+    tokens, prefix = tower.embed(case.pixels, 1), tower.num_prefix_tokens
+    order = pruner(tokens).argsort(dim=1, descending=True)
+    here = torch.arange(tower.num_patches).expand_as(order)
+    for (block, count), stop in zip(schedule.kept(tower.num_patches).items(), (2, 4, 5), strict=True):
+        best = order[:, :count].sort(dim=1).values
+        places = torch.stack([torch.searchsorted(*rows) for rows in zip(here.contiguous(), best, strict=True)])
+        tokens = tower.run(gather_tokens(tokens, places, prefix), block, stop)
+        here = best
+    with pruner.attached(case.model):
+        torch.testing.assert_close(case.encode(case.pixels), tower.pool(tokens), rtol=0, atol=1e-5)
+
+
+def test_keep_may_change_while_attached_and_every_stage_follows(tower):
+    lengths = []
+    pruner = make(tower, schedule=Schedule({1: 0.75, 3: 0.5})).attach(tower)
+    for block in (1, 3):
+        tower.blocks[block].register_forward_pre_hook(lambda _, inputs: lengths.append(inputs[0].shape[1]))
+    for rate in (0.5, 0.25, 1.0):
+        pruner.keep = rate
+        tower(torch.randn(1, 3, 32, 32))
+    assert lengths == [13, 9, 11, 5, 17, 17]
+
+
+def test_another_number_of_patches_is_refused(tower):
+    with make(tower).attached(tower), pytest.raises(UserError, match="16 patches"):
+        tower.run(torch.randn(1, 10, tower.width), 0)
+
+
+def test_a_stage_the_tower_lacks_is_refused(tower):
+    with pytest.raises(UserError, match="before block 7"):
+        make(tower, schedule=Schedule({3: 0.8, 7: 0.5})).attach(tower)

@@ -1,24 +1,56 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from patchranking.errors import UserError
 from patchranking.pruning.schedule import Schedule
 
 
 def test_round_trip():
-    schedule = Schedule(4, 0.7)
+    schedule = Schedule({4: 0.7})
     assert schedule.to_dict() == {"4": 0.7}
     assert Schedule.from_dict(schedule.to_dict()) == schedule
 
 
 def test_a_block_the_tower_lacks_is_refused(tower):
-    Schedule(4, 0.5).check(tower)
+    Schedule({4: 0.5}).check(tower)
     for block in (-1, 5):
         with pytest.raises(UserError, match="blocks 0 to 4"):
-            Schedule(block, 0.5).check(tower)
+            Schedule({block: 0.5}).check(tower)
 
 
 def test_keep_is_checked_when_made():
     with pytest.raises(UserError, match="keep rate"):
-        Schedule(3, 0)
+        Schedule({3: 0})
+
+
+def test_progressive_round_trip_sorted_by_depth():
+    schedule = Schedule({5: 0.8, 3: 0.9, 9: 0.6})
+    assert schedule.to_dict() == {"3": 0.9, "5": 0.8, "9": 0.6}
+    assert Schedule.from_dict(schedule.to_dict()) == schedule
+    assert (schedule.block, schedule.keep) == (3, 0.6)
+    assert schedule.kept(196) == {3: 176, 5: 157, 9: 118}
+
+
+def test_spread_is_the_papers_twenty_tokens_a_stage():
+    kept = Schedule.spread([3, 5, 7, 9], 116 / 196).kept(196)
+    assert list(kept.values()) == [176, 156, 136, 116]
+    assert Schedule.spread([3], 0.6) == Schedule({3: 0.6})
+
+
+@given(st.floats(0.01, 1), st.floats(0.01, 1))
+def test_another_keep_rate_is_met_exactly_and_stages_keep_their_order(first, second):
+    schedule = Schedule.spread([1, 2, 4], first).at(second)
+    assert schedule.keep == second
+    assert list(schedule.stages) == [1, 2, 4]
+    removed = [1 - rate for rate in schedule.stages.values()]
+    assert removed == pytest.approx([removed[-1] / 3, 2 * removed[-1] / 3, removed[-1]])
+
+
+def test_patches_do_not_come_back():
+    with pytest.raises(UserError, match="must not grow"):
+        Schedule({3: 0.5, 5: 0.6})
+    with pytest.raises(UserError, match="at least one stage"):
+        Schedule({})

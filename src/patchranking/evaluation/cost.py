@@ -12,6 +12,7 @@ from torch.backends import mha
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 
 __all__ = ["analytic_macs", "count_macs", "images_per_second"]
@@ -41,7 +42,7 @@ def count_macs(run: Callable[[Tensor], object], pixels: Tensor) -> float:
     return counter.get_total_flops() / 2 / len(pixels)
 
 
-def analytic_macs(tower: VisionTower, features: int, block: int, kept: int) -> float:
+def analytic_macs(tower: VisionTower, features: int, schedule: Schedule) -> float:
     """MACs of one image by formula, without the predictor.
 
     Per block with T tokens of width D and MLP width H: ``4 T D^2 + 2 T D H`` for the projections and the MLP and
@@ -50,8 +51,7 @@ def analytic_macs(tower: VisionTower, features: int, block: int, kept: int) -> f
     Args:
         tower: The image encoder.
         features: Size of the output feature.
-        block: Patches are dropped before this block.
-        kept: Patches that stay.
+        schedule: Where patches go and how many stay.
     """
     width, mlp = tower.width, tower.mlp_width
 
@@ -60,9 +60,12 @@ def analytic_macs(tower: VisionTower, features: int, block: int, kept: int) -> f
 
     area = (tower.image_size[0] // tower.grid[0]) * (tower.image_size[1] // tower.grid[1])
     embedding = tower.num_patches * 3 * area * width
-    full = one_block(tower.num_prefix_tokens + tower.num_patches)
-    pruned = one_block(tower.num_prefix_tokens + kept)
-    return embedding + block * full + (tower.depth - block) * pruned + width * features
+    stages = schedule.kept(tower.num_patches)
+    patches, blocks = tower.num_patches, 0
+    for block in range(tower.depth):
+        patches = stages.get(block, patches)
+        blocks += one_block(tower.num_prefix_tokens + patches)
+    return embedding + blocks + width * features
 
 
 @torch.inference_mode()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from patchranking.errors import UserError
 from patchranking.evaluation.cost import analytic_macs, count_macs, images_per_second
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.tally import Tally, object_share
-from patchranking.pruning.attach import Scorer, scorer_attached
+from patchranking.pruning.attach import Scorer, attach_reductions, scorer_attached
 from patchranking.pruning.baselines import BASELINES
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
@@ -70,6 +71,7 @@ class _Run:
     block: int
     rates: list[float]
     scorers: dict[str, Scorer]
+    pruner: Pruner | None
     tally: Tally
     golden: set[int]
     wall: list[WallImage] = field(default_factory=list)
@@ -122,7 +124,7 @@ def _prepare(model: LoadedModel, data: ImageData, pruner: Pruner | None, setting
         pruner.to(model.tower.device)
         block = pruner.schedule.block
     for rate in settings.keep_rates:
-        Schedule(block, rate).check(model.tower)
+        Schedule({block: rate}).check(model.tower)
     rates = sorted({float(rate) for rate in settings.keep_rates if rate < 1}, reverse=True)
     scorers = {
         name: BASELINES[name](model.tower, block, settings.seed) for name in settings.methods if name in BASELINES
@@ -134,7 +136,7 @@ def _prepare(model: LoadedModel, data: ImageData, pruner: Pruner | None, setting
         classes = class_features(model.encode_text, data.class_names, data.templates)
     golden = np.random.default_rng(settings.seed).permutation(len(data))[: settings.golden_images]
     chosen = set(golden.tolist()) if "golden" in settings.methods else set()
-    return _Run(model, data, settings, block, rates, scorers, Tally(classes), chosen)
+    return _Run(model, data, settings, block, rates, scorers, pruner, Tally(classes), chosen)
 
 
 def _measure(run: _Run, images: list[int], pixels: Tensor) -> None:
@@ -160,11 +162,16 @@ def _measure(run: _Run, images: list[int], pixels: Tensor) -> None:
         some = rows[name]
         for rate in run.rates:
             patches = top_patches(importance, kept_count(rate, tower.num_patches))
-            kept = gather_tokens(tokens[some], patches, tower.num_prefix_tokens)
+            if name == "patchranking":
+                with _pruned(run, name, rate):
+                    features = tower.pool(tower.run(tokens, run.block))
+            else:
+                kept = gather_tokens(tokens[some], patches, tower.num_prefix_tokens)
+                features = tower.pool(tower.run(kept, run.block))
             run.tally.add(
                 (name, rate),
                 [images[row] for row in some],
-                tower.pool(tower.run(kept, run.block)),
+                features,
                 full[some],
                 None if labels is None else labels[some],
                 None if objects is None else objects[some].gather(1, patches).sum(1),
@@ -216,7 +223,7 @@ def _rows(run: _Run) -> list[dict[str, Any]]:
                     "method": name,
                     "keep_rate": rate,
                     "kept_patches": kept,
-                    "schedule": None if name == "dense" else Schedule(run.block, rate).to_dict(),
+                    "schedule": None if name == "dense" else _schedule(run, name, rate).to_dict(),
                     "tuned": "none",
                     "oracle": name in ORACLES,
                     "top1": run.tally.mean((name, rate), "top1"),
@@ -224,7 +231,7 @@ def _rows(run: _Run) -> list[dict[str, Any]]:
                     "feature_cosine": run.tally.mean((name, rate), "feature_cosine"),
                     "object_patches_kept": run.tally.mean((name, rate), "object_patches_kept"),
                     "gmacs": count_macs(encoders[name], sample[:1]) / 1e9,
-                    "gmacs_analytic": analytic_macs(tower, features, run.block, kept) / 1e9,
+                    "gmacs_analytic": analytic_macs(tower, features, _schedule(run, name, rate)) / 1e9,
                     "gmacs_dense": dense_macs / 1e9,
                     "images_per_second": speed.get(name),
                     "images_per_second_dense": speed.get("dense"),
@@ -242,14 +249,27 @@ def _same_images(run: _Run, rate: float) -> dict[str, dict[str, float | None]]:
     }
 
 
+def _schedule(run: _Run, name: str, rate: float) -> Schedule:
+    return run.pruner.schedule.at(rate) if run.pruner and name == "patchranking" else Schedule({run.block: rate})
+
+
+def _pruned(run: _Run, name: str, rate: float) -> AbstractContextManager[object]:
+    """Makes the tower prune as the method does; the oracle's scores, made before, cost nothing here."""
+    tower = run.model.tower
+    if run.pruner and name == "patchranking":
+        run.pruner.keep = rate
+        return attach_reductions(tower, run.pruner.reductions())
+    scorer = run.scorers.get(name, lambda tokens: tokens[:, tower.num_prefix_tokens :, 0])
+    return scorer_attached(tower, Schedule({run.block: rate}), scorer)
+
+
 def _encoder(run: _Run, name: str, rate: float) -> Callable[[Tensor], Tensor]:
     tower = run.model.tower
     if name == "dense":
         return tower
-    scorer = run.scorers.get(name, lambda tokens: tokens[:, tower.num_prefix_tokens :, 0])
 
     def encode(pixels: Tensor) -> Tensor:
-        with scorer_attached(tower, Schedule(run.block, rate), scorer):
+        with _pruned(run, name, rate):
             return tower(pixels)
 
     return encode

@@ -21,7 +21,7 @@ from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.store import finished_manifest, iter_rankings
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["FitReport", "fit_pruner"]
+__all__ = ["FitReport", "cache_tokens", "fit_pruner"]
 
 _IMAGES_PER_BATCH = 32
 
@@ -48,7 +48,7 @@ def fit_pruner(
     data: ImageData,
     rankings: Path | None = None,
     keep: float = 0.6,
-    block: int = 3,
+    blocks: Sequence[int] | None = None,
     steps: int = 250,
     epochs: int = 50,
     network: str = "mixer",
@@ -61,9 +61,10 @@ def fit_pruner(
         model: The model.
         data: The images, in any order.
         rankings: Folder of golden rankings of these images, joined by key, to imitate first; images without a ranking
-            are left out, and the block is the one ranked.
+            are left out, and the first block must be the one ranked.
         keep: Keep rate stored with the pruner.
-        block: Patches are dropped before this block.
+        blocks: Patches are dropped before these blocks, equal shares at each; scored once, before the first.
+            When omitted, the block that was ranked, or 3.
         steps: Steps of distillation; 0 leaves it out.
         epochs: Passes of imitation over the images.
         network: mixer, mlp or transformer.
@@ -79,13 +80,13 @@ def fit_pruner(
     if rankings is None and steps < 1:
         raise UserError("Nothing to fit to: give rankings to imitate, or 1 or more steps of distillation.")
     base = BaseModel.of(model.tower, model.name)
-    golden: dict[int, Tensor] = {}
-    if rankings is not None:
-        golden, block = _golden(base, data, rankings)
-    schedule = Schedule(block, keep)
+    ranked = 3 if rankings is None else finished_manifest(rankings)["settings"]["block"]
+    schedule = Schedule.spread([ranked] if blocks is None else blocks, keep)
     schedule.check(model.tower)
+    block = schedule.block
+    golden = {} if rankings is None else _golden(base, data, rankings, block)
     chosen = sorted(golden) if rankings is not None else None
-    used, skipped, tokens, features = _cache(model, data, chosen, block, dense=steps > 0)
+    used, skipped, tokens, features = cache_tokens(model, data, chosen, block, dense=steps > 0)
     torch.manual_seed(seed)
     predictor = Predictor(model.tower.width, model.tower.num_prefix_tokens, model.tower.num_patches, network)
     imitation = distillation = None
@@ -98,26 +99,46 @@ def fit_pruner(
     return Pruner(predictor, base, schedule).eval(), FitReport(len(used), skipped, imitation, distillation)
 
 
-def _golden(base: BaseModel, data: ImageData, rankings: Path) -> tuple[dict[int, Tensor], int]:
-    """Golden importance by index of the image, and the block it was searched for."""
+def _golden(base: BaseModel, data: ImageData, rankings: Path, block: int) -> dict[int, Tensor]:
+    """Golden importance by index of the image."""
     settings = finished_manifest(rankings)["settings"]
     if not matches(settings["fingerprint"], base.fingerprint):
         raise UserError(
             f"These rankings were made with '{settings['model']}', whose weights differ from '{base.name}': "
             "rank the images with this model."
         )
+    if settings["block"] != block:
+        raise UserError(
+            f"These rankings are for pruning before block {settings['block']}, not {block}: prune there first, or rank "
+            "again."
+        )
     index_of = {key: index for index, key in enumerate(data.keys)}
     golden = {index_of[key]: torch.from_numpy(row) for key, row in iter_rankings(rankings) if key in index_of}
     if not golden:
         raise UserError("None of these images has a ranking in the folder given: rank them first.")
-    return golden, settings["block"]
+    return golden
 
 
 @torch.no_grad()
-def _cache(
+def cache_tokens(
     model: LoadedModel, data: ImageData, chosen: Sequence[int] | None, block: int, dense: bool
 ) -> tuple[list[int], dict[str, str], Tensor, Tensor | None]:
-    """Images read, those skipped, the tokens that enter the block in float16, and the dense features if asked for."""
+    """Reads images once for a fit.
+
+    Args:
+        model: The model.
+        data: The images.
+        chosen: Indices to read; all when omitted.
+        block: The block whose entering tokens are kept.
+        dense: Whether to compute the features of the dense model too.
+
+    Returns:
+        Indices read, ``(images,)``; key -> reason of those skipped; tokens ``(images, prefix + patches, width)`` float16;
+        features ``(images, features)`` float32 or None. Both on the CPU.
+
+    Raises:
+        UserError: If no image can be read.
+    """
     used: list[int] = []
     skipped: dict[str, str] = {}
     tokens: list[Tensor] = []

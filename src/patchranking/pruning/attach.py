@@ -1,63 +1,63 @@
-"""Prunes inside a running model: a forward pre-hook on one block scores, selects and gathers."""
+"""Reduces tokens inside a running model: forward pre-hooks on its blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from patchranking.errors import UserError
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.towers import VisionTower
 
-__all__ = ["Scorer", "attach_scorer", "scorer_attached"]
+__all__ = ["Reduction", "Scorer", "attach_reductions", "scorer_attached"]
 
 Scorer = Callable[[Tensor], Tensor]
 """Maps tokens ``(batch, prefix + patches, width)`` to importance ``(batch, patches)``, higher = keep."""
 
+Reduction = Callable[[Tensor], Tensor]
+"""Maps the tokens that enter a block, ``(batch, tokens, width)``, to those that shall enter it, fewer as a rule."""
 
-def attach_scorer(tower: VisionTower, schedule: Callable[[], Schedule], scorer: Scorer) -> RemovableHandle:
-    """Hooks a scorer before a block of the model behind ``tower``.
 
-    The model's classes, parameters and attention kernels stay untouched; with keep 1 the hook does nothing.
+def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction]) -> ExitStack:
+    """Hooks reductions before blocks of the model behind ``tower``.
+
+    The model's classes, parameters and attention kernels stay untouched; a reduction that returns its argument leaves
+    the output bit-identical.
 
     Args:
         tower: The image encoder.
-        schedule: Called on every forward, so the keep rate can change while attached; the block must not.
-        scorer: Scores the tokens that enter the block.
+        reductions: Block index -> reduction.
 
     Returns:
-        The handle whose ``remove()`` restores the model.
-
-    Raises:
-        UserError: If the tower has no such block.
+        The hooks; its ``close()`` restores the model.
     """
-    schedule().check(tower)
 
-    def prune(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        tokens, *others = inputs
-        patches = tokens.shape[1] - tower.num_prefix_tokens
-        if patches != tower.num_patches:
-            raise UserError(
-                f"This pruner is for {tower.num_patches} patches, and {patches} came: use one per image size."
-            )
-        kept = schedule().kept(patches)
-        if kept == patches:
-            return None
-        return (gather_tokens(tokens, top_patches(scorer(tokens), kept), tower.num_prefix_tokens), *others)
+    def hook(reduce: Reduction) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+        return lambda _, inputs: (reduce(inputs[0]), *inputs[1:])
 
-    return tower.blocks[schedule().block].register_forward_pre_hook(prune)
+    hooks = ExitStack()
+    for block, reduce in reductions.items():
+        hooks.callback(tower.blocks[block].register_forward_pre_hook(hook(reduce)).remove)
+    return hooks
 
 
 @contextmanager
 def scorer_attached(tower: VisionTower, schedule: Schedule, scorer: Scorer) -> Iterator[None]:
-    """Attaches a scorer for the length of a ``with`` block."""
-    handle = attach_scorer(tower, lambda: schedule, scorer)
-    try:
+    """Drops the lowest-scored patches before the schedule's first block, for the length of a ``with`` block.
+
+    Raises:
+        UserError: If the tower has no such block.
+    """
+    schedule.check(tower)
+    kept = schedule.kept(tower.num_patches)[schedule.block]
+
+    def drop(tokens: Tensor) -> Tensor:
+        if kept == tower.num_patches:
+            return tokens
+        return gather_tokens(tokens, top_patches(scorer(tokens), kept), tower.num_prefix_tokens)
+
+    with attach_reductions(tower, {schedule.block: drop}):
         yield
-    finally:
-        handle.remove()

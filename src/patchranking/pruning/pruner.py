@@ -5,22 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from patchranking.errors import UserError
 from patchranking.files import replacing, write_json
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.attach import attach_scorer
+from patchranking.pruning.attach import Reduction, attach_reductions
 from patchranking.pruning.fingerprint import fingerprint, matches
 from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.select import best_first, gather_tokens, top_patches
 from patchranking.towers import VisionTower, as_tower
 
 __all__ = ["BaseModel", "Pruner"]
@@ -129,16 +129,16 @@ class Pruner(nn.Module, ModelHubMixin):
         self.predictor = predictor
         self.base = base
         self.schedule = schedule
-        self._handle: RemovableHandle | None = None
+        self._hooks: ExitStack | None = None
 
     @property
     def keep(self) -> float:
-        """Share of the patches kept, above 0 and at most 1; may be set at any time, attached or not."""
+        """Share of the patches that reaches the end, above 0 and at most 1; may be set at any time, attached or not."""
         return self.schedule.keep
 
     @keep.setter
     def keep(self, rate: float) -> None:
-        self.schedule = replace(self.schedule, keep=rate)
+        self.schedule = self.schedule.at(rate)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Scores the patches of tokens entering the pruned block, in the predictor's precision.
@@ -163,19 +163,20 @@ class Pruner(nn.Module, ModelHubMixin):
         Raises:
             UserError: If it is another model, or the pruner is attached already.
         """
-        if self._handle is not None:
+        if self._hooks is not None:
             raise UserError("This pruner is attached already: detach it first.")
         tower = as_tower(model)
         self.base.check(tower)
+        self.schedule.check(tower)
         self.to(tower.device)
-        self._handle = attach_scorer(tower, lambda: self.schedule, self)
+        self._hooks = attach_reductions(tower, self.reductions())
         return self
 
     def detach(self) -> None:
         """Restores the model exactly; does nothing when not attached."""
-        if self._handle is not None:
-            self._handle.remove()
-            self._handle = None
+        if self._hooks is not None:
+            self._hooks.close()
+            self._hooks = None
 
     @contextmanager
     def attached(self, model: nn.Module | VisionTower) -> Iterator[Self]:
@@ -185,6 +186,33 @@ class Pruner(nn.Module, ModelHubMixin):
             yield self
         finally:
             self.detach()
+
+    def reductions(self) -> dict[int, Reduction]:
+        """What it does before which block, at the keep rate of the moment.
+
+        It scores once, before the first stage. Where stages follow, the patches go on in the order of their scores, and
+        the later stages cut the end off.
+        """
+        first, *later = self.schedule.stages
+        prefix = self.base.num_prefix_tokens
+
+        def score_and_drop(tokens: Tensor) -> Tensor:
+            patches = tokens.shape[1] - prefix
+            if patches != self.predictor.num_patches:
+                raise UserError(
+                    f"This pruner is for {self.predictor.num_patches} patches, and {patches} came: use one per image "
+                    "size."
+                )
+            if self.schedule.keep == 1:
+                return tokens
+            kept = self.schedule.kept(patches)[first]
+            choose = best_first if later else top_patches
+            return gather_tokens(tokens, choose(self(tokens), kept), prefix)
+
+        def cut(block: int) -> Reduction:
+            return lambda tokens: tokens[:, : prefix + self.schedule.kept(self.predictor.num_patches)[block]]
+
+        return {first: score_and_drop} | {block: cut(block) for block in later}
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The README.md that goes with the artefact."""

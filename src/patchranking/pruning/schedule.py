@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from patchranking.errors import UserError
 from patchranking.pruning.select import check_keep_rate, kept_count
@@ -13,34 +15,65 @@ __all__ = ["Schedule"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """One-shot pruning: before ``block``, keep the share ``keep`` of the patches.
+    """Pruning in one or more stages: before a block, so large a share of all patches is still there.
+
+    ``Schedule({3: 0.6})`` is the paper's one-shot schedule, ``Schedule({3: 0.9, 5: 0.8, 7: 0.7, 9: 0.6})`` its
+    progressive one (Table 4). Counts are fixed by the number of patches, so shapes are static.
 
     Attributes:
-        block: Block index, zero-based; the paper's "4th layer" is 3.
-        keep: Share of the patches kept, prefix tokens excluded, above 0 and at most 1.
+        stages: Block index, zero-based (the paper's "4th layer" is 3) -> share of the patches kept, prefix tokens
+            excluded, above 0, at most 1, and never more than before.
     """
 
-    block: int = 3
-    keep: float = 0.6
+    stages: Mapping[int, float]
 
     def __post_init__(self) -> None:
-        check_keep_rate(self.keep)
-
-    def check(self, tower: VisionTower) -> None:
-        """Raises UserError when the tower has no such block."""
-        if not 0 <= self.block < tower.depth:
-            raise UserError(f"The tower has blocks 0 to {tower.depth - 1}; it cannot prune before block {self.block}.")
-
-    def kept(self, num_patches: int) -> int:
-        """Patches kept of ``num_patches``."""
-        return kept_count(self.keep, num_patches)
-
-    def to_dict(self) -> dict[str, float]:
-        """``{"block": keep}``, as it stands in config.json and results.json."""
-        return {str(self.block): self.keep}
+        if not self.stages:
+            raise UserError("A schedule needs at least one stage: block index -> keep rate, for example {3: 0.6}.")
+        object.__setattr__(self, "stages", dict(sorted(self.stages.items())))
+        rates = [check_keep_rate(rate) for rate in self.stages.values()]
+        if rates != sorted(rates, reverse=True):
+            raise UserError(f"Patches that are gone cannot come back: the keep rates {rates} must not grow with depth.")
 
     @classmethod
-    def from_dict(cls, stages: dict[str, float]) -> Schedule:
+    def spread(cls, blocks: Sequence[int], keep: float) -> Self:
+        """Drops equal shares before each of ``blocks`` until ``keep`` is left; one block is one-shot pruning."""
+        steps = max(1, len(blocks))
+        drop = 1 - check_keep_rate(keep)
+        return cls({block: keep + drop * (steps - stage) / steps for stage, block in enumerate(sorted(blocks), 1)})
+
+    @property
+    def block(self) -> int:
+        """The first pruned block."""
+        return next(iter(self.stages))
+
+    @property
+    def keep(self) -> float:
+        """Share of the patches that reaches the end."""
+        return list(self.stages.values())[-1]
+
+    def at(self, keep: float) -> Schedule:
+        """The same schedule for another final keep rate: every stage's removed share grows or shrinks alike."""
+        if self.keep == 1:
+            return Schedule.spread(list(self.stages), keep)
+        ratio = (1 - check_keep_rate(keep)) / (1 - self.keep)
+        return Schedule({block: keep + (rate - self.keep) * ratio for block, rate in self.stages.items()})
+
+    def check(self, tower: VisionTower) -> None:
+        """Raises UserError when the tower lacks one of the blocks."""
+        for block in self.stages:
+            if not 0 <= block < tower.depth:
+                raise UserError(f"The tower has blocks 0 to {tower.depth - 1}; it cannot prune before block {block}.")
+
+    def kept(self, num_patches: int) -> dict[int, int]:
+        """Block -> patches kept of ``num_patches``."""
+        return {block: kept_count(rate, num_patches) for block, rate in self.stages.items()}
+
+    def to_dict(self) -> dict[str, float]:
+        """``{"block": keep, ...}``, as it stands in config.json and results.json."""
+        return {str(block): rate for block, rate in self.stages.items()}
+
+    @classmethod
+    def from_dict(cls, stages: Mapping[str, float]) -> Self:
         """The inverse of ``to_dict``."""
-        ((block, keep),) = stages.items()
-        return cls(int(block), keep)
+        return cls({int(block): rate for block, rate in stages.items()})

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from patchranking.errors import UserError
 
-__all__ = ["check_keep_rate", "gather_tokens", "kept_count", "top_patches"]
+__all__ = ["best_first", "check_keep_rate", "gather_tokens", "kept_count", "top_patches"]
 
 
 def check_keep_rate(rate: float) -> float:
@@ -22,6 +22,19 @@ def kept_count(rate: float, patches: int) -> int:
     return max(1, round(check_keep_rate(rate) * patches))
 
 
+def best_first(scores: Tensor, count: int) -> Tensor:
+    """Indices of the highest scores, from the highest down; equal scores prefer the lower index.
+
+    Args:
+        scores: Importance ``(batch, patches)``, higher = keep.
+        count: Patches to keep.
+
+    Returns:
+        int64 indices ``(batch, count)``.
+    """
+    return scores.argsort(dim=-1, descending=True, stable=True)[:, :count]
+
+
 def top_patches(scores: Tensor, count: int) -> Tensor:
     """Indices of the highest scores, in ascending index order; equal scores prefer the lower index.
 
@@ -32,8 +45,7 @@ def top_patches(scores: Tensor, count: int) -> Tensor:
     Returns:
         int64 indices ``(batch, count)``.
     """
-    order = scores.argsort(dim=-1, descending=True, stable=True)
-    return order[:, :count].sort(dim=-1).values
+    return best_first(scores, count).sort(dim=-1).values
 
 
 def gather_tokens(tokens: Tensor, patches: Tensor, num_prefix_tokens: int) -> Tensor:

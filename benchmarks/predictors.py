@@ -1,0 +1,212 @@
+"""Ranks networks, objectives and training-set sizes by what they keep of the feature and the accuracy.
+
+    python benchmarks/predictors.py MODEL DATA --test '[DATA, ...]' --out benchmarks/results/predictors-NAME.json
+
+Images are read once. Imitation learns the sketched rankings of the same images. Every finished fit is written, so a
+killed run goes on where it stopped. Rows with network cls-attention and random are baselines without a fit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import auto_cli
+from torch import Tensor
+
+from patchranking.data import load_data
+from patchranking.evaluation.cost import count_macs
+from patchranking.evaluation.environment import environment
+from patchranking.files import write_json
+from patchranking.predictor.distill import distill
+from patchranking.predictor.fit import cache_tokens
+from patchranking.predictor.imitate import imitate
+from patchranking.predictor.losses import LOSSES
+from patchranking.predictor.measures import matching_rate
+from patchranking.predictor.networks import Predictor
+from patchranking.pruning.baselines import BASELINES
+from patchranking.pruning.select import gather_tokens, kept_count, top_patches
+from patchranking.ranking.job import rank_dataset
+from patchranking.ranking.scores import feature_damage
+from patchranking.ranking.search import SearchSettings
+from patchranking.ranking.store import iter_rankings
+from patchranking.towers.load import LoadedModel, load_model
+from patchranking.towers.zero_shot import class_features
+
+BLOCK = 3
+RATES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+
+
+@dataclass
+class Images:
+    """A data set read once: tokens that enter the block, dense features, golden importance of some, labels, classes."""
+
+    name: str
+    tokens: Tensor
+    features: Tensor
+    golden: dict[int, Tensor]
+    labels: Tensor | None
+    classes: Tensor | None
+
+
+def main(
+    model: str,
+    data: str,
+    test: list[str],
+    out: Path,
+    networks: list[str] = ["mixer", "transformer", "mlp"],  # noqa: B006
+    objectives: list[str] = [*LOSSES, "distill", "both"],  # noqa: B006
+    sizes: list[int] = [250, 1000],  # noqa: B006
+    seeds: int = 3,
+    steps: int = 250,
+    golden_images: int = 60,
+    limit: int | None = None,
+    work: Path = Path("runs/predictors"),
+) -> None:
+    """Runs the comparison.
+
+    Args:
+        model: The MODEL argument of the command line.
+        data: Training images.
+        test: DATA arguments to test on.
+        out: The JSON file.
+        networks: mixer, transformer, mlp.
+        objectives: listnet, bce, margin, top-list, distill, and both, which is listnet and then distill.
+        sizes: Numbers of training images.
+        seeds: Seeds 0, 1, ... of the sample, the weights and the order.
+        steps: Steps of distillation.
+        golden_images: Test images of each set whose golden ranking is searched, for the matching rate.
+        limit: At most so many images of each test set.
+        work: Folder for the rankings.
+    """
+    loaded = load_model(model)
+    train = _read(loaded, data, None, None if set(objectives) == {"distill"} else -1, work)
+    tests = [_read(loaded, name, limit, golden_images, work) for name in test]
+    done: dict[str, list[dict[str, Any]]] = {}
+    partial = out.with_suffix(".partial")
+    if partial.is_file():
+        done = json.loads(partial.read_text())
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(name: str, rows: Callable[[], list[dict[str, Any]]]) -> None:
+        if name not in done:
+            done[name] = rows()
+            write_json(partial, done)
+            half = [row for row in done[name] if row["keep_rate"] == 0.5]
+            print(name, *(f"{row['dataset']} {row['top1']} {row['feature_cosine']:.4f}" for row in half), flush=True)
+
+    for seed in range(seeds):
+        for name in ("random", "cls-attention") if seed == 0 else ("random",):
+            scorer = BASELINES[name](loaded.tower, BLOCK, seed)
+            about = {"fit_on": None, "network": name, "objective": None, "n_train": 0, "seed": seed, "macs_share": None}
+            keep(f"{name} {seed}", lambda s=scorer, a=about: _rows(loaded, s, tests, a))
+        for size in sizes:
+            for network in networks:
+                for objective in objectives:
+                    name = f"{network} {objective} {size} {seed}"
+                    keep(name, lambda a=(network, objective, size, seed): _fit(loaded, train, tests, steps, *a))
+    rows = [row for rows in done.values() for row in rows]
+    write_json(out, {"environment": environment(loaded.tower.device), "rows": rows})
+    partial.unlink()
+
+
+def _read(model: LoadedModel, name: str, limit: int | None, golden_images: int | None, work: Path) -> Images:
+    images = load_data(name, limit, 0)
+    used, _, tokens, features = cache_tokens(model, images, None, BLOCK, dense=True)
+    assert features is not None
+    golden: dict[int, Tensor] = {}
+    if golden_images is not None:
+        ranked = load_data(name, limit if golden_images < 0 else golden_images, 0)
+        folder = work / "".join(letter if letter.isalnum() else "-" for letter in f"{model.name}-{name}-{len(ranked)}")
+        folder.mkdir(parents=True, exist_ok=True)
+        rank_dataset(model, ranked, folder, SearchSettings(block=BLOCK))
+        place = {images.keys[index]: row for row, index in enumerate(used)}
+        golden = {place[key]: torch.from_numpy(row) for key, row in iter_rankings(folder) if key in place}
+    labels = classes = None
+    if images.labels is not None and model.encode_text is not None:
+        labels = torch.tensor([images.labels[index] for index in used])
+        classes = class_features(model.encode_text, images.class_names, images.templates)
+    return Images(f"{images.name}/{images.split}", tokens, features, golden, labels, classes)
+
+
+def _fit(
+    model: LoadedModel,
+    train: Images,
+    tests: list[Images],
+    steps: int,
+    network: str,
+    objective: str,
+    size: int,
+    seed: int,
+) -> list[dict[str, Any]]:
+    torch.manual_seed(seed)
+    tower = model.tower
+    predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches, network)
+    rows = torch.randperm(len(train.tokens), generator=torch.Generator().manual_seed(seed))[:size]
+    if objective != "distill":
+        ranked = torch.tensor([row for row in rows.tolist() if row in train.golden])
+        importance = torch.stack([train.golden[row] for row in ranked.tolist()])
+        imitate(predictor, train.tokens[ranked], importance, LOSSES.get(objective, LOSSES["listnet"]), seed=seed)
+    if objective in ("distill", "both"):
+        distill(predictor, tower, train.tokens[rows], train.features[rows], BLOCK, steps, seed=seed)
+    predictor.eval()
+    scoring = count_macs(predictor, train.tokens[:1].float())
+    dense = count_macs(tower, torch.zeros(1, 3, *tower.image_size, dtype=tower.dtype))
+    about = {"fit_on": train.name, "network": network, "objective": objective, "n_train": len(rows), "seed": seed}
+    return _rows(model, predictor, tests, about | {"macs_share": scoring / dense})
+
+
+@torch.inference_mode()
+def _rows(
+    model: LoadedModel, scorer: Callable[[Tensor], Tensor], tests: list[Images], about: dict[str, Any]
+) -> list[dict[str, Any]]:
+    return [row for images in tests for row in _test(model, scorer, images, about)]
+
+
+def _test(
+    model: LoadedModel, scorer: Callable[[Tensor], Tensor], images: Images, about: dict[str, Any]
+) -> list[dict[str, Any]]:
+    tower, patches = model.tower, model.tower.num_patches
+    scores = torch.cat([scorer(batch.float()) for batch in images.tokens.split(64)])
+    some = sorted(images.golden)
+    rows = []
+    for rate in RATES:
+        count = kept_count(rate, patches)
+        parts = [
+            tower.pool(
+                tower.run(gather_tokens(tokens.float(), top_patches(part, count), tower.num_prefix_tokens), BLOCK)
+            )
+            for tokens, part in zip(images.tokens.split(64), scores.split(64), strict=True)
+        ]
+        features = torch.cat(parts)
+        matched = None
+        if some:
+            matched = matching_rate(scores[some], torch.stack([images.golden[row] for row in some]), count)
+        rows.append(
+            about
+            | {
+                "dataset": images.name,
+                "keep_rate": rate,
+                "n_images": len(features),
+                "top1": _top1(features, images),
+                "top1_dense": _top1(images.features, images),
+                "feature_cosine": 1 - feature_damage(features, images.features).mean().item(),
+                "matching_rate": matched,
+                "chance": count / patches,
+            }
+        )
+    return rows
+
+
+def _top1(features: Tensor, images: Images) -> float | None:
+    if images.classes is None or images.labels is None:
+        return None
+    return 100 * (features @ images.classes.T).argmax(1).eq(images.labels).float().mean().item()
+
+
+if __name__ == "__main__":
+    auto_cli(main, as_positional=True)
