@@ -152,7 +152,7 @@ def evaluate(
     data: str,
     out: Path = Path("runs/evaluate"),
     pruner: Path | None = None,
-    methods: list[str] = ["random", "cls-attention", "golden"],  # noqa: B006
+    methods: list[str] = ["random", "cls-attention", "evit", "golden"],  # noqa: B006
     keep: list[float] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5],  # noqa: B006
     templates: list[str] | None = None,
     golden_images: int = 100,
@@ -169,7 +169,7 @@ def evaluate(
         data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], or folders joined by commas.
         out: Folder for results.json and report.html.
         pruner: Folder written by fit.
-        methods: random, cls-attention and golden, the oracle; dense and the pruner are always measured.
+        methods: random, cls-attention, evit and golden, the oracle; dense and the pruner are always measured.
         keep: Keep rates; 1.0 is the dense model.
         templates: Prompt templates with one {}; the data set's own when omitted.
         golden_images: Images, drawn by seed, on which the oracle runs.

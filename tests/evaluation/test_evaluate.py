@@ -58,9 +58,9 @@ def test_rows_wall_and_totals(model, data, pruner):
     results, wall = evaluate(model, data, pruner, settings())
     assert list(by_method(results, 1.0)) == ["dense"]
     pruned = by_method(results, 0.5)
-    assert list(pruned) == ["random", "cls-attention", "patchranking", "golden"]
-    assert [row["oracle"] for row in pruned.values()] == [False, False, False, True]
-    assert [row["n_images"] for row in pruned.values()] == [10, 10, 10, 4]
+    assert list(pruned) == ["random", "cls-attention", "evit", "patchranking", "golden"]
+    assert [row["oracle"] for row in pruned.values()] == [False, False, False, False, True]
+    assert [row["n_images"] for row in pruned.values()] == [10, 10, 10, 10, 4]
     assert all(row["kept_patches"] == 8 and row["schedule"] == {"3": 0.5} for row in pruned.values())
     assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1}
     assert list(results["skipped"]) == ["red/broken.png"]
@@ -126,7 +126,25 @@ def test_unlabelled_images_have_no_top1(model, data):
 
 
 def test_wrong_settings_are_refused(model, data, pruner):
-    with pytest.raises(UserError, match="Unknown method 'rnadom': choose from random, cls-attention, golden"):
+    with pytest.raises(UserError, match="Unknown method 'rnadom': choose from random, cls-attention, evit, golden"):
         evaluate(model, data, pruner, settings(methods=("rnadom",)))
     with pytest.raises(UserError, match="keep rate"):
         evaluate(model, data, pruner, settings(keep_rates=(1.5,)))
+
+
+def test_a_progressive_pruner_and_evit_are_measured_as_they_run(model, data):
+    tower, schedule = model.tower, Schedule({1: 0.8, 3: 0.5})
+    pruner = Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), schedule).eval()
+    results, _ = evaluate(model, data, pruner, settings(methods=("evit",), keep_rates=(0.5, 0.25)))
+    rows = {(row["method"], row["keep_rate"]): row for row in results["rows"]}
+    assert rows["patchranking", 0.5]["schedule"] == {"1": 0.8, "3": 0.5}
+    assert rows["patchranking", 0.25]["schedule"] == pytest.approx({"1": 0.7, "3": 0.25})
+    assert rows["evit", 0.5]["schedule"] == {"1": 0.5}
+    readable = [index for index, key in enumerate(data.keys) if "broken" not in key]
+    pixels = torch.stack([model.preprocess(data.image(index)) for index in readable])
+    pruner.keep = 0.5
+    with torch.inference_mode():
+        full = tower(pixels)
+        with pruner.attached(tower):
+            cosine = F.cosine_similarity(tower(pixels), full).mean().item()
+    assert rows["patchranking", 0.5]["feature_cosine"] == pytest.approx(cosine, abs=1e-5)

@@ -17,7 +17,7 @@ from patchranking.evaluation.cost import analytic_macs, count_macs, images_per_s
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.tally import Tally, object_share
 from patchranking.pruning.attach import Scorer, attach_reductions, scorer_attached
-from patchranking.pruning.baselines import BASELINES
+from patchranking.pruning.baselines import BASELINES, REDUCTIONS
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, kept_count, top_patches
@@ -51,7 +51,7 @@ class EvaluationSettings:
         seed: Seed of the random baseline and of the golden images.
     """
 
-    methods: Sequence[str] = ("random", "cls-attention", "golden")
+    methods: Sequence[str] = ("random", "cls-attention", "evit", "golden")
     keep_rates: Sequence[float] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
     block: int = 3
     golden_images: int = 100
@@ -162,7 +162,7 @@ def _measure(run: _Run, images: list[int], pixels: Tensor) -> None:
         some = rows[name]
         for rate in run.rates:
             patches = top_patches(importance, kept_count(rate, tower.num_patches))
-            if name == "patchranking":
+            if name == "patchranking" or name in REDUCTIONS:
                 with _pruned(run, name, rate):
                     features = tower.pool(tower.run(tokens, run.block))
             else:
@@ -259,6 +259,9 @@ def _pruned(run: _Run, name: str, rate: float) -> AbstractContextManager[object]
     if run.pruner and name == "patchranking":
         run.pruner.keep = rate
         return attach_reductions(tower, run.pruner.reductions())
+    if name in REDUCTIONS:
+        kept = kept_count(rate, tower.num_patches)
+        return attach_reductions(tower, {run.block: REDUCTIONS[name](tower, run.block, kept)})
     scorer = run.scorers.get(name, lambda tokens: tokens[:, tower.num_prefix_tokens :, 0])
     return scorer_attached(tower, Schedule({run.block: rate}), scorer)
 

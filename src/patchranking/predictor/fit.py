@@ -84,6 +84,8 @@ def fit_pruner(
     schedule = Schedule.spread([ranked] if blocks is None else blocks, keep)
     schedule.check(model.tower)
     block = schedule.block
+    if steps > 0:
+        model.tower.check_gates()
     golden = {} if rankings is None else _golden(base, data, rankings, block)
     chosen = sorted(golden) if rankings is not None else None
     used, skipped, tokens, features = cache_tokens(model, data, chosen, block, dense=steps > 0)
@@ -133,8 +135,8 @@ def cache_tokens(
         dense: Whether to compute the features of the dense model too.
 
     Returns:
-        Indices read, ``(images,)``; key -> reason of those skipped; tokens ``(images, prefix + patches, width)`` float16;
-        features ``(images, features)`` float32 or None. Both on the CPU.
+        Indices read; key -> reason of those skipped; tokens ``(images, prefix + patches, width)`` float16; features
+        ``(images, features)`` float32 or None. Both on the CPU.
 
     Raises:
         UserError: If no image can be read.

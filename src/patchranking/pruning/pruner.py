@@ -129,6 +129,7 @@ class Pruner(nn.Module, ModelHubMixin):
         self.predictor = predictor
         self.base = base
         self.schedule = schedule
+        self._fitted = schedule
         self._hooks: ExitStack | None = None
 
     @property
@@ -138,7 +139,7 @@ class Pruner(nn.Module, ModelHubMixin):
 
     @keep.setter
     def keep(self, rate: float) -> None:
-        self.schedule = self.schedule.at(rate)
+        self.schedule = self._fitted.at(rate)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Scores the patches of tokens entering the pruned block, in the predictor's precision.

@@ -53,8 +53,11 @@ class Schedule:
         return list(self.stages.values())[-1]
 
     def at(self, keep: float) -> Schedule:
-        """The same schedule for another final keep rate: every stage's removed share grows or shrinks alike."""
-        if self.keep == 1:
+        """The same schedule for another final keep rate: every stage's removed share grows or shrinks alike.
+
+        Where nothing is removed there are no shares to go by, and every stage gets the same.
+        """
+        if self.keep > 1 - 1e-6:
             return Schedule.spread(list(self.stages), keep)
         ratio = (1 - check_keep_rate(keep)) / (1 - self.keep)
         return Schedule({block: keep + (rate - self.keep) * ratio for block, rate in self.stages.items()})

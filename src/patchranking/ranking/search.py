@@ -101,8 +101,7 @@ def prepare_search(model: LoadedModel, data: ImageData, settings: SearchSettings
     if settings.search == "leave-out":
         windows(tower.grid, settings.window, settings.stride)
     if settings.search.startswith("sketched"):
-        nothing = torch.zeros(1, tower.num_prefix_tokens + tower.num_patches, tower.width)
-        tower.pool(nothing.to(tower.device, tower.dtype), gates=torch.ones(1, tower.num_patches, device=tower.device))
+        tower.check_gates()
     search = partial(settings.function, tower, **settings.arguments)
     score = _scores(model, data, settings.score)
     return lambda pixels, indices: search(pixels.to(tower.device, tower.dtype), score=score(indices))

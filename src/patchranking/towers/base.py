@@ -152,9 +152,15 @@ class VisionTower(ABC):
             UserError: If gates are given and the model pools by anything but its class token or a mean of patches.
         """
 
+    def check_gates(self) -> None:
+        """Raises UserError when the model's pooling cannot be gated, before any work is done."""
+        tokens = torch.zeros(1, self.num_prefix_tokens + self.num_patches, self.width)
+        self.pool(tokens.to(self.device, self.dtype), gates=torch.ones(1, self.num_patches, device=self.device))
+
     def _no_gated_pool(self) -> UserError:
         return UserError(
-            "This model pools its tokens in a way that cannot be gated: use the leave-out or the iterative search."
+            "This model pools its tokens in a way that cannot be gated: rank with the leave-out or the iterative "
+            "search, and fit with --objective imitate."
         )
 
     @abstractmethod

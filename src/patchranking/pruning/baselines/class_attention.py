@@ -1,6 +1,7 @@
 """Keeps the patches the class token attends to most, in the block that comes after pruning's place.
 
-The training-free top-k of EViT (Liang et al., 2022) without its fused token; attention is averaged over heads.
+The training-free top-k of EViT (Liang et al., 2022), whose fused token is in ``evit.py``; attention is averaged over
+heads.
 """
 
 from __future__ import annotations

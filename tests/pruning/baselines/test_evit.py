@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import torch
+
+from patchranking.pruning.attach import attach_reductions
+from patchranking.pruning.baselines.evit import evit, fuse
+
+
+def test_fuse_equals_the_loop_over_patches():
+    tokens, attention = torch.randn(3, 2 + 7, 5), torch.rand(3, 7)
+    found = fuse(tokens, attention, 3, 2)
+    for row in range(3):
+        best = sorted(sorted(range(7), key=lambda p, row=row: -attention[row, p].item())[:3])
+        fused = torch.zeros(5)
+        for patch in set(range(7)) - set(best):
+            fused += attention[row, patch] * tokens[row, 2 + patch]
+        expected = [tokens[row, 0], tokens[row, 1], *(tokens[row, 2 + patch] for patch in best), fused]
+        torch.testing.assert_close(found[row], torch.stack(expected))
+
+
+@torch.inference_mode()
+def test_it_reads_the_attention_of_its_block(tower):
+    pixels = torch.randn(2, 3, 32, 32)
+    tokens = tower.embed(pixels, 3)
+    expected = tower.pool(tower.run(fuse(tokens, tower.class_attention(tokens, 3), 6, 1), 3))
+    with attach_reductions(tower, {3: evit(tower, 3, 6)}):
+        assert torch.equal(tower(pixels), expected)
