@@ -200,11 +200,11 @@ def evaluate(
 def demo(
     out: Path = Path("runs/demo"), images: int = 600, scenes: int = 400, seed: int = 0, device: str = "cpu"
 ) -> None:
-    """Ranks, fits, prunes and evaluates the embedded model on generated scenes, in minutes on two cores.
+    """Fits, prunes and evaluates the embedded model on generated scenes, in minutes on two cores.
 
     Args:
         out: Folder for everything the demo makes.
-        images: Training scenes to rank and fit to.
+        images: Training scenes to fit to.
         scenes: Test scenes to evaluate on.
         seed: Random seed.
         device: cpu, cuda, cuda:1, mps, ...
