@@ -6,6 +6,7 @@ from torch import nn
 
 from patchranking.errors import UserError
 from patchranking.predictor.distill import distill, soft_gates
+from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.ranking.gates import gated_features
@@ -17,25 +18,40 @@ def gated(tower, tokens, scores, count, width, block=3):
 
 
 def test_gates_are_half_open_at_the_threshold_and_follow_the_scores():
-    scores = torch.tensor([[4.0, 1.0, 3.0, 2.0]])
-    patches, log_gates = soft_gates(scores, 2, 0.5)
+    scores = torch.tensor([[4.0, 1.0, 3.0, 2.9]])
+    patches, log_gates = soft_gates(scores, 2, 0.2)
     gates = torch.zeros(4).scatter(0, patches[0], log_gates[0].exp())
     assert gates.argsort(descending=True).tolist() == [0, 2, 3, 1]
     assert gates[2] + gates[3] == pytest.approx(1)
-    assert gates[2] > 0.5 > gates[3]
+    assert gates[2] == pytest.approx(torch.sigmoid(torch.tensor(0.125 / 0.2)))
+
+
+def test_scores_that_crowd_open_the_gates_no_wider():
+    scores = torch.randn(2, 16)
+    (_, wide), (_, crowded) = soft_gates(scores, 6, 0.05), soft_gates(scores.sign() + 1e-3 * scores, 6, 0.05)
+    torch.testing.assert_close(wide.sort().values, crowded.sort().values)
+
+
+def test_the_gradient_goes_through_to_the_standardised_scores():
+    scores = torch.randn(2, 16, dtype=torch.double, requires_grad=True)
+    patches, log_gates = soft_gates(scores, 6, 0.1)
+    weight = torch.randn_like(log_gates)
+    (found,) = torch.autograd.grad((log_gates * weight).sum(), scores)
+    slope = weight * (1 - log_gates.detach().exp()) / 0.1 * 12**-0.5
+    (expected,) = torch.autograd.grad((standardise(scores).gather(1, patches) * slope).sum(), scores)
+    torch.testing.assert_close(found, expected)
 
 
 @torch.no_grad()
 def test_gates_that_are_all_but_closed_are_left_out_without_harm(case):
     tower = case.tower
     tokens, scores = tower.embed(case.pixels, 3), torch.randn(3, tower.num_patches)
-    patches, _ = soft_gates(scores, 4, 0.1)
+    patches, _ = soft_gates(scores, 4, 0.03)
     assert patches.shape[1] < tower.num_patches
-    z = (scores - scores.mean(1, keepdim=True)) / scores.std(1, keepdim=True, correction=0)
-    ordered = z.sort(dim=1, descending=True).values
-    everything = nn.functional.logsigmoid((z - ordered[:, 3:5].mean(1, keepdim=True)) / 0.1)
+    place = scores.argsort(dim=1, descending=True).argsort(dim=1)
+    everything = nn.functional.logsigmoid((3.5 - place) / tower.num_patches / 0.03)
     expected = gated_features(tower, tokens, everything, 3)
-    torch.testing.assert_close(gated(tower, tokens, scores, 4, 0.1), expected, rtol=0, atol=0.05)
+    torch.testing.assert_close(gated(tower, tokens, scores, 4, 0.03), expected, rtol=0, atol=0.05)
 
 
 @torch.no_grad()

@@ -21,8 +21,10 @@ __all__ = ["Distillation", "distill", "soft_gates"]
 
 _KEEP_RATES = (0.3, 0.8)
 """Every step draws its keep rate between these."""
-_WIDTHS = (0.5, 0.1)
-"""Width of the gates' threshold in standard deviations of an image's scores, at the first and the last step."""
+_WIDTHS = (0.1, 0.03)
+"""Width of the gates' threshold in places of the order, at the first and the last step."""
+_PLACE_A_SCORE = 12**-0.5
+"""How far a patch moves in the order, as a share of it, for one standard deviation of score, if scores were uniform."""
 _REACH = 4.0
 """Patches further than this many widths below the threshold are left out of the pass."""
 _WARM_UP = 20
@@ -49,24 +51,26 @@ class Distillation:
 def soft_gates(scores: Tensor, count: int, width: float) -> tuple[Tensor, Tensor]:
     """Relaxes the choice of the ``count`` best patches to gates between 0 and 1.
 
-    A gate is the sigmoid of the distance of a patch's standardised score to the threshold, midway between the last
-    score kept and the first one dropped, in units of ``width``. As the width shrinks the gates become the hard choice.
+    A gate is the sigmoid of the distance of a patch's place in the order of the scores to the threshold, midway between
+    the last one kept and the first one dropped, in units of ``width``. Places cannot crowd at the threshold, as scores
+    can, so that only few gates are half-open, and as the width shrinks they become the hard choice. The gradient goes
+    straight through from the place to the standardised score.
 
     Args:
         scores: ``(batch, patches)``.
         count: Patches that a hard choice keeps, fewer than there are.
-        width: Width of the threshold in standard deviations of the image's scores.
+        width: Width of the threshold in places, as a share of the patches.
 
     Returns:
         Indices of the patches whose gates are not all but closed, ``(batch, open)``, and the logarithms of their gates
         of the same shape.
     """
-    scores = standardise(scores)
-    ordered = scores.detach().sort(dim=1, descending=True).values
-    threshold = ordered[:, count - 1 : count + 1].mean(1, keepdim=True)
-    reached = int((ordered > threshold - _REACH * width).sum(1).max())
-    patches = top_patches(scores.detach(), max(count, reached))
-    return patches, F.logsigmoid((scores - threshold) / width).gather(1, patches)
+    number = scores.shape[1]
+    moved = _PLACE_A_SCORE * standardise(scores)
+    order = moved.detach().argsort(dim=1, descending=True, stable=True)
+    above = (count - 0.5 - order.argsort(dim=1)) / number + (moved - moved.detach())
+    patches = top_patches(scores.detach(), min(number, math.ceil(count + _REACH * width * number)))
+    return patches, F.logsigmoid(above / width).gather(1, patches)
 
 
 def distill(
