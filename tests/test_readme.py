@@ -79,7 +79,8 @@ def test_make_demo_runs_the_demo_command(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["patchranking", *command[1].split(), "--images", "8", "--scenes", "8"])
     cli.main()
     results = json.loads((tmp_path / "runs/demo/results.json").read_text())
-    assert {row["method"] for row in results["rows"]} == {"dense", "random", "cls-attention", "patchranking", "golden"}
+    methods = {"dense", "random", "cls-attention", "evit", "patchranking", "golden"}
+    assert {row["method"] for row in results["rows"]} == methods
     assert [row["oracle"] for row in results["rows"]].count(True) == 5
     assert (tmp_path / "runs/demo/report.html").is_file()
     assert (tmp_path / "runs/demo/pruner/model.safetensors").is_file()
