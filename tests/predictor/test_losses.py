@@ -76,5 +76,27 @@ def test_a_constant_prediction_is_not_optimal_and_the_golden_one_is():
         assert best <= listnet(standardise(golden) + 0.1 * noise, golden)
 
 
-def test_standardise_of_a_constant_row_is_zero():
-    assert torch.equal(standardise(torch.full((1, 5), 3.0)), torch.zeros(1, 5))
+@pytest.mark.parametrize("value", [0.0, 3.0, 0.1, 0.7, 1 / 3, 123.456])
+def test_standardise_of_a_constant_row_is_zero_whatever_its_mean_rounds_to(value):
+    rows = torch.stack([torch.full((196,), value), torch.arange(196.0)])
+    assert torch.equal(standardise(rows)[0], torch.zeros(196))
+    assert standardise(rows)[1].std(correction=0).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_counts_as_the_mean_of_its_images(name):
+    scores, golden = torch.randn(3, 20), torch.randn(3, 20)
+    alone = [LOSSES[name](scores[i : i + 1], golden[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(LOSSES[name](scores, golden), torch.stack(alone).mean())
+
+
+@pytest.mark.parametrize("name", ["listnet", "margin", "top-list"])
+def test_a_shift_of_all_scores_changes_nothing_where_only_the_order_counts(name):
+    scores, golden, shift = torch.randn(3, 20), torch.randn(3, 20), torch.tensor([[5.0], [-2.0], [0.5]])
+    torch.testing.assert_close(LOSSES[name](scores + shift, golden), LOSSES[name](scores, golden))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_scale_of_the_golden_importance_is_of_no_account(name):
+    scores, golden = torch.randn(3, 20), torch.randn(3, 20)
+    torch.testing.assert_close(LOSSES[name](scores, 1e-3 * golden + 7), LOSSES[name](scores, golden), rtol=1e-3, atol=0)

@@ -4,9 +4,9 @@ import json
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from patchranking.errors import UserError
+from patchranking.evaluation.cost import count_macs
 from patchranking.predictor.networks import NETWORKS, Predictor
 
 each_network = pytest.mark.parametrize("network", NETWORKS)
@@ -19,9 +19,27 @@ def test_one_score_a_patch_and_the_prefix_is_context_only(network, context):
     tokens = torch.randn(2, 17, 32)
     scores = predictor(tokens)
     assert scores.shape == (2, 12)
-    changed = tokens.clone()
-    changed[:, 0] += torch.randn(32)
-    assert torch.equal(predictor(changed), scores) != context
+    for place in range(5):
+        changed = tokens.clone()
+        changed[:, place] += torch.randn(32)
+        assert torch.equal(predictor(changed), scores) != context
+
+
+@each_network
+def test_patches_alone_will_do_in_any_precision(network):
+    predictor = Predictor(32, 0, 12, network).double()
+    scores = predictor(torch.randn(2, 12, 32, dtype=torch.double))
+    assert (scores.shape, scores.dtype) == ((2, 12), torch.double)
+
+
+@each_network
+def test_only_the_mlp_judges_each_patch_by_itself(network):
+    predictor = Predictor(32, 1, 12, network).eval()
+    tokens = torch.randn(1, 13, 32)
+    scores, changed = predictor(tokens), tokens.clone()
+    changed[:, 4] += torch.randn(32)
+    moved = (predictor(changed) != scores)[0].nonzero().flatten().tolist()
+    assert moved == ([3] if network == "mlp" else list(range(12)))
 
 
 @each_network
@@ -51,6 +69,13 @@ def test_other_numbers_of_patches_are_taken_or_refused_in_a_sentence(network):
             predictor(torch.randn(1, 21, 32))
 
 
+def test_unknown_networks_and_uneven_channels_are_refused():
+    with pytest.raises(UserError, match="choose from mixer, mlp, transformer"):
+        Predictor(32, 1, 12, "cnn")
+    with pytest.raises(UserError, match="30 channels: choose a multiple of 4"):
+        Predictor(32, 1, 12, channels=30)
+
+
 @pytest.mark.parametrize("network", ["mlp", "transformer"])
 def test_networks_without_places_follow_the_patches_when_they_change_places(network):
     predictor = Predictor(32, 1, 12, network).eval()
@@ -69,7 +94,11 @@ def test_compiles_without_graph_breaks(network):
 @each_network
 def test_it_is_small_beside_a_vit_b16(network):
     predictor = Predictor(768, 1, 196, network)
-    with FlopCounterMode(display=False) as counter:
-        predictor(torch.randn(1, 197, 768))
-    assert 0 < counter.get_total_flops() / 2 < 0.01 * 17.56e9
+    mixing = {
+        "mixer": 2 * 197 * 32 * 16,
+        "mlp": 32 * 32,
+        "transformer": 4 * 197 * 32 * 32 + 2 * 197 * 197 * 32,
+    }
+    expected = 197 * 768 * 32 + mixing[network] + 2 * 197 * 32 * 64 + 196 * 32
+    assert count_macs(predictor, torch.randn(1, 197, 768)) == expected < 0.01 * 17.56e9
     assert sum(weight.numel() for weight in predictor.parameters()) < 50_000

@@ -18,7 +18,9 @@ _TOP_SHARES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 def standardise(importance: Tensor) -> Tensor:
     """Z-scores of each image's patches, ``(batch, patches)``; a constant row becomes zeros."""
     centred = importance - importance.mean(-1, keepdim=True)
-    return centred / centred.std(-1, keepdim=True, correction=0).clamp_min(1e-12)
+    scores = centred / centred.std(-1, keepdim=True, correction=0).clamp_min(1e-12)
+    constant = importance.amax(-1, keepdim=True) == importance.amin(-1, keepdim=True)
+    return scores.masked_fill(constant, 0)
 
 
 def listnet(scores: Tensor, importance: Tensor) -> Tensor:

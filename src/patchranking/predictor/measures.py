@@ -17,7 +17,7 @@ def matching_rate(scores: Tensor, importance: Tensor, count: int) -> float:
 
 def kendall(scores: Tensor, importance: Tensor) -> float:
     """Kendall's tau-b of each image's patches, ``(batch, patches)`` both, averaged over images; 0 where undefined."""
-    first, second = (torch.sign(x.unsqueeze(-1) - x.unsqueeze(-2)).double() for x in (scores, importance))
+    first, second = (_signs(x) for x in (scores, importance))
     agreement = (first * second).sum((-1, -2))
     untied = first.abs().sum((-1, -2)) * second.abs().sum((-1, -2))
     return (agreement / untied.sqrt().clamp_min(1e-12)).mean().item()
@@ -32,4 +32,10 @@ def spearman(scores: Tensor, importance: Tensor) -> float:
 
 def _ranks(values: Tensor) -> Tensor:
     """Centred mean ranks: half of (patches below minus patches above)."""
-    return torch.sign(values.unsqueeze(-1) - values.unsqueeze(-2)).double().sum(-1) / 2
+    return _signs(values).sum(-1) / 2
+
+
+def _signs(values: Tensor) -> Tensor:
+    """1, 0 or -1 for every ordered pair, ``(batch, patches, patches)``, float64."""
+    values = values.double()
+    return torch.sign(values.unsqueeze(-1) - values.unsqueeze(-2))

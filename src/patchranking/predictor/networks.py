@@ -29,10 +29,10 @@ class Predictor(nn.Module):
         num_patches: Patches of an image.
         network: The body: ``mixer`` (built for this number of patches), ``mlp`` or ``transformer`` (for any number).
         context: Whether the prefix tokens take part in the body; they never get a score.
-        channels: Reduced channels.
+        channels: Reduced channels, a multiple of 4.
 
     Raises:
-        UserError: If there is no such network.
+        UserError: If there is no such network, or the channels are no multiple of 4, the transformer's heads.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class Predictor(nn.Module):
         super().__init__()
         if network not in _BODIES:
             raise UserError(f"Unknown network '{network}': choose from {', '.join(NETWORKS)}.")
+        if channels % _HEADS:
+            raise UserError(f"A predictor cannot have {channels} channels: choose a multiple of {_HEADS}.")
         self.config: dict[str, Any] = {
             "width": width,
             "num_prefix_tokens": num_prefix_tokens,
