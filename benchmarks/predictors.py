@@ -2,8 +2,9 @@
 
     python benchmarks/predictors.py MODEL DATA --test '[DATA, ...]' --out benchmarks/results/predictors-NAME.json
 
-Images are read once. Imitation learns the sketched rankings of the same images. Every finished fit is written, so a
-killed run goes on where it stopped. Rows with network cls-attention and random are baselines without a fit.
+One thing at a time differs from the first of each list, the default. Images are read once. Imitation learns the
+sketched rankings of the same images, of 400 at most before a distillation, as ``fit`` does. Every finished fit is
+written, so a killed run goes on where it stopped. Rows with network cls-attention and random are baselines without a fit.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from patchranking.predictor.distill import distill
 from patchranking.predictor.fit import cache_tokens
 from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES
-from patchranking.predictor.measures import matching_rate
+from patchranking.predictor.measures import kendall, matching_rate, spearman
 from patchranking.predictor.networks import Predictor
 from patchranking.pruning.baselines import BASELINES
 from patchranking.pruning.select import gather_tokens, kept_count, top_patches
@@ -39,11 +40,15 @@ from patchranking.towers.zero_shot import class_features
 
 BLOCK = 3
 RATES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+RANKED = 400
+
+Choice = Callable[[Tensor, int], Tensor]
+"""Maps tokens and the number of patches to keep to the tokens that go on."""
 
 
 @dataclass
 class Images:
-    """A data set read once: tokens that enter the block, dense features, golden importance of some, labels, classes."""
+    """A data set read once: views of tokens and dense features, golden importance of some, labels, classes."""
 
     name: str
     tokens: Tensor
@@ -59,10 +64,10 @@ def main(
     test: list[str],
     out: Path,
     networks: list[str] = ["mixer", "transformer", "mlp"],  # noqa: B006
-    objectives: list[str] = [*LOSSES, "distill", "both"],  # noqa: B006
-    sizes: list[int] = [250, 1000],  # noqa: B006
+    objectives: list[str] = ["both", "distill", *LOSSES],  # noqa: B006
+    sizes: list[int] = [1000, 250],  # noqa: B006
     seeds: int = 3,
-    steps: int = 250,
+    steps: int = 150,
     golden_images: int = 60,
     limit: int | None = None,
     work: Path = Path("runs/predictors"),
@@ -75,7 +80,7 @@ def main(
         test: DATA arguments to test on.
         out: The JSON file.
         networks: mixer, transformer, mlp.
-        objectives: listnet, bce, margin, top-list, distill, and both, which is listnet and then distill.
+        objectives: both, which is listnet and then distill, distill, listnet, bce, margin, top-list.
         sizes: Numbers of training images.
         seeds: Seeds 0, 1, ... of the sample, the weights and the order.
         steps: Steps of distillation.
@@ -84,7 +89,7 @@ def main(
         work: Folder for the rankings.
     """
     loaded = load_model(model)
-    train = _read(loaded, data, None, None if set(objectives) == {"distill"} else -1, work)
+    train = _read(loaded, data, None, None if set(objectives) == {"distill"} else -1, work, mirrored=True)
     tests = [_read(loaded, name, limit, golden_images, work) for name in test]
     done: dict[str, list[dict[str, Any]]] = {}
     partial = out.with_suffix(".partial")
@@ -103,20 +108,24 @@ def main(
         for name in ("random", "cls-attention") if seed == 0 else ("random",):
             scorer = BASELINES[name](loaded.tower, BLOCK, seed)
             about = {"fit_on": None, "network": name, "objective": None, "n_train": 0, "seed": seed, "macs_share": None}
-            keep(f"{name} {seed}", lambda s=scorer, a=about: _rows(loaded, s, tests, a))
-        for size in sizes:
-            for network in networks:
-                for objective in objectives:
-                    name = f"{network} {objective} {size} {seed}"
-                    keep(name, lambda a=(network, objective, size, seed): _fit(loaded, train, tests, steps, *a))
+            keep(f"{name} {seed}", lambda s=scorer, a=about: _rows(loaded, s, _drop(loaded, s), tests, a))
+        default = (networks[0], objectives[0], sizes[0])
+        others = [(network, *default[1:]) for network in networks]
+        others += [(default[0], objective, default[2]) for objective in objectives]
+        others += [(*default[:2], size) for size in sizes]
+        for chosen in dict.fromkeys(others):
+            name = " ".join(map(str, (*chosen, seed)))
+            keep(name, lambda c=chosen, s=seed: _fit(loaded, train, tests, steps, *c, s))
     rows = [row for rows in done.values() for row in rows]
     write_json(out, {"environment": environment(loaded.tower.device), "rows": rows})
     partial.unlink()
 
 
-def _read(model: LoadedModel, name: str, limit: int | None, golden_images: int | None, work: Path) -> Images:
+def _read(
+    model: LoadedModel, name: str, limit: int | None, golden_images: int | None, work: Path, mirrored: bool = False
+) -> Images:
     images = load_data(name, limit, 0)
-    used, _, tokens, features = cache_tokens(model, images, None, BLOCK, dense=True)
+    used, _, tokens, features = cache_tokens(model, images, None, BLOCK, dense=True, mirrored=mirrored)
     assert features is not None
     golden: dict[int, Tensor] = {}
     if golden_images is not None:
@@ -146,46 +155,60 @@ def _fit(
     torch.manual_seed(seed)
     tower = model.tower
     predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches, network)
-    rows = torch.randperm(len(train.tokens), generator=torch.Generator().manual_seed(seed))[:size]
+    rows = torch.randperm(train.tokens.shape[1], generator=torch.Generator().manual_seed(seed))[:size]
     if objective != "distill":
         ranked = torch.tensor([row for row in rows.tolist() if row in train.golden])
+        ranked = ranked[: RANKED if objective == "both" else None]
         importance = torch.stack([train.golden[row] for row in ranked.tolist()])
-        imitate(predictor, train.tokens[ranked], importance, LOSSES.get(objective, LOSSES["listnet"]), seed=seed)
+        views = torch.stack([importance, importance.unflatten(1, tower.grid).flip(-1).flatten(1)])
+        imitate(predictor, train.tokens[:, ranked], views, LOSSES.get(objective, LOSSES["listnet"]), seed=seed)
     if objective in ("distill", "both"):
-        distill(predictor, tower, train.tokens[rows], train.features[rows], BLOCK, steps, seed=seed)
+        distill(predictor, tower, train.tokens[:, rows], train.features[:, rows], BLOCK, steps, seed=seed)
     predictor.eval()
-    scoring = count_macs(predictor, train.tokens[:1].float())
+
+    def choose(tokens: Tensor, count: int) -> Tensor:
+        scores, corrected = predictor.correct(tokens, count / tower.num_patches)
+        return gather_tokens(corrected, top_patches(scores, count), tower.num_prefix_tokens)
+
+    sample = train.tokens[0, :1].float()
+    scoring = count_macs(lambda tokens: predictor.correct(tokens, 0.5)[1], sample)
     dense = count_macs(tower, torch.zeros(1, 3, *tower.image_size, dtype=tower.dtype))
     about = {"fit_on": train.name, "network": network, "objective": objective, "n_train": len(rows), "seed": seed}
-    return _rows(model, predictor, tests, about | {"macs_share": scoring / dense})
+    return _rows(model, predictor, choose, tests, about | {"macs_share": scoring / dense})
+
+
+def _drop(model: LoadedModel, scorer: Callable[[Tensor], Tensor]) -> Choice:
+    return lambda tokens, count: gather_tokens(
+        tokens, top_patches(scorer(tokens), count), model.tower.num_prefix_tokens
+    )
 
 
 @torch.inference_mode()
 def _rows(
-    model: LoadedModel, scorer: Callable[[Tensor], Tensor], tests: list[Images], about: dict[str, Any]
+    model: LoadedModel, scorer: Callable[[Tensor], Tensor], choose: Choice, tests: list[Images], about: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    return [row for images in tests for row in _test(model, scorer, images, about)]
+    return [row for images in tests for row in _test(model, scorer, choose, images, about)]
 
 
 def _test(
-    model: LoadedModel, scorer: Callable[[Tensor], Tensor], images: Images, about: dict[str, Any]
+    model: LoadedModel, scorer: Callable[[Tensor], Tensor], choose: Choice, images: Images, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
     tower, patches = model.tower, model.tower.num_patches
-    scores = torch.cat([scorer(batch.float()) for batch in images.tokens.split(64)])
     some = sorted(images.golden)
+    scores = scorer(images.tokens[0, some].float()) if some else None
+    golden = torch.stack([images.golden[row] for row in some]) if some else None
     rows = []
     for rate in RATES:
         count = kept_count(rate, patches)
-        parts = [
-            tower.pool(
-                tower.run(gather_tokens(tokens.float(), top_patches(part, count), tower.num_prefix_tokens), BLOCK)
-            )
-            for tokens, part in zip(images.tokens.split(64), scores.split(64), strict=True)
-        ]
-        features = torch.cat(parts)
-        matched = None
-        if some:
-            matched = matching_rate(scores[some], torch.stack([images.golden[row] for row in some]), count)
+        batches = images.tokens[0].split(64)
+        features = torch.cat([tower.pool(tower.run(choose(tokens.float(), count), BLOCK)) for tokens in batches])
+        agreement = {}
+        if scores is not None and golden is not None:
+            agreement = {
+                "matching_rate": matching_rate(scores, golden, count),
+                "kendall": kendall(scores, golden),
+                "spearman": spearman(scores, golden),
+            }
         rows.append(
             about
             | {
@@ -193,11 +216,11 @@ def _test(
                 "keep_rate": rate,
                 "n_images": len(features),
                 "top1": _top1(features, images),
-                "top1_dense": _top1(images.features, images),
-                "feature_cosine": 1 - feature_damage(features, images.features).mean().item(),
-                "matching_rate": matched,
+                "top1_dense": _top1(images.features[0], images),
+                "feature_cosine": 1 - feature_damage(features, images.features[0]).mean().item(),
                 "chance": count / patches,
             }
+            | agreement
         )
     return rows
 

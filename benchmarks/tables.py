@@ -15,7 +15,7 @@ import numpy as np
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs/how-it-works.md")
 RATES = (0.9, 0.8, 0.7, 0.6, 0.5)
-METHODS = ("patchranking", "evit", "cls-attention", "random", "golden")
+METHODS = ("patchranking", "tome", "evit", "cls-attention", "random", "golden")
 
 
 def table(results: dict[str, Any]) -> str:

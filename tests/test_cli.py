@@ -173,7 +173,7 @@ def test_other_errors_are_not_hidden(run, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "keep", "methods"),
     [
-        ("", [1.0, 0.9, 0.8, 0.7, 0.6, 0.5], ["random", "cls-attention", "evit", "golden"]),
+        ("", [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], ["random", "cls-attention", "evit", "tome", "golden"]),
         ("--keep 0.9 0.5 --methods random golden --seed 3", [0.9, 0.5], ["random", "golden"]),
         ("--keep [0.9,0.5] --methods=[random]", [0.9, 0.5], ["random"]),
         ("--seed 3 --methods golden --keep 1", [1.0], ["golden"]),

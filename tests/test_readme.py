@@ -79,7 +79,7 @@ def test_make_demo_runs_the_demo_command(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["patchranking", *command[1].split(), "--images", "8", "--scenes", "8"])
     cli.main()
     results = json.loads((tmp_path / "runs/demo/results.json").read_text())
-    methods = {"dense", "random", "cls-attention", "evit", "patchranking", "golden"}
+    methods = {"dense", "random", "cls-attention", "evit", "tome", "patchranking", "golden"}
     assert {row["method"] for row in results["rows"]} == methods
     assert [row["oracle"] for row in results["rows"]].count(True) == 5
     assert (tmp_path / "runs/demo/report.html").is_file()

@@ -13,7 +13,7 @@ import torch
 from huggingface_hub.utils import logging as hub_logging
 from jsonargparse import auto_cli
 
-from patchranking.data import load_data
+from patchranking.data import load_data, subset
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings
 from patchranking.evaluation.evaluate import evaluate as run_evaluation
@@ -84,16 +84,17 @@ def fit(
     model: str,
     data: str,
     out: Path = Path("runs/fit"),
-    objective: Literal["distill", "imitate", "both"] = "distill",
+    objective: Literal["both", "distill", "imitate"] = "both",
     rankings: Path | None = None,
+    ranked: int = 400,
     keep: float = 0.6,
-    steps: int = 250,
+    steps: int = 150,
     network: NetworkName = "mixer",
     loss: LossName = "listnet",
     search: SearchName = "sketched",
     score: ScoreName = "preservation",
     blocks: list[int] | None = None,
-    epochs: int = 50,
+    epochs: int = 30,
     limit: int | None = None,
     seed: int = 0,
     device: str = "cpu",
@@ -104,8 +105,9 @@ def fit(
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
         data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], or folders joined by commas.
         out: Folder for the pruner.
-        objective: distill needs no rankings; imitate learns golden rankings; both imitates, then distills.
-        rankings: Folder written by rank for the same model and images, to imitate; distill becomes both.
+        objective: imitate learns golden rankings; distill needs none; both imitates, then distills.
+        rankings: Folder written by rank for the same model and images, to imitate.
+        ranked: At most so many images, drawn by seed, are ranked for imitation, unless rankings are given.
         keep: Keep rate stored with the pruner; it can be changed later without fitting again.
         steps: Steps of distillation.
         network: The predictor; mlp and transformer take any number of patches.
@@ -119,6 +121,12 @@ def fit(
         device: cpu, cuda, cuda:1, mps, ...
     """
     check_keep_rate(keep)
+    if ranked < 1:
+        raise UserError(
+            f"The number of images ranked must be at least 1, not {ranked}; --objective distill ranks none."
+        )
+    if rankings is not None and objective == "distill":
+        raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
     if rankings is not None:
         finished_manifest(rankings)
     loaded = _load(model, device, seed)
@@ -126,12 +134,13 @@ def fit(
     _make_folder(out)
     if rankings is None and objective != "distill":
         rankings = out / "rankings"
-        rank_dataset(loaded, images, rankings, SearchSettings(search, score, min(blocks or [3]), seed=seed))
+        settings = SearchSettings(search, score, min(blocks or [3]), seed=seed)
+        rank_dataset(loaded, subset(images, ranked, seed), rankings, settings)
     distilled = 0 if objective == "imitate" else steps
     pruner, report = fit_pruner(loaded, images, rankings, keep, blocks, distilled, epochs, network, loss, seed)
     pruner.save_pretrained(out)
-    ranked = None if rankings is None else finished_manifest(rankings)["settings"]
-    write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": ranked})
+    imitated = None if rankings is None else finished_manifest(rankings)["settings"]
+    write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": imitated})
     if report.imitation is not None:
         rate, chance = report.imitation.matching_rate, report.imitation.chance
         print(f"matching rate {rate:.3f} (chance {chance:.3f}) on {report.imitation.n_held_out} held-out images")
@@ -152,8 +161,8 @@ def evaluate(
     data: str,
     out: Path = Path("runs/evaluate"),
     pruner: Path | None = None,
-    methods: list[str] = ["random", "cls-attention", "evit", "golden"],  # noqa: B006
-    keep: list[float] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5],  # noqa: B006
+    methods: list[str] = ["random", "cls-attention", "evit", "tome", "golden"],  # noqa: B006
+    keep: list[float] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4],  # noqa: B006
     templates: list[str] | None = None,
     golden_images: int = 100,
     batch_size: int = 32,
@@ -169,7 +178,7 @@ def evaluate(
         data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], or folders joined by commas.
         out: Folder for results.json and report.html.
         pruner: Folder written by fit.
-        methods: random, cls-attention, evit and golden, the oracle; dense and the pruner are always measured.
+        methods: random, cls-attention, evit, tome and golden, the oracle; dense and the pruner are always measured.
         keep: Keep rates; 1.0 is the dense model.
         templates: Prompt templates with one {}; the data set's own when omitted.
         golden_images: Images, drawn by seed, on which the oracle runs.

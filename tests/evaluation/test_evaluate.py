@@ -13,6 +13,7 @@ from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.predictor.networks import Predictor
+from patchranking.pruning.baselines.tome import tome, tome_schedule
 from patchranking.pruning.pruner import BaseModel, Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.sketched import sketched
@@ -58,7 +59,7 @@ def test_rows_wall_and_totals(model, data, pruner):
     results, wall = evaluate(model, data, pruner, settings())
     assert list(by_method(results, 1.0)) == ["dense"]
     pruned = by_method(results, 0.5)
-    assert list(pruned) == ["random", "cls-attention", "evit", "patchranking", "golden"]
+    assert list(pruned) == ["random", "cls-attention", "evit", "patchranking", "tome", "golden"]
     assert [row["oracle"] for row in pruned.values()] == [False, False, False, False, True]
     assert [row["n_images"] for row in pruned.values()] == [10, 10, 10, 10, 4]
     assert all(row["kept_patches"] == 8 and row["schedule"] == {"3": 0.5} for row in pruned.values())
@@ -126,7 +127,9 @@ def test_unlabelled_images_have_no_top1(model, data):
 
 
 def test_wrong_settings_are_refused(model, data, pruner):
-    with pytest.raises(UserError, match="Unknown method 'rnadom': choose from random, cls-attention, evit, golden"):
+    with pytest.raises(
+        UserError, match="Unknown method 'rnadom': choose from random, cls-attention, evit, tome, golden"
+    ):
         evaluate(model, data, pruner, settings(methods=("rnadom",)))
     with pytest.raises(UserError, match="keep rate"):
         evaluate(model, data, pruner, settings(keep_rates=(1.5,)))
@@ -135,11 +138,12 @@ def test_wrong_settings_are_refused(model, data, pruner):
 def test_a_progressive_pruner_and_evit_are_measured_as_they_run(model, data):
     tower, schedule = model.tower, Schedule({1: 0.8, 3: 0.5})
     pruner = Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), schedule).eval()
-    results, _ = evaluate(model, data, pruner, settings(methods=("evit",), keep_rates=(0.5, 0.25)))
+    results, _ = evaluate(model, data, pruner, settings(methods=("evit", "tome"), keep_rates=(0.5, 0.25)))
     rows = {(row["method"], row["keep_rate"]): row for row in results["rows"]}
     assert rows["patchranking", 0.5]["schedule"] == {"1": 0.8, "3": 0.5}
     assert rows["patchranking", 0.25]["schedule"] == pytest.approx({"1": 0.7, "3": 0.25})
     assert rows["evit", 0.5]["schedule"] == {"1": 0.5}
+    assert rows["tome", 0.5]["schedule"] == tome_schedule(tower, 1, 8).to_dict()
     readable = [index for index, key in enumerate(data.keys) if "broken" not in key]
     pixels = torch.stack([model.preprocess(data.image(index)) for index in readable])
     pruner.keep = 0.5
@@ -147,4 +151,6 @@ def test_a_progressive_pruner_and_evit_are_measured_as_they_run(model, data):
         full = tower(pixels)
         with pruner.attached(tower):
             cosine = F.cosine_similarity(tower(pixels), full).mean().item()
+        merged = F.cosine_similarity(tome(tower, pixels, tome_schedule(tower, 1, 8)), full).mean().item()
+    assert rows["tome", 0.5]["feature_cosine"] == pytest.approx(merged, abs=1e-5)
     assert rows["patchranking", 0.5]["feature_cosine"] == pytest.approx(cosine, abs=1e-5)

@@ -58,8 +58,11 @@ IMPORTANCE = {f"{index}.png": np.roll(np.arange(16, dtype=np.float32), 3 * index
 def test_the_pruner_attaches(pictures, store, steps):
     model, data = pictures
     pruner, report = fit_pruner(model, data, store("rankings", IMPORTANCE), 0.5, [2], steps, epochs=2)
-    assert report.n_images == report.imitation.n_train + report.imitation.n_held_out == 5
-    assert (report.distillation is not None) == (steps > 0)
+    assert report.imitation.n_train + report.imitation.n_held_out == 5
+    if steps:
+        assert report.n_images == report.distillation.n_train + report.distillation.n_held_out == 6
+    else:
+        assert (report.n_images, report.distillation) == (5, None)
     assert pruner.schedule.to_dict() == {"2": 0.5}
     with pruner.attached(model.tower):
         model.tower(torch.randn(1, 3, 32, 32))
@@ -81,7 +84,7 @@ def test_rankings_are_joined_by_key(pictures, store, monkeypatch):
     seen = []
 
     def spy(predictor, tokens, importance, *options, **others):
-        seen.extend(zip(tokens, importance, strict=True))
+        seen.extend(zip(*tokens, *importance, strict=True))
         return Imitation(4, 1, 1, 0.0, 0.5, 0.5)
 
     monkeypatch.setattr(fit, "imitate", spy)
@@ -90,9 +93,11 @@ def test_rankings_are_joined_by_key(pictures, store, monkeypatch):
     assert len(seen) == 5
     for key, row in IMPORTANCE.items():
         image = model.preprocess(data.image(data.keys.index(key)))
-        tokens = model.tower.embed(image[None], 2).half()
-        (match,) = [found for cached, found in seen if torch.equal(cached, tokens[0])]
-        assert np.array_equal(match.numpy(), row)
+        tokens, mirrored = model.tower.embed(torch.stack([image, image.flip(-1)]), 2).half()
+        ((second, *found),) = [rest for cached, *rest in seen if torch.equal(cached, tokens)]
+        assert torch.equal(second, mirrored)
+        assert np.array_equal(found[0].numpy(), row)
+        assert np.array_equal(found[1].numpy(), row.reshape(4, 4)[:, ::-1].ravel())
 
 
 def test_the_order_of_the_stored_rankings_is_of_no_account(pictures, store):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from patchranking.errors import UserError
 from patchranking.evaluation.cost import count_macs
@@ -99,6 +100,27 @@ def test_it_is_small_beside_a_vit_b16(network):
         "mlp": 32 * 32,
         "transformer": 4 * 197 * 32 * 32 + 2 * 197 * 197 * 32,
     }
-    expected = 197 * 768 * 32 + mixing[network] + 2 * 197 * 32 * 64 + 196 * 32
+    reduced = 197 * 768 * 32
+    expected = reduced + mixing[network] + 2 * 197 * 32 * 64 + 196 * 32
     assert count_macs(predictor, torch.randn(1, 197, 768)) == expected < 0.01 * 17.56e9
-    assert sum(weight.numel() for weight in predictor.parameters()) < 50_000
+    correcting = count_macs(lambda tokens: predictor.correct(tokens, 0.5)[1], torch.randn(1, 197, 768))
+    assert correcting == expected + reduced < 0.01 * 17.56e9
+    assert sum(weight.numel() for weight in predictor.parameters()) < 75_000
+
+
+@each_network
+@pytest.mark.parametrize("context", [True, False])
+def test_the_correction_is_nothing_until_learned_and_grows_as_patches_go(network, context):
+    predictor = Predictor(32, 2, 12, network, context).eval()
+    tokens = torch.randn(2, 14, 32)
+    scores, corrected = predictor.correct(tokens, 0.4)
+    assert torch.equal(scores, predictor(tokens))
+    assert torch.equal(corrected, tokens)
+    nn.init.normal_(predictor.correction.weight)
+    little, much, none = (predictor.correct(tokens, keep)[1] - tokens for keep in (0.8, 0.4, 1.0))
+    torch.testing.assert_close(much, 3 * little, rtol=1e-3, atol=1e-4)
+    assert not none.any()
+    assert little[:, 2:].ne(0).all()
+    assert little[:, :2].any() == context
+    half = predictor.correct(tokens.half(), 0.4)
+    assert (half[0].dtype, half[1].dtype) == (torch.float, torch.half)

@@ -13,7 +13,7 @@ from PIL import Image
 from patchranking.data.templates import templates_for
 from patchranking.errors import UserError
 
-__all__ = ["DATA_HELP", "ImageData", "distinct_ends", "number_classes", "printable", "row_keys", "sample"]
+__all__ = ["DATA_HELP", "ImageData", "distinct_ends", "number_classes", "printable", "row_keys", "sample", "subset"]
 
 DATA_HELP = (
     "demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], "
@@ -67,6 +67,26 @@ def sample(length: int, limit: int | None, seed: int) -> list[int]:
         return list(range(length))
     chosen: list[int] = np.sort(np.random.default_rng(seed).choice(length, limit, replace=False)).tolist()
     return chosen
+
+
+def subset(data: ImageData, limit: int, seed: int) -> ImageData:
+    """At most so many of the images, drawn by seed, in their order and under their keys."""
+    return data if limit >= len(data) else _Subset(data, sample(len(data), limit, seed))
+
+
+class _Subset(ImageData):
+    def __init__(self, data: ImageData, chosen: list[int]) -> None:
+        self._data, self._chosen = data, chosen
+        self.name, self.split = data.name, data.split
+        self.class_names, self.templates = data.class_names, data.templates
+        self.keys = [data.keys[index] for index in chosen]
+        self.labels = None if data.labels is None else [data.labels[index] for index in chosen]
+
+    def image(self, index: int) -> Image.Image:
+        return self._data.image(self._chosen[index])
+
+    def mask(self, index: int) -> np.ndarray | None:
+        return self._data.mask(self._chosen[index])
 
 
 def number_classes(classes: Sequence[Any], names: Sequence[str] = ()) -> tuple[list[str], list[int] | None]:

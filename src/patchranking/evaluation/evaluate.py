@@ -17,7 +17,7 @@ from patchranking.evaluation.cost import analytic_macs, count_macs, images_per_s
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.tally import Tally, object_share
 from patchranking.pruning.attach import Scorer, attach_reductions, scorer_attached
-from patchranking.pruning.baselines import BASELINES, REDUCTIONS
+from patchranking.pruning.baselines import BASELINES, ENCODERS, REDUCTIONS
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, kept_count, top_patches
@@ -51,8 +51,8 @@ class EvaluationSettings:
         seed: Seed of the random baseline and of the golden images.
     """
 
-    methods: Sequence[str] = ("random", "cls-attention", "evit", "golden")
-    keep_rates: Sequence[float] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+    methods: Sequence[str] = ("random", "cls-attention", "evit", "tome", "golden")
+    keep_rates: Sequence[float] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
     block: int = 3
     golden_images: int = 100
     batch_size: int = 32
@@ -71,6 +71,7 @@ class _Run:
     block: int
     rates: list[float]
     scorers: dict[str, Scorer]
+    encoders: list[str]
     pruner: Pruner | None
     tally: Tally
     golden: set[int]
@@ -114,7 +115,7 @@ def evaluate(
 
 
 def _prepare(model: LoadedModel, data: ImageData, pruner: Pruner | None, settings: EvaluationSettings) -> _Run:
-    known = [*BASELINES, *ORACLES]
+    known = [*BASELINES, *ENCODERS, *ORACLES]
     unknown = [name for name in settings.methods if name not in known]
     if unknown:
         raise UserError(f"Unknown method '{unknown[0]}': choose from {', '.join(known)}.")
@@ -131,12 +132,13 @@ def _prepare(model: LoadedModel, data: ImageData, pruner: Pruner | None, setting
     }
     if pruner is not None:
         scorers["patchranking"] = pruner
+    encoders = [name for name in settings.methods if name in ENCODERS]
     classes = None
     if data.labels is not None and model.encode_text is not None:
         classes = class_features(model.encode_text, data.class_names, data.templates)
     golden = np.random.default_rng(settings.seed).permutation(len(data))[: settings.golden_images]
     chosen = set(golden.tolist()) if "golden" in settings.methods else set()
-    return _Run(model, data, settings, block, rates, scorers, pruner, Tally(classes), chosen)
+    return _Run(model, data, settings, block, rates, scorers, encoders, pruner, Tally(classes), chosen)
 
 
 def _measure(run: _Run, images: list[int], pixels: Tensor) -> None:
@@ -176,6 +178,9 @@ def _measure(run: _Run, images: list[int], pixels: Tensor) -> None:
                 None if labels is None else labels[some],
                 None if objects is None else objects[some].gather(1, patches).sum(1),
             )
+    for name in run.encoders:
+        for rate in run.rates:
+            run.tally.add((name, rate), images, _encoder(run, name, rate)(pixels), full, labels, None)
     shown = oracle if run.golden else range(len(images))
     for row in list(shown)[: run.settings.wall - len(run.wall)]:
         run.wall.append(
@@ -207,7 +212,7 @@ def _rows(run: _Run) -> list[dict[str, Any]]:
     dense_top1 = run.tally.mean(("dense", 1.0), "top1")
     rows = []
     for rate in [1.0, *run.rates]:
-        methods = ["dense"] if rate == 1 else [*run.scorers, *(ORACLES if run.golden else ())]
+        methods = ["dense"] if rate == 1 else [*run.scorers, *run.encoders, *(ORACLES if run.golden else ())]
         kept = kept_count(rate, tower.num_patches)
         encoders = {name: _encoder(run, name, rate) for name in methods}
         timed = {"dense": tower} | {name: encode for name, encode in encoders.items() if name not in ORACLES}
@@ -242,7 +247,7 @@ def _rows(run: _Run) -> list[dict[str, Any]]:
 
 
 def _same_images(run: _Run, rate: float) -> dict[str, dict[str, float | None]]:
-    keys = [("dense", 1.0), *((name, rate) for name in run.scorers)]
+    keys = [("dense", 1.0), *((name, rate) for name in (*run.scorers, *run.encoders))]
     return {
         key[0]: {measure: run.tally.mean(key, measure, run.golden) for measure in ("top1", "feature_cosine")}
         for key in keys
@@ -250,6 +255,9 @@ def _same_images(run: _Run, rate: float) -> dict[str, dict[str, float | None]]:
 
 
 def _schedule(run: _Run, name: str, rate: float) -> Schedule:
+    if name in ENCODERS:
+        tower = run.model.tower
+        return ENCODERS[name][0](tower, run.block, kept_count(rate, tower.num_patches))
     return run.pruner.schedule.at(rate) if run.pruner and name == "patchranking" else Schedule({run.block: rate})
 
 
@@ -270,6 +278,9 @@ def _encoder(run: _Run, name: str, rate: float) -> Callable[[Tensor], Tensor]:
     tower = run.model.tower
     if name == "dense":
         return tower
+    if name in ENCODERS:
+        schedule, encode_merged = _schedule(run, name, rate), ENCODERS[name][1]
+        return lambda pixels: encode_merged(tower, pixels, schedule)
 
     def encode(pixels: Tensor) -> Tensor:
         with _pruned(run, name, rate):

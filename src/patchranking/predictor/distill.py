@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from patchranking.errors import UserError
 from patchranking.predictor.losses import standardise
+from patchranking.predictor.networks import Predictor
 from patchranking.pruning.select import gather_tokens, kept_count, top_patches
 from patchranking.ranking.gates import gated_features
 from patchranking.ranking.scores import feature_damage
@@ -74,14 +75,14 @@ def soft_gates(scores: Tensor, count: int, width: float) -> tuple[Tensor, Tensor
 
 
 def distill(
-    predictor: nn.Module,
+    predictor: Predictor,
     tower: VisionTower,
     tokens: Tensor,
     features: Tensor,
     block: int,
-    steps: int = 250,
+    steps: int = 150,
     batch_size: int = 32,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 5e-4,
     weight_decay: float = 1e-2,
     held_out_share: float = 0.1,
     seed: int = 0,
@@ -90,20 +91,21 @@ def distill(
 
     Every step draws a keep rate, turns the scores into soft gates, runs the frozen blocks from ``block`` on with the
     logarithms of the gates added to the attention logits, and descends on 1 - cosine to the dense feature. One
-    predictor learns all keep rates. A step costs about a forward and a backward pass of the later blocks on the gated
-    patches.
+    predictor learns all keep rates, and the correction of the tokens with them. A step costs about a forward and a
+    backward pass of the later blocks on the gated patches.
 
     Args:
         predictor: Scores tokens ``(batch, prefix + patches, width)``.
         tower: The image encoder; its weights get no gradient.
-        tokens: Tokens that enter ``block``, ``(images, prefix + patches, width)``, any floating type, on any device.
-        features: Features of the dense model, ``(images, features)``.
+        tokens: Tokens that enter ``block``, ``(views, images, prefix + patches, width)``, any floating type, on any
+            device; every step draws one view of its images.
+        features: Features of the dense model, ``(views, images, features)``.
         block: Patches are dropped before this block.
         steps: Optimiser steps (AdamW, warm-up, cosine schedule down to a twentieth).
         batch_size: Images a step.
         learning_rate: AdamW's.
         weight_decay: AdamW's.
-        held_out_share: Share of the images held out.
+        held_out_share: Share of the images held out; measured on their first view.
         seed: Seed of the split, the order and the keep rates.
 
     Returns:
@@ -112,13 +114,14 @@ def distill(
     Raises:
         UserError: If there are fewer than 4 images, fewer than 2 patches, or the model's pooling cannot be gated.
     """
-    if len(tokens) < 4:
-        raise UserError(f"A predictor needs at least 4 images, better some hundreds, not {len(tokens)}.")
+    images = tokens.shape[1]
+    if images < 4:
+        raise UserError(f"A predictor needs at least 4 images, better some hundreds, not {images}.")
     if tower.num_patches < 2:
         raise UserError("This model has a single patch: there is nothing to prune.")
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(tokens), generator=generator)
-    n_held_out = max(1, round(held_out_share * len(tokens)))
+    order = torch.randperm(images, generator=generator)
+    n_held_out = max(1, round(held_out_share * images))
     held_out, train = order[:n_held_out], order[n_held_out:]
     weights = list(predictor.parameters())
     optimiser = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)
@@ -133,12 +136,13 @@ def distill(
             low, high = _KEEP_RATES
             keep = low + (high - low) * torch.rand((), generator=generator).item()
             width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
-            entering = tokens[batch].to(tower.device, tower.dtype)
+            view = int(torch.randint(len(tokens), (), generator=generator))
+            entering, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
             count = min(kept_count(keep, tower.num_patches), tower.num_patches - 1)
-            patches, log_gates = soft_gates(predictor(entering.float()), count, width)
-            kept = gather_tokens(entering, patches, tower.num_prefix_tokens)
-            damage = feature_damage(gated_features(tower, kept, log_gates, block), features[batch].to(tower.device))
-            loss = damage.mean()
+            scores, corrected = predictor.correct(entering, count / tower.num_patches)
+            patches, log_gates = soft_gates(scores, count, width)
+            kept = gather_tokens(corrected, patches, tower.num_prefix_tokens)
+            loss = feature_damage(gated_features(tower, kept, log_gates, block), full).mean()
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 weight.grad = gradient
             nn.utils.clip_grad_norm_(weights, 1.0)
@@ -146,7 +150,7 @@ def distill(
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.4f}")
     predictor.eval()
-    error = {str(rate): _error(predictor, tower, tokens, features, held_out, block, rate) for rate in _REPORTED}
+    error = {str(rate): _error(predictor, tower, tokens[0], features[0], held_out, block, rate) for rate in _REPORTED}
     return Distillation(len(train), len(held_out), steps, error)
 
 
@@ -158,7 +162,7 @@ def _rate(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def _error(
-    predictor: nn.Module,
+    predictor: Predictor,
     tower: VisionTower,
     tokens: Tensor,
     features: Tensor,
@@ -169,7 +173,10 @@ def _error(
     total = 0.0
     for batch in images.split(64):
         entering = tokens[batch].to(tower.device, tower.dtype)
-        patches = top_patches(predictor(entering.float()), kept_count(keep, tower.num_patches))
-        kept = tower.pool(tower.run(gather_tokens(entering, patches, tower.num_prefix_tokens), block))
+        count = kept_count(keep, tower.num_patches)
+        scores, corrected = predictor.correct(entering, count / tower.num_patches)
+        kept = tower.pool(
+            tower.run(gather_tokens(corrected, top_patches(scores, count), tower.num_prefix_tokens), block)
+        )
         total += feature_damage(kept, features[batch].to(tower.device)).sum().item()
     return total / len(images)

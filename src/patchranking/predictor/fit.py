@@ -1,4 +1,4 @@
-"""Fits a pruner to a model on some images: by distillation, by imitation of golden rankings, or one after the other."""
+"""Fits a pruner to a model on some images: by imitation of golden rankings, by distillation, or one after the other."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def fit_pruner(
     rankings: Path | None = None,
     keep: float = 0.6,
     blocks: Sequence[int] | None = None,
-    steps: int = 250,
-    epochs: int = 50,
+    steps: int = 150,
+    epochs: int = 30,
     network: str = "mixer",
     loss: str = "listnet",
     seed: int = 0,
@@ -60,12 +60,12 @@ def fit_pruner(
     Args:
         model: The model.
         data: The images, in any order.
-        rankings: Folder of golden rankings of these images, joined by key, to imitate first; images without a ranking
-            are left out, and the first block must be the one ranked.
+        rankings: Folder of golden rankings of these images or some of them, joined by key, to imitate first; the first
+            block must be the one ranked.
         keep: Keep rate stored with the pruner.
         blocks: Patches are dropped before these blocks, equal shares at each; scored once, before the first.
             When omitted, the block that was ranked, or 3.
-        steps: Steps of distillation; 0 leaves it out.
+        steps: Steps of distillation, on all images; 0 leaves it out, and with it the images without a ranking.
         epochs: Passes of imitation over the images.
         network: mixer, mlp or transformer.
         loss: Of the imitation: listnet, bce, margin or top-list.
@@ -87,14 +87,17 @@ def fit_pruner(
     if steps > 0:
         model.tower.check_gates()
     golden = {} if rankings is None else _golden(base, data, rankings, block)
-    chosen = sorted(golden) if rankings is not None else None
-    used, skipped, tokens, features = cache_tokens(model, data, chosen, block, dense=steps > 0)
+    chosen = None if steps > 0 else sorted(golden)
+    used, skipped, tokens, features = cache_tokens(model, data, chosen, block, dense=steps > 0, mirrored=True)
     torch.manual_seed(seed)
     predictor = Predictor(model.tower.width, model.tower.num_prefix_tokens, model.tower.num_patches, network)
     imitation = distillation = None
     if rankings is not None:
-        importance = torch.stack([golden[index] for index in used])
-        imitation = imitate(predictor, tokens, importance, LOSSES[loss], epochs, seed=seed)
+        rows = [row for row, index in enumerate(used) if index in golden]
+        importance = torch.stack([golden[used[row]] for row in rows])
+        mirrored = importance.unflatten(1, model.tower.grid).flip(-1).flatten(1)
+        views = torch.stack([importance, mirrored])
+        imitation = imitate(predictor, tokens[:, rows], views, LOSSES[loss], epochs, seed=seed)
     if features is not None:
         predictor.to(model.tower.device)
         distillation = distill(predictor, model.tower, tokens, features, block, steps, seed=seed)
@@ -123,7 +126,7 @@ def _golden(base: BaseModel, data: ImageData, rankings: Path, block: int) -> dic
 
 @torch.no_grad()
 def cache_tokens(
-    model: LoadedModel, data: ImageData, chosen: Sequence[int] | None, block: int, dense: bool
+    model: LoadedModel, data: ImageData, chosen: Sequence[int] | None, block: int, dense: bool, mirrored: bool = False
 ) -> tuple[list[int], dict[str, str], Tensor, Tensor | None]:
     """Reads images once for a fit.
 
@@ -133,10 +136,11 @@ def cache_tokens(
         chosen: Indices to read; all when omitted.
         block: The block whose entering tokens are kept.
         dense: Whether to compute the features of the dense model too.
+        mirrored: Whether every image is seen mirrored too, as a second view.
 
     Returns:
-        Indices read; key -> reason of those skipped; tokens ``(images, prefix + patches, width)`` float16; features
-        ``(images, features)`` float32 or None. Both on the CPU.
+        Indices read; key -> reason of those skipped; tokens ``(views, images, prefix + patches, width)``
+        float16; features ``(views, images, features)`` float32 or None. Both on the CPU.
 
     Raises:
         UserError: If no image can be read.
@@ -146,11 +150,14 @@ def cache_tokens(
     tokens: list[Tensor] = []
     features: list[Tensor] = []
     for found, pixels in read_batches(data, model.preprocess, _IMAGES_PER_BATCH, skipped, chosen, "cache tokens"):
-        entering = model.tower.embed(pixels.to(model.tower.device, model.tower.dtype), block)
-        tokens.append(entering.half().cpu())
+        views = torch.cat([pixels, pixels.flip(-1)]) if mirrored else pixels
+        entering = model.tower.embed(views.to(model.tower.device, model.tower.dtype), block)
+        tokens.append(entering.half().cpu().unflatten(0, (-1, len(found))))
         if dense:
-            features.append(model.tower.pool(model.tower.run(entering, block)).float().cpu())
+            features.append(
+                model.tower.pool(model.tower.run(entering, block)).float().cpu().unflatten(0, (-1, len(found)))
+            )
         used += found
     if not used:
         raise UserError(f"None of the images can be read, for example: {next(iter(skipped.items()))}.")
-    return used, skipped, torch.cat(tokens), torch.cat(features) if dense else None
+    return used, skipped, torch.cat(tokens, 1), torch.cat(features, 1) if dense else None

@@ -43,7 +43,7 @@ def imitate(
     tokens: Tensor,
     importance: Tensor,
     loss: Callable[[Tensor, Tensor], Tensor] = listnet,
-    epochs: int = 50,
+    epochs: int = 30,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
@@ -54,14 +54,15 @@ def imitate(
 
     Args:
         predictor: The network.
-        tokens: Tokens that enter the pruned block, ``(images, prefix + patches, width)``, any floating type.
-        importance: Golden importance ``(images, patches)``.
+        tokens: Tokens that enter the pruned block, ``(views, images, prefix + patches, width)``, any floating type;
+            every step draws one view of its images.
+        importance: Golden importance ``(views, images, patches)``.
         loss: Function of predicted scores and golden importance.
         epochs: Passes over the images, under a cosine schedule down to a tenth.
         batch_size: Images a step.
         learning_rate: AdamW's.
         weight_decay: AdamW's.
-        held_out_share: Share of the images that choose the epoch.
+        held_out_share: Share of the images that choose the epoch, by their first view.
         seed: Seed of the split and the order.
 
     Returns:
@@ -70,32 +71,34 @@ def imitate(
     Raises:
         UserError: If there are fewer than 4 images.
     """
-    if len(tokens) < 4:
-        raise UserError(f"A predictor needs at least 4 ranked images, better some hundreds, not {len(tokens)}.")
+    images = tokens.shape[1]
+    if images < 4:
+        raise UserError(f"A predictor needs at least 4 ranked images, better some hundreds, not {images}.")
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(tokens), generator=generator)
-    n_held_out = max(1, round(held_out_share * len(tokens)))
+    order = torch.randperm(images, generator=generator)
+    n_held_out = max(1, round(held_out_share * images))
     held_out, train = order[:n_held_out], order[n_held_out:]
     optimiser = torch.optim.AdamW(predictor.parameters(), lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs, learning_rate / 10)
-    half = importance.shape[1] // 2
+    half = importance.shape[2] // 2
     best: Imitation | None = None
     best_state: dict[str, Tensor] = {}
     with tqdm(range(1, epochs + 1), desc="imitate", unit="epoch") as bar:
         for epoch in bar:
             predictor.train()
             for batch in train[torch.randperm(len(train), generator=generator)].split(batch_size):
+                view = int(torch.randint(len(tokens), (), generator=generator))
                 optimiser.zero_grad(set_to_none=True)
-                loss(predictor(tokens[batch].float()), importance[batch]).backward()
+                loss(predictor(tokens[view, batch].float()), importance[view, batch]).backward()
                 optimiser.step()
             schedule.step()
             predictor.eval()
             with torch.inference_mode():
-                scores = predictor(tokens[held_out].float())
-            value = loss(scores, importance[held_out]).item()
+                scores = predictor(tokens[0, held_out].float())
+            value = loss(scores, importance[0, held_out]).item()
             if best is None or value < best.loss:
-                rate = matching_rate(scores, importance[held_out], half)
-                best = Imitation(len(train), len(held_out), epoch, value, rate, half / importance.shape[1])
+                rate = matching_rate(scores, importance[0, held_out], half)
+                best = Imitation(len(train), len(held_out), epoch, value, rate, half / importance.shape[2])
                 best_state = {name: weight.clone() for name, weight in predictor.state_dict().items()}
             bar.set_postfix(loss=f"{value:.3f}")
     assert best is not None

@@ -21,7 +21,9 @@ _HEADS = 4
 class Predictor(nn.Module):
     """Scores patches from the tokens that enter the pruned block (paper, section 3.2 and Table 6).
 
-    Tokens are reduced to few channels, a body lets them see one another, and each patch gets a score.
+    Tokens are reduced to few channels, a body lets them see one another, and each patch gets a score. Beyond the paper,
+    each token also gets a correction: what the tokens kept shall take over from those dropped. It is zero until a
+    distillation has learned it.
 
     Args:
         width: Channels of the tower's tokens.
@@ -64,6 +66,9 @@ class Predictor(nn.Module):
         self.reduce = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
         self.body = _BODIES[network](channels, self.num_context_tokens, num_patches)
         self.score = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, 1))
+        self.correction = nn.Linear(channels, width)
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Scores patches.
@@ -77,14 +82,39 @@ class Predictor(nn.Module):
         Raises:
             UserError: If a Mixer gets another number of patches than it was built for.
         """
+        return self._scores(self._read(tokens))
+
+    def correct(self, tokens: Tensor, keep: float) -> tuple[Tensor, Tensor]:
+        """Scores patches and corrects all tokens for the loss of those that will go.
+
+        Args:
+            tokens: ``(batch, prefix + patches, width)``, in any precision.
+            keep: Share of the patches that will stay; the correction grows as it falls, and at 1 there is none.
+
+        Returns:
+            Importance ``(batch, patches)``, and the corrected tokens in their own precision.
+
+        Raises:
+            UserError: If a Mixer gets another number of patches than it was built for.
+        """
+        hidden = self._read(tokens.to(self.correction.weight.dtype))
+        correction = (1 - keep) * self.correction(F.layer_norm(hidden, hidden.shape[-1:]))
+        left_alone = self.num_prefix_tokens - self.num_context_tokens
+        return self._scores(hidden), tokens + F.pad(correction, (0, 0, left_alone, 0)).to(tokens.dtype)
+
+    def _read(self, tokens: Tensor) -> Tensor:
         patches = tokens.shape[1] - self.num_prefix_tokens
         if patches != self.num_patches and not self.any_length:
             raise UserError(
                 f"This mixer was fitted to {self.num_patches} patches, and {patches} came: fit one for this image "
                 "size, or a network that takes any number, mlp or transformer."
             )
-        x = self.body(self.reduce(tokens[:, self.num_prefix_tokens - self.num_context_tokens :]))
-        return self.score(x[:, self.num_context_tokens :]).squeeze(-1)
+        hidden: Tensor = self.body(self.reduce(tokens[:, self.num_prefix_tokens - self.num_context_tokens :]))
+        return hidden
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        scores: Tensor = self.score(hidden[:, self.num_context_tokens :]).squeeze(-1)
+        return scores
 
 
 class _MixerBody(nn.Module):

@@ -27,7 +27,7 @@ __all__ = ["BaseModel", "Pruner"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -191,8 +191,8 @@ class Pruner(nn.Module, ModelHubMixin):
     def reductions(self) -> dict[int, Reduction]:
         """What it does before which block, at the keep rate of the moment.
 
-        It scores once, before the first stage. Where stages follow, the patches go on in the order of their scores, and
-        the later stages cut the end off.
+        It scores and corrects once, before the first stage. Where stages follow, the patches go on in the order of
+        their scores, and the later stages cut the end off.
         """
         first, *later = self.schedule.stages
         prefix = self.base.num_prefix_tokens
@@ -208,7 +208,8 @@ class Pruner(nn.Module, ModelHubMixin):
                 return tokens
             kept = self.schedule.kept(patches)[first]
             choose = best_first if later else top_patches
-            return gather_tokens(tokens, choose(self(tokens), kept), prefix)
+            scores, corrected = self.predictor.correct(tokens, kept / patches)
+            return gather_tokens(corrected, choose(scores, kept), prefix)
 
         def cut(block: int) -> Reduction:
             return lambda tokens: tokens[:, : prefix + self.schedule.kept(self.predictor.num_patches)[block]]

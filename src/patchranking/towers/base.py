@@ -117,6 +117,15 @@ class VisionTower(ABC):
         """Image features as the library returns them, ``(batch, features)``, not normalised."""
         return self.pool(self.run(self.embed(pixels), 0))
 
+    def keys(self, tokens: Tensor, block: int) -> Tensor:
+        """Keys of a block's attention, all heads in a row, ``(batch, tokens, width)``; computed beside the block.
+
+        Args:
+            tokens: Tokens entering ``block``, ``(batch, tokens, width)``.
+            block: Block index.
+        """
+        return self._class_query_and_keys(self.blocks[block], tokens)[1]
+
     def class_attention(self, tokens: Tensor, block: int) -> Tensor:
         """Attention of the class token to every patch in one block, averaged over heads.
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import Tensor
+
 from patchranking.pruning.attach import Reduction, Scorer
 from patchranking.pruning.baselines.class_attention import class_attention
 from patchranking.pruning.baselines.evit import evit
 from patchranking.pruning.baselines.random import random
+from patchranking.pruning.baselines.tome import tome, tome_schedule
+from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 
-__all__ = ["BASELINES", "REDUCTIONS"]
+__all__ = ["BASELINES", "ENCODERS", "REDUCTIONS"]
 
 BASELINES: dict[str, Callable[[VisionTower, int, int], Scorer]] = {
     "random": random,
@@ -21,3 +25,13 @@ BASELINES: dict[str, Callable[[VisionTower, int, int], Scorer]] = {
 
 REDUCTIONS: dict[str, Callable[[VisionTower, int, int], Reduction]] = {"evit": evit}
 """Baselines that do more than drop patches: name -> function of (tower, block, kept) that makes its reduction."""
+
+ENCODERS: dict[
+    str,
+    tuple[
+        Callable[[VisionTower, int, int], Schedule],
+        Callable[[VisionTower, Tensor, Schedule], Tensor],
+    ],
+] = {"tome": (tome_schedule, tome)}
+"""Baselines that spread over all blocks, at the MACs of the others: name -> function of (tower, block, kept) that makes
+the schedule, and function of (tower, pixels, schedule) that encodes."""
