@@ -4,7 +4,8 @@
 
 One thing at a time differs from the first of each list, the default. Images are read once. Imitation learns the
 sketched rankings of the same images, of 400 at most before a distillation, as ``fit`` does. Every finished fit is
-written, so a killed run goes on where it stopped. Rows with network cls-attention and random are baselines without a fit.
+written, so a killed run goes on where it stopped. Rows with network cls-attention and random are baselines without a
+fit.
 """
 
 from __future__ import annotations

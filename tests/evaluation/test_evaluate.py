@@ -60,8 +60,11 @@ def test_rows_wall_and_totals(model, data, pruner):
     assert list(by_method(results, 1.0)) == ["dense"]
     pruned = by_method(results, 0.5)
     assert list(pruned) == ["random", "cls-attention", "evit", "patchranking", "tome", "golden"]
-    assert [row["oracle"] for row in pruned.values()] == [False, False, False, False, True]
-    assert [row["n_images"] for row in pruned.values()] == [10, 10, 10, 10, 4]
+    assert [row["oracle"] for row in pruned.values()] == [False, False, False, False, False, True]
+    assert [row["n_images"] for row in pruned.values()] == [10, 10, 10, 10, 10, 4]
+    merged = pruned.pop("tome")
+    assert len(merged["schedule"]) == model.tower.depth - 1
+    assert merged["kept_patches"] == round(16 * list(merged["schedule"].values())[-1])
     assert all(row["kept_patches"] == 8 and row["schedule"] == {"3": 0.5} for row in pruned.values())
     assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1}
     assert list(results["skipped"]) == ["red/broken.png"]

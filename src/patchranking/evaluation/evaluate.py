@@ -213,7 +213,6 @@ def _rows(run: _Run) -> list[dict[str, Any]]:
     rows = []
     for rate in [1.0, *run.rates]:
         methods = ["dense"] if rate == 1 else [*run.scorers, *run.encoders, *(ORACLES if run.golden else ())]
-        kept = kept_count(rate, tower.num_patches)
         encoders = {name: _encoder(run, name, rate) for name in methods}
         timed = {"dense": tower} | {name: encode for name, encode in encoders.items() if name not in ORACLES}
         speed = images_per_second(timed, sample) if settings.timing_batch else {}
@@ -227,7 +226,7 @@ def _rows(run: _Run) -> list[dict[str, Any]]:
                     "seed": settings.seed,
                     "method": name,
                     "keep_rate": rate,
-                    "kept_patches": kept,
+                    "kept_patches": list(_schedule(run, name, rate).kept(tower.num_patches).values())[-1],
                     "schedule": None if name == "dense" else _schedule(run, name, rate).to_dict(),
                     "tuned": "none",
                     "oracle": name in ORACLES,
