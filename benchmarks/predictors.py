@@ -11,6 +11,7 @@ fit.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from patchranking.data import load_data
+from patchranking.data import load_data, subset
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
 from patchranking.files import write_json
@@ -90,7 +91,7 @@ def main(
         work: Folder for the rankings.
     """
     loaded = load_model(model)
-    train = _read(loaded, data, None, None if set(objectives) == {"distill"} else -1, work, mirrored=True)
+    train = _read(loaded, data, None, sys.maxsize if set(objectives) & set(LOSSES) else RANKED, work, mirrored=True)
     tests = [_read(loaded, name, limit, golden_images, work) for name in test]
     done: dict[str, list[dict[str, Any]]] = {}
     partial = out.with_suffix(".partial")
@@ -130,7 +131,7 @@ def _read(
     assert features is not None
     golden: dict[int, Tensor] = {}
     if golden_images is not None:
-        ranked = load_data(name, limit if golden_images < 0 else golden_images, 0)
+        ranked = subset(images, golden_images, 0)
         folder = work / "".join(letter if letter.isalnum() else "-" for letter in f"{model.name}-{name}-{len(ranked)}")
         folder.mkdir(parents=True, exist_ok=True)
         rank_dataset(model, ranked, folder, SearchSettings(block=BLOCK))
