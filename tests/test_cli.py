@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from patchranking import cli
+from patchranking import cli, demo
 from patchranking.ranking.job import ENGINES
 from patchranking.ranking.search import SCORES, SEARCHES
 from patchranking.ranking.store import iter_rankings, write_manifest
@@ -241,6 +241,24 @@ def test_fit_ranks_with_the_search_and_the_score_asked_for(run, tmp_path):
         "block": 7,
         "seed": 5,
     }
+
+
+def test_fit_keeps_within_a_budget(run, mistake, tmp_path):
+    job = ["fit", "demo", "demo:train", "--limit", 8, "--ranked", 4, "--epochs", 1, "--steps", 1, "--out", tmp_path]
+    assert "give --budget with --budget_data" in mistake(*job, "--budget", "0.9 cosine")
+    assert "reads '0.5 points'" in mistake(*job, "--budget", "little", "--budget_data", "demo:val")
+    (tmp_path / "unseen").mkdir()
+    for index in range(2):
+        demo.scene("val", index).image.save(tmp_path / "unseen" / f"{index}.png")
+    status, out, _ = run(*job, "--budget", "0.5 cosine", "--budget_data", tmp_path / "unseen")
+    assert status == 0
+    assert re.search(r"within 0.5 cosine: \d+% before block 3.* stay; cosine 0\.\d{4}, 0\.\d{3} GMACs", out)
+    stages = json.loads((tmp_path / "config.json").read_text())["schedule"]
+    assert float(list(stages.values())[-1]) < 0.6
+
+
+def test_a_fit_that_ranks_nothing_is_refused(mistake, tmp_path):
+    assert "At least 1 image must be ranked" in mistake("fit", "demo", "demo", "--ranked", 0, "--out", tmp_path)
 
 
 def test_rankings_that_need_labels_say_so(run, tmp_path):

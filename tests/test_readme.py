@@ -81,6 +81,6 @@ def test_make_demo_runs_the_demo_command(tmp_path, monkeypatch):
     results = json.loads((tmp_path / "runs/demo/results.json").read_text())
     methods = {"dense", "random", "cls-attention", "evit", "tome", "patchranking", "golden"}
     assert {row["method"] for row in results["rows"]} == methods
-    assert [row["oracle"] for row in results["rows"]].count(True) == 5
+    assert [row["oracle"] for row in results["rows"]].count(True) == 6
     assert (tmp_path / "runs/demo/report.html").is_file()
     assert (tmp_path / "runs/demo/pruner/model.safetensors").is_file()

@@ -15,6 +15,7 @@ from jsonargparse import auto_cli
 
 from patchranking.data import load_data, subset
 from patchranking.errors import UserError
+from patchranking.evaluation.budget import Budget, choose, measure_curve
 from patchranking.evaluation.evaluate import EvaluationSettings
 from patchranking.evaluation.evaluate import evaluate as run_evaluation
 from patchranking.files import write_json
@@ -88,6 +89,8 @@ def fit(
     rankings: Path | None = None,
     ranked: int = 400,
     keep: float = 0.6,
+    budget: str | None = None,
+    budget_data: str | None = None,
     steps: int = 150,
     network: NetworkName = "mixer",
     loss: LossName = "listnet",
@@ -109,6 +112,8 @@ def fit(
         rankings: Folder written by rank for the same model and images, to imitate.
         ranked: At most so many images, drawn by seed, are ranked for imitation, unless rankings are given.
         keep: Keep rate stored with the pruner; it can be changed later without fitting again.
+        budget: "0.5 points", "0.98 cosine" or "40 ms" (one image): finds the keep rate and the schedule instead.
+        budget_data: Images that the fit has not seen, to measure the budget on.
         steps: Steps of distillation.
         network: The predictor; mlp and transformer take any number of patches.
         loss: How rankings are imitated.
@@ -122,15 +127,17 @@ def fit(
     """
     check_keep_rate(keep)
     if ranked < 1:
-        raise UserError(
-            f"The number of images ranked must be at least 1, not {ranked}; --objective distill ranks none."
-        )
+        raise UserError(f"At least 1 image must be ranked, not {ranked}; --objective distill ranks none.")
+    allowed = None if budget is None else Budget.parse(budget)
+    if (budget is None) != (budget_data is None):
+        raise UserError("A budget is measured on images that the fit has not seen: give --budget with --budget_data.")
     if rankings is not None and objective == "distill":
         raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
     if rankings is not None:
         finished_manifest(rankings)
     loaded = _load(model, device, seed)
     images = load_data(data, limit, seed, "train")
+    unseen = None if budget_data is None else load_data(budget_data, None, seed)
     _make_folder(out)
     if rankings is None and objective != "distill":
         rankings = out / "rankings"
@@ -138,6 +145,10 @@ def fit(
         rank_dataset(loaded, subset(images, ranked, seed), rankings, settings)
     distilled = 0 if objective == "imitate" else steps
     pruner, report = fit_pruner(loaded, images, rankings, keep, blocks, distilled, epochs, network, loss, seed)
+    point = None
+    if allowed is not None and unseen is not None:
+        point = choose(measure_curve(loaded, unseen, pruner, timing_batch=int(allowed.kind == "ms")), allowed)
+        pruner = Pruner(pruner.predictor, pruner.base, point.schedule)
     pruner.save_pretrained(out)
     imitated = None if rankings is None else finished_manifest(rankings)["settings"]
     write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": imitated})
@@ -147,6 +158,10 @@ def fit(
     if report.distillation is not None:
         errors = ", ".join(f"{error:.4f} at {rate}" for rate, error in report.distillation.feature_error.items())
         print(f"1 - cosine to the dense feature, {report.distillation.n_held_out} held-out images: {errors}")
+    if point is not None:
+        lost = "" if point.points_lost is None else f", {point.points_lost:.2f} points lost"
+        stages = ", ".join(f"{rate:.0%} before block {block}" for block, rate in point.schedule.stages.items())
+        print(f"within {budget}: {stages} stay; cosine {point.feature_cosine:.4f}{lost}, {point.gmacs:.3f} GMACs")
     left_out = len(images) - report.n_images - len(report.skipped)
     print(
         f"{len(images)} images in = {report.n_images} used + {len(report.skipped)} skipped + {left_out} without a "
