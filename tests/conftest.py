@@ -74,6 +74,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "timm-clip": lambda: _timm("vit_base_patch16_clip_224", num_classes=24),
     "timm-dinov2-registers": lambda: _timm("vit_small_patch14_reg4_dinov2"),
     "timm-average-pool": lambda: _timm("vit_base_patch16_224", global_pool="avg", class_token=False, num_classes=0),
+    "timm-siglip": lambda: _timm("vit_base_patch16_siglip_224", num_classes=0),
+    "open_clip-attention-pool": lambda: _open_clip(False, attentional_pool=True, attn_pooler_queries=4),
 }
 
 

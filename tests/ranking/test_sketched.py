@@ -105,6 +105,6 @@ def test_a_model_that_pools_otherwise_is_refused():
     from patchranking.towers import as_tower
 
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2, "num_classes": 0}
-    model = timm.create_model("vit_base_patch16_siglip_224", pretrained=False, **sizes)
+    model = timm.create_model("vit_base_patch16_224", pretrained=False, global_pool="max", class_token=False, **sizes)
     with pytest.raises(UserError, match="leave-out or the iterative search"):
         sketched(as_tower(model), torch.randn(1, 3, 32, 32))

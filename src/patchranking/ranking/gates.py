@@ -27,7 +27,7 @@ def gated_features(tower: VisionTower, tokens: Tensor, log_gates: Tensor, block:
         ``(batch, features)``.
 
     Raises:
-        UserError: If the model pools by anything but its class token or a mean of patches.
+        UserError: If the model pools by anything but its class token, a mean or attention.
     """
     bias = F.pad(log_gates, (tower.num_prefix_tokens, 0)).to(tokens.dtype)
     return tower.pool(tower.run(tokens, block, key_bias=bias), gates=log_gates.exp().to(tokens.dtype))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from patchranking.errors import UserError
 
-__all__ = ["VisionTower", "activation_name", "weighted"]
+__all__ = ["VisionTower", "activation_name", "masked", "weighted"]
 
 
 def activation_name(module: nn.Module) -> str:
@@ -31,6 +32,29 @@ def weighted(tokens: Tensor, gates: Tensor) -> Tensor:
     """
     scale = gates * (gates.shape[1] / gates.sum(1, keepdim=True))
     return tokens * nn.functional.pad(scale, (tokens.shape[1] - gates.shape[1], 0), value=1.0).unsqueeze(-1)
+
+
+@contextmanager
+def masked(attention: nn.Module, gates: Tensor, per_query: tuple[int, int] | None = None) -> Iterator[None]:
+    """Hands a pooling attention the logarithms of gates as its ``attn_mask``, for the length of a ``with`` block.
+
+    Args:
+        attention: Takes an additive ``attn_mask``.
+        gates: Weights of its keys, ``(batch, keys)``.
+        per_query: Heads and queries of an ``nn.MultiheadAttention``, which wants ``(batch x heads, queries, keys)``.
+    """
+    mask = gates.clamp_min(torch.finfo(gates.dtype).tiny).log()[:, None]
+    if per_query is None:
+        mask = mask[:, None]
+    else:
+        mask = mask.repeat_interleave(per_query[0], dim=0).expand(-1, per_query[1], -1)
+    hook = attention.register_forward_pre_hook(
+        lambda _, args, kwargs: (args, kwargs | {"attn_mask": mask}), with_kwargs=True
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 class VisionTower(ABC):
@@ -155,10 +179,10 @@ class VisionTower(ABC):
 
         Args:
             tokens: ``(batch, prefix + patches, width)``.
-            gates: Weights in 0 ... 1 of the patches where patches are averaged, ``(batch, patches)``.
+            gates: Weights in 0 ... 1 of the patches where patches are averaged or attended to, ``(batch, patches)``.
 
         Raises:
-            UserError: If gates are given and the model pools by anything but its class token or a mean of patches.
+            UserError: If gates are given and the model pools by anything but its class token, a mean or attention.
         """
 
     def check_gates(self) -> None:

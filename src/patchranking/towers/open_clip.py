@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
-from patchranking.towers.base import VisionTower, activation_name, weighted
+from patchranking.towers.base import VisionTower, activation_name, masked, weighted
 
 __all__ = ["OpenClipTower", "wrap"]
 
@@ -42,8 +42,12 @@ class OpenClipTower(VisionTower):
 
     def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
         module = self.module
-        if gates is None or module.pool_type == "tok":
+        if gates is None or (module.pool_type == "tok" and module.attn_pool is None):
             pooled, _ = module._pool(tokens)
+        elif module.attn_pool is not None and module.attn_pool_contrastive is None:
+            attention, everything = module.attn_pool.attn, F.pad(gates, (self.num_prefix_tokens, 0), value=1.0)
+            with masked(attention, everything, (attention.num_heads, len(module.attn_pool.query))):
+                pooled, _ = module._pool(tokens)
         elif module.attn_pool is not None or module.pool_type != "avg":
             raise self._no_gated_pool()
         elif module.final_ln_after_pool:

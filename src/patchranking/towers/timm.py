@@ -9,7 +9,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchranking.towers.base import VisionTower, activation_name, weighted
+from patchranking.towers.base import VisionTower, activation_name, masked, weighted
 
 __all__ = ["TimmTower", "wrap"]
 
@@ -38,6 +38,12 @@ class TimmTower(VisionTower):
 
     def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
         normed = self.module.norm(tokens)
+        if gates is not None and self.module.attn_pool is not None:
+            if self.module.attn_pool.pos_embed is not None:
+                raise self._no_gated_pool()
+            prefix = self.num_prefix_tokens if self.module.pool_include_prefix else 0
+            with masked(self.module.attn_pool, F.pad(gates, (prefix, 0), value=1.0)):
+                return self.module.forward_head(normed)
         if gates is not None and self.module.global_pool != "token":
             if self.module.global_pool != "avg" or self.module.pool_include_prefix:
                 raise self._no_gated_pool()
