@@ -24,13 +24,13 @@ from torch import Tensor, nn
 from patchranking.data import ImageData, load_data, read_batches
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
+from patchranking.evaluation.tally import zero_shot_classes
 from patchranking.files import write_json
 from patchranking.pruning.select import gather_tokens, kept_count
 from patchranking.ranking.scores import feature_damage
 from patchranking.ranking.search import SEARCHES, SearchSettings, prepare_search
 from patchranking.towers import as_tower
 from patchranking.towers.load import LoadedModel, load_model
-from patchranking.towers.zero_shot import class_features
 
 BASELINE = "leave-out"
 Run = tuple[str, int]
@@ -143,10 +143,8 @@ def _judge(
     with torch.inference_mode():
         tokens = tower.embed(pixels, block)
         full = tower.pool(tower.run(tokens, block))
-        classes = labels = None
-        if data.labels is not None and model.encode_text is not None:
-            classes = class_features(model.encode_text, data.class_names, data.templates)
-            labels = torch.tensor([data.labels[index] for index in indices])
+        classes = zero_shot_classes(model, data)
+        labels = None if data.labels is None else torch.tensor([data.labels[index] for index in indices])
 
     @torch.inference_mode()
     def quality(order: Tensor, rate: float) -> tuple[float, float | None]:

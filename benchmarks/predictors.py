@@ -1,6 +1,6 @@
 """Ranks networks, objectives and training-set sizes by what they keep of the feature and the accuracy.
 
-    python benchmarks/predictors.py MODEL DATA --test '[DATA, ...]' --out benchmarks/results/predictors-NAME.json
+    python benchmarks/predictors.py MODEL DATA '[TEST, ...]' --out benchmarks/results/predictors-NAME.json
 
 One thing at a time differs from the first of each list, the default. Images are read once. Imitation learns the
 sketched rankings of the same images, of 400 at most before a distillation, as ``fit`` does. Every finished fit is
@@ -24,9 +24,10 @@ from torch import Tensor
 from patchranking.data import load_data, subset
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
+from patchranking.evaluation.tally import zero_shot_classes
 from patchranking.files import write_json
 from patchranking.predictor.distill import distill
-from patchranking.predictor.fit import cache_tokens
+from patchranking.predictor.fit import cache_tokens, with_mirrored
 from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES
 from patchranking.predictor.measures import kendall, matching_rate, spearman
@@ -38,7 +39,6 @@ from patchranking.ranking.scores import feature_damage
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.store import iter_rankings
 from patchranking.towers.load import LoadedModel, load_model
-from patchranking.towers.zero_shot import class_features
 
 BLOCK = 3
 RATES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
@@ -64,7 +64,7 @@ def main(
     model: str,
     data: str,
     test: list[str],
-    out: Path,
+    out: Path = Path("benchmarks/results/predictors.json"),
     networks: list[str] = ["mixer", "transformer", "mlp"],  # noqa: B006
     objectives: list[str] = ["both", "distill", *LOSSES],  # noqa: B006
     sizes: list[int] = [1000, 250],  # noqa: B006
@@ -137,10 +137,8 @@ def _read(
         rank_dataset(model, ranked, folder, SearchSettings(block=BLOCK))
         place = {images.keys[index]: row for row, index in enumerate(used)}
         golden = {place[key]: torch.from_numpy(row) for key, row in iter_rankings(folder) if key in place}
-    labels = classes = None
-    if images.labels is not None and model.encode_text is not None:
-        labels = torch.tensor([images.labels[index] for index in used])
-        classes = class_features(model.encode_text, images.class_names, images.templates)
+    labels = None if images.labels is None else torch.tensor([images.labels[index] for index in used])
+    classes = zero_shot_classes(model, images)
     return Images(f"{images.name}/{images.split}", tokens, features, golden, labels, classes)
 
 
@@ -162,21 +160,15 @@ def _fit(
         ranked = torch.tensor([row for row in rows.tolist() if row in train.golden])
         ranked = ranked[: RANKED if objective == "both" else None]
         importance = torch.stack([train.golden[row] for row in ranked.tolist()])
-        views = torch.stack([importance, importance.unflatten(1, tower.grid).flip(-1).flatten(1)])
+        views = with_mirrored(importance, tower.grid)
         imitate(predictor, train.tokens[:, ranked], views, LOSSES.get(objective, LOSSES["listnet"]), seed=seed)
     if objective in ("distill", "both"):
         distill(predictor, tower, train.tokens[:, rows], train.features[:, rows], BLOCK, steps, seed=seed)
     predictor.eval()
-
-    def choose(tokens: Tensor, count: int) -> Tensor:
-        scores, corrected = predictor.correct(tokens, count / tower.num_patches)
-        return gather_tokens(corrected, top_patches(scores, count), tower.num_prefix_tokens)
-
-    sample = train.tokens[0, :1].float()
-    scoring = count_macs(lambda tokens: predictor.correct(tokens, 0.5)[1], sample)
+    scoring = count_macs(lambda tokens: predictor.correct(tokens, 0.5), train.tokens[0, :1].float())
     dense = count_macs(tower, torch.zeros(1, 3, *tower.image_size, dtype=tower.dtype))
     about = {"fit_on": train.name, "network": network, "objective": objective, "n_train": len(rows), "seed": seed}
-    return _rows(model, predictor, choose, tests, about | {"macs_share": scoring / dense})
+    return _rows(model, predictor, predictor.prune, tests, about | {"macs_share": scoring / dense})
 
 
 def _drop(model: LoadedModel, scorer: Callable[[Tensor], Tensor]) -> Choice:

@@ -19,29 +19,7 @@ METHODS = ("patchranking", "tome", "evit", "cls-attention", "random", "golden")
 
 def table(results: dict[str, Any]) -> str:
     """The tables of one file of results."""
-    if "cost_by_patches" in results:
-        return _searches(results)
-    return _predictors(results["rows"]) if "network" in results["rows"][0] else _methods(results["rows"])
-
-
-def _predictors(rows: list[dict[str, Any]]) -> str:
-    """Top-1 lost and feature error of every predictor at 60 and 50 % keep, means over seeds, one row a test set."""
-    lines = [
-        "| predictor, fitted to | tested on | points lost at 60% | at 50% | 1 - cosine at 60% | at 50% "
-        "| matching rate at 50% (chance) |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    names = ("network", "objective", "fit_on", "n_train", "dataset")
-    for name in dict.fromkeys(tuple(row[key] for key in names) for row in rows):
-        network, objective, fit_on, number, dataset = name
-        mine = [row for row in rows if tuple(row[key] for key in names) == name]
-        at = {rate: [row for row in mine if row["keep_rate"] == rate] for rate in (0.6, 0.5)}
-        lost = [f"{np.mean([row['top1_dense'] - row['top1'] for row in some]):+.2f}" for some in at.values()]
-        error = [f"{np.mean([1 - row['feature_cosine'] for row in some]):.4f}" for some in at.values()]
-        matched = f"{np.mean([row['matching_rate'] for row in at[0.5]]):.2f} ({at[0.5][0]['chance']:.2f})"
-        label = f"{network}, {objective}, {number} of {fit_on}" if fit_on else network
-        lines.append(f"| {label} | {dataset} | {' | '.join(lost + error)} | {matched} |")
-    return "\n".join(lines)
+    return _searches(results) if "cost_by_patches" in results else _methods(results["rows"])
 
 
 def _searches(results: dict[str, Any]) -> str:

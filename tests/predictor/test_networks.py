@@ -9,6 +9,7 @@ from torch import nn
 from patchranking.errors import UserError
 from patchranking.evaluation.cost import count_macs
 from patchranking.predictor.networks import NETWORKS, Predictor
+from patchranking.pruning.select import best_first, gather_tokens
 
 each_network = pytest.mark.parametrize("network", NETWORKS)
 
@@ -122,5 +123,9 @@ def test_the_correction_is_nothing_until_learned_and_grows_as_patches_go(network
     assert not none.any()
     assert little[:, 2:].ne(0).all()
     assert little[:, :2].any() == context
+    kept = best_first(scores, 5)
+    torch.testing.assert_close(
+        predictor.prune(tokens, 5, best_first), gather_tokens(predictor.correct(tokens, 5 / 12)[1], kept, 2)
+    )
     half = predictor.correct(tokens.half(), 0.4)
     assert (half[0].dtype, half[1].dtype) == (torch.float, torch.half)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self, get_args
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor
@@ -13,12 +13,11 @@ from torch import Tensor
 from patchranking.data import ImageData, read_batches
 from patchranking.errors import UserError
 from patchranking.evaluation.cost import analytic_macs, images_per_second
-from patchranking.evaluation.tally import Tally
+from patchranking.evaluation.tally import Tally, zero_shot_classes
 from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers.load import LoadedModel
-from patchranking.towers.zero_shot import class_features
 
 __all__ = ["Budget", "OperatingPoint", "choose", "measure_curve"]
 
@@ -44,10 +43,9 @@ class Budget:
     def parse(cls, text: str) -> Self:
         """Reads ``"0.5 points"``, ``"0.98 cosine"`` or ``"40 ms"``; raises UserError for anything else."""
         found = re.fullmatch(r"\s*(\d*\.?\d+)\s*(points|cosine|ms)\s*", text)
-        kinds: dict[str, BudgetKind] = {kind: kind for kind in get_args(BudgetKind)}
         if not found or (found[2] == "cosine" and float(found[1]) > 1) or (found[2] == "ms" and not float(found[1])):
             raise UserError(f"A budget reads '0.5 points', '0.98 cosine' or '40 ms', not '{text}'.")
-        return cls(float(found[1]), kinds[found[2]])
+        return cls(float(found[1]), cast(BudgetKind, found[2]))
 
     def met(self, point: OperatingPoint) -> bool:
         """Whether a point is within the budget."""
@@ -107,10 +105,7 @@ def measure_curve(
     shapes = {tuple(blocks): blocks for blocks in (list(pruner.schedule.stages), [first], stages)}
     schedules = [Schedule.spread(blocks, rate) for blocks in shapes.values() for rate in rates]
     runs = [Pruner(pruner.predictor, pruner.base, schedule) for schedule in schedules]
-    classes = None
-    if data.labels is not None and model.encode_text is not None:
-        classes = class_features(model.encode_text, data.class_names, data.templates)
-    tally, skipped, sample, features = Tally(classes), dict[str, str](), None, 0
+    tally, skipped, sample, features = Tally(zero_shot_classes(model, data)), dict[str, str](), None, 0
     with torch.inference_mode():
         for images, pixels in read_batches(data, model.preprocess, batch_size, skipped, None, "measure"):
             pixels = pixels.to(tower.device, tower.dtype)

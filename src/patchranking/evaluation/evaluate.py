@@ -15,7 +15,7 @@ from patchranking.data import ImageData, read_batches
 from patchranking.errors import UserError
 from patchranking.evaluation.cost import analytic_macs, count_macs, images_per_second
 from patchranking.evaluation.environment import environment
-from patchranking.evaluation.tally import Tally, object_share
+from patchranking.evaluation.tally import Tally, object_share, zero_shot_classes
 from patchranking.pruning.attach import Scorer, attach_reductions, scorer_attached
 from patchranking.pruning.baselines import BASELINES, ENCODERS, REDUCTIONS
 from patchranking.pruning.pruner import Pruner
@@ -24,7 +24,6 @@ from patchranking.pruning.select import gather_tokens, kept_count, top_patches
 from patchranking.ranking.sketched import sketched
 from patchranking.report.wall import WallImage
 from patchranking.towers.load import LoadedModel
-from patchranking.towers.zero_shot import class_features
 
 __all__ = ["ORACLES", "EvaluationSettings", "evaluate"]
 
@@ -71,7 +70,7 @@ class _Run:
     block: int
     rates: list[float]
     scorers: dict[str, Scorer]
-    encoders: list[str]
+    encoders: dict[str, dict[float, Schedule]]
     pruner: Pruner | None
     tally: Tally
     golden: set[int]
@@ -132,13 +131,16 @@ def _prepare(model: LoadedModel, data: ImageData, pruner: Pruner | None, setting
     }
     if pruner is not None:
         scorers["patchranking"] = pruner
-    encoders = [name for name in settings.methods if name in ENCODERS]
-    classes = None
-    if data.labels is not None and model.encode_text is not None:
-        classes = class_features(model.encode_text, data.class_names, data.templates)
+    encoders = {
+        name: {rate: ENCODERS[name][0](model.tower, block, kept_count(rate, model.tower.num_patches)) for rate in rates}
+        for name in settings.methods
+        if name in ENCODERS
+    }
     golden = np.random.default_rng(settings.seed).permutation(len(data))[: settings.golden_images]
     chosen = set(golden.tolist()) if "golden" in settings.methods else set()
-    return _Run(model, data, settings, block, rates, scorers, encoders, pruner, Tally(classes), chosen)
+    return _Run(
+        model, data, settings, block, rates, scorers, encoders, pruner, Tally(zero_shot_classes(model, data)), chosen
+    )
 
 
 def _measure(run: _Run, images: list[int], pixels: Tensor) -> None:
@@ -254,9 +256,8 @@ def _same_images(run: _Run, rate: float) -> dict[str, dict[str, float | None]]:
 
 
 def _schedule(run: _Run, name: str, rate: float) -> Schedule:
-    if name in ENCODERS:
-        tower = run.model.tower
-        return ENCODERS[name][0](tower, run.block, kept_count(rate, tower.num_patches))
+    if name in run.encoders:
+        return run.encoders[name][rate]
     return run.pruner.schedule.at(rate) if run.pruner and name == "patchranking" else Schedule({run.block: rate})
 
 
@@ -277,7 +278,7 @@ def _encoder(run: _Run, name: str, rate: float) -> Callable[[Tensor], Tensor]:
     tower = run.model.tower
     if name == "dense":
         return tower
-    if name in ENCODERS:
+    if name in run.encoders:
         schedule, encode_merged = _schedule(run, name, rate), ENCODERS[name][1]
         return lambda pixels: encode_merged(tower, pixels, schedule)
 

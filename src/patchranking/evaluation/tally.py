@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from patchranking.data import ImageData
 from patchranking.ranking.scores import feature_damage
+from patchranking.towers.load import LoadedModel
+from patchranking.towers.zero_shot import class_features
 
-__all__ = ["Tally", "object_share"]
+__all__ = ["Tally", "object_share", "zero_shot_classes"]
 
 Key = tuple[str, float]
 
@@ -21,6 +24,13 @@ def object_share(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
     """Share of the object's pixels that lie in each patch, ``(patches,)``, summing to 1."""
     area = F.adaptive_avg_pool2d(torch.from_numpy(mask).float()[None], grid).flatten()
     return area / area.sum().clamp_min(1e-12)
+
+
+def zero_shot_classes(model: LoadedModel, data: ImageData) -> Tensor | None:
+    """Unit text features of the classes, ``(classes, features)``; None without labels or a text tower."""
+    if data.labels is None or model.encode_text is None:
+        return None
+    return class_features(model.encode_text, data.class_names, data.templates)
 
 
 class Tally:

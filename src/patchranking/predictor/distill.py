@@ -173,10 +173,6 @@ def _error(
     total = 0.0
     for batch in images.split(64):
         entering = tokens[batch].to(tower.device, tower.dtype)
-        count = kept_count(keep, tower.num_patches)
-        scores, corrected = predictor.correct(entering, count / tower.num_patches)
-        kept = tower.pool(
-            tower.run(gather_tokens(corrected, top_patches(scores, count), tower.num_prefix_tokens), block)
-        )
+        kept = tower.pool(tower.run(predictor.prune(entering, kept_count(keep, tower.num_patches)), block))
         total += feature_damage(kept, features[batch].to(tower.device)).sum().item()
     return total / len(images)

@@ -21,7 +21,7 @@ from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.store import finished_manifest, iter_rankings
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["FitReport", "cache_tokens", "fit_pruner"]
+__all__ = ["FitReport", "cache_tokens", "fit_pruner", "with_mirrored"]
 
 _IMAGES_PER_BATCH = 32
 
@@ -95,8 +95,7 @@ def fit_pruner(
     if rankings is not None:
         rows = [row for row, index in enumerate(used) if index in golden]
         importance = torch.stack([golden[used[row]] for row in rows])
-        mirrored = importance.unflatten(1, model.tower.grid).flip(-1).flatten(1)
-        views = torch.stack([importance, mirrored])
+        views = with_mirrored(importance, model.tower.grid)
         imitation = imitate(predictor, tokens[:, rows], views, LOSSES[loss], epochs, seed=seed)
     if features is not None:
         predictor.to(model.tower.device)
@@ -122,6 +121,11 @@ def _golden(base: BaseModel, data: ImageData, rankings: Path, block: int) -> dic
     if not golden:
         raise UserError("None of these images has a ranking in the folder given: rank them first.")
     return golden
+
+
+def with_mirrored(importance: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Golden importance of images and of their mirror images, ``(images, patches)`` to ``(2, images, patches)``."""
+    return torch.stack([importance, importance.unflatten(1, grid).flip(-1).flatten(1)])
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
+from patchranking.pruning.select import gather_tokens, top_patches
 
 __all__ = ["NETWORKS", "NetworkName", "Predictor"]
 
@@ -74,10 +75,10 @@ class Predictor(nn.Module):
         """Scores patches.
 
         Args:
-            tokens: ``(batch, prefix + patches, width)``.
+            tokens: ``(batch, prefix + patches, width)``, in any precision.
 
         Returns:
-            Importance ``(batch, patches)``, higher = keep.
+            Importance ``(batch, patches)``, higher = keep, in the predictor's precision.
 
         Raises:
             UserError: If a Mixer gets another number of patches than it was built for.
@@ -97,10 +98,27 @@ class Predictor(nn.Module):
         Raises:
             UserError: If a Mixer gets another number of patches than it was built for.
         """
-        hidden = self._read(tokens.to(self.correction.weight.dtype))
+        hidden = self._read(tokens)
         correction = (1 - keep) * self.correction(F.layer_norm(hidden, hidden.shape[-1:]))
         left_alone = self.num_prefix_tokens - self.num_context_tokens
         return self._scores(hidden), tokens + F.pad(correction, (0, 0, left_alone, 0)).to(tokens.dtype)
+
+    def prune(self, tokens: Tensor, count: int, choose: Callable[[Tensor, int], Tensor] = top_patches) -> Tensor:
+        """Drops the patches with the lowest scores and corrects the other tokens.
+
+        Args:
+            tokens: ``(batch, prefix + patches, width)``, in any precision.
+            count: Patches to keep.
+            choose: Maps scores and count to indices of patches, ``top_patches`` or ``best_first``.
+
+        Returns:
+            ``(batch, prefix + count, width)`` in the order of ``choose``.
+
+        Raises:
+            UserError: If a Mixer gets another number of patches than it was built for.
+        """
+        scores, corrected = self.correct(tokens, count / (tokens.shape[1] - self.num_prefix_tokens))
+        return gather_tokens(corrected, choose(scores, count), self.num_prefix_tokens)
 
     def _read(self, tokens: Tensor) -> Tensor:
         patches = tokens.shape[1] - self.num_prefix_tokens
@@ -109,7 +127,9 @@ class Predictor(nn.Module):
                 f"This mixer was fitted to {self.num_patches} patches, and {patches} came: fit one for this image "
                 "size, or a network that takes any number, mlp or transformer."
             )
-        hidden: Tensor = self.body(self.reduce(tokens[:, self.num_prefix_tokens - self.num_context_tokens :]))
+        hidden: Tensor = self.body(
+            self.reduce(tokens[:, self.num_prefix_tokens - self.num_context_tokens :].to(self.correction.weight.dtype))
+        )
         return hidden
 
     def _scores(self, hidden: Tensor) -> Tensor:

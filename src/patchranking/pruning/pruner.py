@@ -20,7 +20,7 @@ from patchranking.predictor.networks import Predictor
 from patchranking.pruning.attach import Reduction, attach_reductions
 from patchranking.pruning.fingerprint import fingerprint, matches
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.select import best_first, gather_tokens, top_patches
+from patchranking.pruning.select import best_first, top_patches
 from patchranking.towers import VisionTower, as_tower
 
 __all__ = ["BaseModel", "Pruner"]
@@ -150,7 +150,7 @@ class Pruner(nn.Module, ModelHubMixin):
         Returns:
             Importance ``(batch, patches)``, higher = keep.
         """
-        return self.predictor(tokens.to(next(self.predictor.parameters()).dtype))
+        return self.predictor(tokens)
 
     def attach(self, model: nn.Module | VisionTower) -> Self:
         """Makes ``model`` prune from now on; its keys, classes and attention kernels stay as they are.
@@ -208,8 +208,7 @@ class Pruner(nn.Module, ModelHubMixin):
                 return tokens
             kept = self.schedule.kept(patches)[first]
             choose = best_first if later else top_patches
-            scores, corrected = self.predictor.correct(tokens, kept / patches)
-            return gather_tokens(corrected, choose(scores, kept), prefix)
+            return self.predictor.prune(tokens, kept, choose)
 
         def cut(block: int) -> Reduction:
             return lambda tokens: tokens[:, : prefix + self.schedule.kept(self.predictor.num_patches)[block]]

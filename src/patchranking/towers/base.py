@@ -179,7 +179,7 @@ class VisionTower(ABC):
 
         Args:
             tokens: ``(batch, prefix + patches, width)``.
-            gates: Weights in 0 ... 1 of the patches where patches are averaged or attended to, ``(batch, patches)``.
+            gates: Weights of the patches where patches are averaged or attended to, ``(batch, patches)``.
 
         Raises:
             UserError: If gates are given and the model pools by anything but its class token, a mean or attention.
