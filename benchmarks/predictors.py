@@ -69,7 +69,7 @@ def main(
     objectives: list[str] = ["both", "distill", *LOSSES],  # noqa: B006
     sizes: list[int] = [1000, 250],  # noqa: B006
     seeds: int = 3,
-    steps: int = 150,
+    steps: int = 300,
     golden_images: int = 60,
     limit: int | None = None,
     work: Path = Path("runs/predictors"),

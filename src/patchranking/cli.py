@@ -91,7 +91,7 @@ def fit(
     keep: float = 0.6,
     budget: str | None = None,
     budget_data: str | None = None,
-    steps: int = 150,
+    steps: int = 300,
     network: NetworkName = "mixer",
     loss: LossName = "listnet",
     search: SearchName = "sketched",

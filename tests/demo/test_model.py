@@ -40,5 +40,5 @@ def test_features_follow_captions_not_only_classes():
         images = torch.nn.functional.normalize(
             model.tower(torch.stack([model.preprocess(s.image) for s in drawn])), dim=-1
         )
-        texts = model.encode_text([s.caption for s in drawn])
+        texts = model.text([s.caption for s in drawn])
     assert ((images @ texts.T).argmax(1) == torch.arange(40)).float().mean() > 0.8

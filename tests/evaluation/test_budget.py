@@ -68,7 +68,7 @@ def test_the_curve_is_that_of_the_attached_pruner(tower, tmp_path):
     model = SimpleNamespace(
         tower=tower,
         name="tiny",
-        encode_text=None,
+        text=None,
         preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255,
     )
     pruner = Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), Schedule({1: 0.5})).eval()

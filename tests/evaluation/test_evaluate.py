@@ -36,7 +36,7 @@ def model(tower):
         tower=tower,
         name="tiny",
         preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1,
-        encode_text=lambda texts: F.normalize(torch.stack([torch.cos(torch.arange(24.0) * len(t)) for t in texts]), -1),
+        text=lambda texts: F.normalize(torch.stack([torch.cos(torch.arange(24.0) * len(t)) for t in texts]), -1),
         picture=lambda pixels: Image.new("RGB", (32, 32)),
     )
 
@@ -78,7 +78,7 @@ def test_figures_equal_the_attached_model_and_the_golden_ranking(model, data, pr
     results, _ = evaluate(model, data, pruner, settings(golden_images=11))
     indices = [index for index, key in enumerate(data.keys) if "broken" not in key]
     pixels = torch.stack([model.preprocess(data.image(index)) for index in indices])
-    classes = F.normalize(model.encode_text([f"a photo of a {name}." for name in data.class_names]), dim=-1)
+    classes = F.normalize(model.text([f"a photo of a {name}." for name in data.class_names]), dim=-1)
     labels = torch.tensor([data.labels[index] for index in indices])
 
     def figures(features, dense):

@@ -111,7 +111,7 @@ def test_shards_divide_the_images_evenly_and_in_order(images, count):
 @pytest.mark.parametrize(("score", "needs_labels"), [("preservation", False), ("confidence", False), ("label", True)])
 def test_the_label_score_is_recorded_as_one_that_needs_labels(model, tmp_path, score, needs_labels):
     directions = torch.nn.functional.normalize(torch.randn(99, 24), dim=1)
-    model = replace(model, encode_text=lambda texts: directions[: len(texts)])
+    model = replace(model, text=lambda texts: directions[: len(texts)])
     manifest = rank_dataset(model, load_data("demo:test", 2), tmp_path, replace(FAST, score=score))
     assert manifest["settings"]["score"] == score
     assert manifest["settings"]["needs_labels"] is needs_labels

@@ -78,7 +78,7 @@ def test_scores_need_a_text_encoder_and_classes(demo, tmp_path):
     model, data = demo
     settings = SearchSettings(score="confidence")
     with pytest.raises(UserError, match="needs a text encoder, and 'demo' has none"):
-        prepare_search(replace(model, encode_text=None), data, settings)
+        prepare_search(replace(model, text=None), data, settings)
     (tmp_path / "a.png").touch()
     with pytest.raises(UserError, match="needs classes"):
         prepare_search(model, load_data(str(tmp_path)), settings)
@@ -94,7 +94,7 @@ def test_settings_are_checked_before_an_image_is_read(demo):
 def test_the_label_score_keeps_the_true_class_where_preservation_loses_it(demo):
     model, _ = demo
     data = load_data("demo:val", 20)
-    classes = class_features(model.encode_text, data.class_names, data.templates)
+    classes = class_features(model.text, data.class_names, data.templates)
     pixels, right = pixels_of(model, data), {}
     for score in ("preservation", "label"):
         search = prepare_search(model, data, SearchSettings(score=score))

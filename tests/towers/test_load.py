@@ -114,13 +114,13 @@ def test_a_picture_of_half_precision_and_beyond_the_range(loaded):
 
 def test_texts_become_unit_vectors(loaded):
     if loaded.name.startswith("timm"):
-        assert loaded.encode_text is None
+        assert loaded.text is None
         return
     texts = ["a red umbrella", "", "a " + "very " * 300 + "long caption"]
-    features = loaded.encode_text(texts)
+    features = loaded.text(texts)
     assert features.shape == (3, loaded.tower(torch.zeros(1, 3, *loaded.tower.image_size)).shape[-1])
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(3))
-    torch.testing.assert_close(features[:1], loaded.encode_text(texts[:1]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(features[:1], loaded.text(texts[:1]), rtol=1e-4, atol=1e-5)
 
 
 PICTURES = [(90, 60), (31, 200), (1, 1)]
@@ -136,9 +136,7 @@ def test_hf_does_what_transformers_does(hf, size):
     assert torch.equal(loaded.preprocess(image), batch["pixel_values"][0])
     with torch.inference_mode():
         output = stock(**batch)
-        cosine = (
-            torch.nn.functional.normalize(loaded.tower(batch["pixel_values"]), dim=-1) @ loaded.encode_text(["a sun"]).T
-        )
+        cosine = torch.nn.functional.normalize(loaded.tower(batch["pixel_values"]), dim=-1) @ loaded.text(["a sun"]).T
     torch.testing.assert_close(cosine * loaded.logit_scale, output.logits_per_image)
 
 
@@ -152,7 +150,7 @@ def test_open_clip_does_what_open_clip_does(clip, size):
     tokens = open_clip.get_tokenizer(f"local-dir:{clip}")(["a sun", "a cloud"])
     with torch.inference_mode():
         torch.testing.assert_close(loaded.tower(pixels[None]), stock.eval().encode_image(pixels[None]))
-        torch.testing.assert_close(loaded.encode_text(["a sun", "a cloud"]), stock.encode_text(tokens, normalize=True))
+        torch.testing.assert_close(loaded.text(["a sun", "a cloud"]), stock.encode_text(tokens, normalize=True))
     assert loaded.logit_scale == pytest.approx(stock.logit_scale.exp().item())
     assert (loaded.mean, loaded.std) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
 

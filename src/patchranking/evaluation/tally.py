@@ -28,9 +28,9 @@ def object_share(mask: np.ndarray, grid: tuple[int, int]) -> Tensor:
 
 def zero_shot_classes(model: LoadedModel, data: ImageData) -> Tensor | None:
     """Unit text features of the classes, ``(classes, features)``; None without labels or a text tower."""
-    if data.labels is None or model.encode_text is None:
+    if data.labels is None or model.text is None:
         return None
-    return class_features(model.encode_text, data.class_names, data.templates)
+    return class_features(model.text, data.class_names, data.templates)
 
 
 class Tally:

@@ -49,7 +49,7 @@ def fit_pruner(
     rankings: Path | None = None,
     keep: float = 0.6,
     blocks: Sequence[int] | None = None,
-    steps: int = 150,
+    steps: int = 300,
     epochs: int = 30,
     network: str = "mixer",
     loss: str = "listnet",

@@ -29,7 +29,7 @@ def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction]) -
 
     Args:
         tower: The image encoder.
-        reductions: Block index -> reduction.
+        reductions: Block index -> reduction; the tower's depth stands for "after the last block".
 
     Returns:
         The hooks; its ``close()`` restores the model.
@@ -38,9 +38,15 @@ def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction]) -
     def hook(reduce: Reduction) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
         return lambda _, inputs: (reduce(inputs[0]), *inputs[1:])
 
+    def after(reduce: Reduction) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        return lambda _, __, tokens: reduce(tokens)
+
     hooks = ExitStack()
     for block, reduce in reductions.items():
-        hooks.callback(tower.blocks[block].register_forward_pre_hook(hook(reduce)).remove)
+        if block == tower.depth:
+            hooks.callback(tower.blocks[-1].register_forward_hook(after(reduce)).remove)
+        else:
+            hooks.callback(tower.blocks[block].register_forward_pre_hook(hook(reduce)).remove)
     return hooks
 
 

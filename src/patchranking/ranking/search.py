@@ -110,12 +110,12 @@ def prepare_search(model: LoadedModel, data: ImageData, settings: SearchSettings
 def _scores(model: LoadedModel, data: ImageData, name: str) -> Callable[[Sequence[int]], Score]:
     if name == "preservation":
         return lambda indices: preservation
-    if model.encode_text is None:
+    if model.text is None:
         raise UserError(f"The {name} score needs a text encoder, and '{model.name}' has none: use preservation.")
     labels = data.labels
     if labels is None:
         raise UserError(f"The {name} score needs classes: give a folder with one sub-folder a class, or preservation.")
-    classes = class_features(model.encode_text, data.class_names, data.templates)
+    classes = class_features(model.text, data.class_names, data.templates)
     if name == "confidence":
         return lambda indices: confidence(classes, model.logit_scale)
     return lambda indices: label(

@@ -1,16 +1,19 @@
-"""One view, ``VisionTower``, of the image encoders of open_clip, transformers and timm."""
+"""One view of the image encoders of open_clip, transformers and timm, and one of their text encoders."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 
 from patchranking.errors import UserError
 from patchranking.towers.base import VisionTower
+from patchranking.towers.text import TextTower
 
-__all__ = ["VisionTower", "as_tower"]
+__all__ = ["TextTower", "VisionTower", "as_text_tower", "as_tower"]
 
 _LIBRARIES = ("open_clip", "transformers", "timm")
 
@@ -36,4 +39,26 @@ def as_tower(model: nn.Module | VisionTower) -> VisionTower:
         f"{type(model).__name__} is not supported: patchranking works on open_clip CLIP and CustomTextCLIP with the "
         "built-in VisionTransformer, transformers CLIPModel and CLIPVisionModelWithProjection, and timm "
         "VisionTransformer."
+    )
+
+
+def as_text_tower(model: nn.Module, tokenizer: Callable[..., Any]) -> TextTower:
+    """Returns the text side of a model.
+
+    Args:
+        model: An open_clip ``CLIP`` or ``CustomTextCLIP``, or a transformers ``CLIPModel``.
+        tokenizer: The one that belongs to it, ``open_clip.get_tokenizer(...)`` or
+            ``AutoTokenizer.from_pretrained(...)``.
+
+    Raises:
+        UserError: If the model is none of these.
+    """
+    for library in ("open_clip", "transformers"):
+        if library in sys.modules:
+            tower = importlib.import_module(f"patchranking.towers.{library}").wrap_text(model, tokenizer)
+            if tower is not None:
+                return tower
+    raise UserError(
+        f"{type(model).__name__} has no text side that is supported: give an open_clip CLIP or CustomTextCLIP, or a "
+        "transformers CLIPModel."
     )

@@ -8,16 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from patchranking.errors import MissingExtraError, UserError
-from patchranking.towers import VisionTower, as_tower
+from patchranking.towers import TextTower, VisionTower, as_text_tower, as_tower
 
 __all__ = ["MODEL_HELP", "LoadedModel", "load_model"]
 
@@ -33,7 +31,7 @@ class LoadedModel:
         model: The library's model, in evaluation mode.
         tower: The view of its image encoder.
         preprocess: Turns an RGB picture into pixels ``(3, height, width)``, float32, as the library does.
-        encode_text: Turns texts into normalised features ``(texts, features)``; None for image-only models.
+        text: The view of its text encoder, which turns texts into normalised features; None for image-only models.
         logit_scale: Multiplier of cosines, e.g. 100; 1 for image-only models.
         mean: Channel means of the normalisation, of pictures in 0 ... 1.
         std: Channel standard deviations of the normalisation.
@@ -43,7 +41,7 @@ class LoadedModel:
     model: nn.Module
     tower: VisionTower
     preprocess: Callable[[Image.Image], Tensor]
-    encode_text: Callable[[list[str]], Tensor] | None
+    text: TextTower | None
     logit_scale: float
     mean: Sequence[float]
     std: Sequence[float]
@@ -117,14 +115,10 @@ def _load_open_clip(name: str, rest: str) -> LoadedModel:
     if rest.startswith("local-dir:"):
         _check_folder(rest.removeprefix("local-dir:"))
     model, preprocess = open_clip.create_model_from_pretrained(architecture, pretrained=tag)
-    tokenizer = open_clip.get_tokenizer(architecture)
-
-    def encode_text(texts: list[str]) -> Tensor:
-        return model.encode_text(tokenizer(texts).to(model.logit_scale.device), normalize=True)
-
+    text = as_text_tower(model, open_clip.get_tokenizer(architecture))
     shown = open_clip.get_model_preprocess_cfg(model)
     scale = model.logit_scale.exp().item()
-    return LoadedModel(name, model, as_tower(model), preprocess, encode_text, scale, shown["mean"], shown["std"])
+    return LoadedModel(name, model, as_tower(model), preprocess, text, scale, shown["mean"], shown["std"])
 
 
 def _load_transformers(name: str, rest: str) -> LoadedModel:
@@ -137,19 +131,14 @@ def _load_transformers(name: str, rest: str) -> LoadedModel:
         )
     if missing := {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}:
         raise UserError(f"'{name}' is no complete CLIP model: it lacks {len(missing)} weights such as {min(missing)}.")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(rest)
+    text = as_text_tower(model, transformers.AutoTokenizer.from_pretrained(rest))
     processor = transformers.AutoImageProcessor.from_pretrained(rest)
-    longest = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
 
     def preprocess(image: Image.Image) -> Tensor:
         return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
-    def encode_text(texts: list[str]) -> Tensor:
-        tokens: Any = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
-        return F.normalize(model.get_text_features(**tokens.to(model.device)).pooler_output, dim=-1)
-
     scale, mean, std = model.logit_scale.exp().item(), processor.image_mean, processor.image_std
-    return LoadedModel(name, model, as_tower(model), preprocess, encode_text, scale, mean, std)
+    return LoadedModel(name, model, as_tower(model), preprocess, text, scale, mean, std)
 
 
 @contextmanager

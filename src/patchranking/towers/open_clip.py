@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from open_clip import CLIP, CustomTextCLIP
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
 from patchranking.towers.base import VisionTower, activation_name, masked, weighted
+from patchranking.towers.text import TextTower
 
-__all__ = ["OpenClipTower", "wrap"]
+__all__ = ["OpenClipTower", "wrap", "wrap_text"]
 
 
 def wrap(model: nn.Module) -> OpenClipTower | None:
     """Returns a tower for a CLIP (or its ``visual``) whose image side is open_clip's own transformer, else None."""
     visual = model.visual if isinstance(model, CLIP | CustomTextCLIP) else model
     return OpenClipTower(visual) if isinstance(visual, VisionTransformer) else None
+
+
+def wrap_text(model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> TextTower | None:
+    """Returns the text side of a CLIP with its tokenizer, else None."""
+    if not isinstance(model, CLIP | CustomTextCLIP):
+        return None
+    built_in: Any = model if isinstance(model, CLIP) else model.text
+    known = isinstance(built_in, CLIP | TextTransformer)
+    return TextTower(
+        tokenize=lambda texts: tokenizer(texts).to(model.logit_scale.device),
+        encode=lambda ids: model.encode_text(ids, normalize=True),
+        context_length=model.context_length,
+        embedding=built_in.token_embedding if known else None,
+        blocks=built_in.transformer.resblocks if known else (),
+    )
 
 
 class OpenClipTower(VisionTower):

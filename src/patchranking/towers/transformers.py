@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import CLIPModel, CLIPVisionModelWithProjection
 
 from patchranking.towers.base import VisionTower
+from patchranking.towers.text import TextTower
 
-__all__ = ["TransformersTower", "wrap"]
+__all__ = ["TransformersTower", "wrap", "wrap_text"]
 
 
 def wrap(model: nn.Module) -> TransformersTower | None:
@@ -18,6 +20,25 @@ def wrap(model: nn.Module) -> TransformersTower | None:
     if isinstance(model, CLIPModel | CLIPVisionModelWithProjection):
         return TransformersTower(model)
     return None
+
+
+def wrap_text(model: nn.Module, tokenizer: Any) -> TextTower | None:
+    """Returns the text side of a ``CLIPModel`` with its tokenizer, None for anything else."""
+    if not isinstance(model, CLIPModel):
+        return None
+    longest = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+
+    def tokenize(texts: list[str]) -> Tensor:
+        found = tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        return found["input_ids"].to(model.device)
+
+    return TextTower(
+        tokenize=tokenize,
+        encode=lambda ids: F.normalize(model.get_text_features(input_ids=ids).pooler_output, dim=-1),
+        context_length=longest,
+        embedding=model.text_model.embeddings.token_embedding,
+        blocks=model.text_model.encoder.layers,
+    )
 
 
 class TransformersTower(VisionTower):
