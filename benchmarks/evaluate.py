@@ -56,7 +56,7 @@ def main(
     settings = EvaluationSettings(golden_images=golden_images, timing_batch=timing_batch, wall=wall, seed=seed)
     rows, pictures, results = [], [], {}
     for name in data:
-        results, images = evaluate(loaded, load_data(name, limit, seed), fitted, settings)
+        results, images = evaluate(loaded, load_data(name, limit, seed), [fitted], settings)
         rows += results["rows"]
         pictures += images
     merged = {"environment": results["environment"], "fit": fit, "rows": rows}

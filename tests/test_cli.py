@@ -19,7 +19,7 @@ from patchranking.ranking.job import ENGINES
 from patchranking.ranking.search import SCORES, SEARCHES
 from patchranking.ranking.store import iter_rankings, write_manifest
 
-COMMANDS = ("demo", "rank", "fit", "evaluate")
+COMMANDS = ("demo", "rank", "fit", "tune", "evaluate")
 
 
 @pytest.fixture

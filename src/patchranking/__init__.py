@@ -12,7 +12,7 @@ from patchranking.ranking.iterative import iterative  # noqa: E402
 from patchranking.ranking.leave_out import leave_out  # noqa: E402
 from patchranking.ranking.ranking import Ranking  # noqa: E402
 from patchranking.ranking.sketched import sketched  # noqa: E402
-from patchranking.towers import VisionTower, as_tower  # noqa: E402
+from patchranking.towers import TextTower, VisionTower, as_text_tower, as_tower  # noqa: E402
 from patchranking.towers.load import LoadedModel, load_model  # noqa: E402
 
 __all__ = [
@@ -20,8 +20,10 @@ __all__ = [
     "MissingExtraError",
     "Pruner",
     "Ranking",
+    "TextTower",
     "UserError",
     "VisionTower",
+    "as_text_tower",
     "as_tower",
     "demo",
     "iterative",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +13,8 @@ import torch
 from huggingface_hub.utils import logging as hub_logging
 from jsonargparse import auto_cli
 
-from patchranking.data import load_data, subset
+from patchranking.arguments import spread_lists
+from patchranking.data import load_data, of_classes, subset
 from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget, choose, measure_curve
 from patchranking.evaluation.evaluate import EvaluationSettings
@@ -22,6 +23,9 @@ from patchranking.files import write_json
 from patchranking.predictor.fit import fit_pruner
 from patchranking.predictor.losses import LossName
 from patchranking.predictor.networks import NetworkName
+from patchranking.prompts.tokens import TokensName
+from patchranking.prompts.tune import TuneSettings
+from patchranking.prompts.tune import tune as tune_tokens
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
 from patchranking.ranking.job import rank_dataset
@@ -31,6 +35,8 @@ from patchranking.report.page import write_report
 from patchranking.towers.load import LoadedModel, load_model
 
 __all__ = ["main"]
+
+ClassesName = Literal["all", "base", "new"]
 
 
 def rank(
@@ -171,14 +177,105 @@ def fit(
         print(f"skipped {key}: {reason}")
 
 
+def tune(
+    model: str,
+    data: str,
+    pruner: Path = Path("runs/fit"),
+    out: Path = Path("runs/tune"),
+    tokens: TokensName = "both",
+    shots: int = 16,
+    keep: float | None = None,
+    number: int = 16,
+    depth: int = 1,
+    coupled: bool = True,
+    own_context: bool = False,
+    start: str = "a photo of a",
+    epochs: int = 20,
+    batch_size: int = 32,
+    learning_rate: float = 2e-3,
+    held_out_share: float = 0.0,
+    precision: Literal["32-true", "bf16-mixed"] | None = None,
+    workers: int = 0,
+    classes: ClassesName = "all",
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Tunes learnable tokens on the pruned model with a few shots (Phase III); resumes after a kill.
+
+    Args:
+        model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH or hf:NAME_OR_PATH.
+        data: Labelled images: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], or folders joined by
+            commas; or a list of captions (.tsv, .csv, .json).
+        pruner: Folder written by fit.
+        out: Folder for the pruner with its tokens.
+        tokens: Text context, visual tokens, or both.
+        shots: Images a class; of captioned images, all are used.
+        keep: Keep rate to tune at, 1 for the dense model; the pruner's own when omitted.
+        number: Tokens of each encoder.
+        depth: Blocks that get fresh tokens; 1 is shallow.
+        coupled: Make visual tokens a learned linear map of the text tokens, as in the paper.
+        own_context: Give each class a text context of its own.
+        start: Phrase that text tokens start from, next to the class name; '' for random ones.
+        epochs: Passes over the images.
+        batch_size: Images a step, over all devices.
+        learning_rate: Of SGD.
+        held_out_share: Share of the images held out, to stop early and choose the epoch.
+        precision: 32-true, or bf16-mixed with float32 master weights, the default on a GPU.
+        workers: Processes that read images.
+        classes: All classes, the first half of them (base), or the second (new).
+        limit: At most so many images, drawn by seed, of which shots are drawn.
+        seed: Random seed.
+        device: cpu, cuda, cuda:1, mps, ...
+    """
+    artefact = Pruner.from_pretrained(pruner).untuned
+    if keep is not None:
+        artefact.keep = keep
+    loaded = _load(model, device, seed)
+    images = of_classes(load_data(data, limit, seed, "train"), classes)
+    _make_folder(out)
+    settings = TuneSettings(
+        tokens=tokens,
+        number=number,
+        depth=depth,
+        coupled=coupled,
+        own_context=own_context,
+        start=start,
+        shots=shots,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        held_out_share=held_out_share,
+        precision=precision,
+        workers=workers,
+        seed=seed,
+    )
+    tuned, report = tune_tokens(loaded, images, artefact, out, settings)
+    if os.environ.get("RANK", "0") != "0":
+        return
+    tuned.save_pretrained(out)
+    write_json(out / "tune.json", asdict(report) | asdict(settings) | {"data": data, "keep": artefact.keep})
+    print(f"loss {report.loss[0]:.4f} in the first epoch, {report.loss[-1]:.4f} in the last")
+    if report.held_out:
+        print(f"{max(report.held_out):.1%} of {report.n_held_out} held-out images right after epoch {report.epoch}")
+    left_out = len(images) - report.n_tuned - report.n_held_out - len(report.skipped)
+    print(
+        f"{len(images)} images in = {report.n_tuned} tuned on + {report.n_held_out} held out + {len(report.skipped)} "
+        f"skipped + {left_out} not drawn; wrote {out}"
+    )
+    for key, reason in report.skipped.items():
+        print(f"skipped {key}: {reason}")
+
+
 def evaluate(
     model: str,
     data: str,
     out: Path = Path("runs/evaluate"),
-    pruner: Path | None = None,
+    pruner: list[Path] = [],  # noqa: B006
     methods: list[str] = ["random", "cls-attention", "evit", "tome", "golden"],  # noqa: B006
     keep: list[float] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4],  # noqa: B006
     templates: list[str] | None = None,
+    classes: ClassesName = "all",
     golden_images: int = 100,
     batch_size: int = 32,
     timing_batch: int = 16,
@@ -192,10 +289,11 @@ def evaluate(
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
         data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], or folders joined by commas.
         out: Folder for results.json and report.html.
-        pruner: Folder written by fit.
+        pruner: Folders written by fit and tune: one not tuned, and at most one of each kind of tokens.
         methods: random, cls-attention, evit, tome and golden, the oracle; dense and the pruner are always measured.
         keep: Keep rates; 1.0 is the dense model.
         templates: Prompt templates with one {}; the data set's own when omitted.
+        classes: All classes, the first half of them (base), or the second (new).
         golden_images: Images, drawn by seed, on which the oracle runs.
         batch_size: Images a batch.
         timing_batch: Images a batch when timing; 0 leaves timing out.
@@ -205,9 +303,9 @@ def evaluate(
     """
     for rate in keep:
         check_keep_rate(rate)
-    artefact = None if pruner is None else Pruner.from_pretrained(pruner)
+    artefacts = [Pruner.from_pretrained(folder) for folder in pruner]
     loaded = _load(model, device, seed)
-    images = load_data(data, limit, seed)
+    images = of_classes(load_data(data, limit, seed), classes)
     if templates:
         images.templates = tuple(templates)
     settings = EvaluationSettings(
@@ -218,7 +316,7 @@ def evaluate(
         timing_batch=timing_batch,
         seed=seed,
     )
-    _evaluate(loaded, images, artefact, settings, out)
+    _evaluate(loaded, images, artefacts, settings, out)
 
 
 def demo(
@@ -234,39 +332,19 @@ def demo(
         device: cpu, cuda, cuda:1, mps, ...
     """
     fit("demo", "demo:train", out / "pruner", limit=images, seed=seed, device=device)
-    evaluate("demo", "demo:test", out, out / "pruner", golden_images=40, limit=scenes, seed=seed, device=device)
+    evaluate("demo", "demo:test", out, [out / "pruner"], golden_images=40, limit=scenes, seed=seed, device=device)
 
 
 def main() -> None:
     """Runs the command line; a user's mistake ends with one sentence and status 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     hub_logging.set_verbosity_error()
-    commands: list[Callable[..., None] | type] = [demo, rank, fit, evaluate]
+    commands: list[Callable[..., None] | type] = [demo, rank, fit, tune, evaluate]
     try:
-        auto_cli(commands, args=_spread_lists(sys.argv[1:], commands), prog="patchranking")
+        auto_cli(commands, args=spread_lists(sys.argv[1:], commands), prog="patchranking")
     except UserError as error:
         print(f"patchranking: {error}", file=sys.stderr)
         sys.exit(2)
-
-
-def _spread_lists(arguments: list[str], commands: Sequence[Callable[..., None] | type]) -> list[str]:
-    """Lets list options take several values, ``--keep 0.9 0.8``, beside jsonargparse's ``--keep [0.9,0.8]``."""
-    named = {command.__name__: command for command in commands}
-    command = next((named[argument] for argument in arguments if argument in named), None)
-    lists = {f"--{name}" for name, kind in getattr(command, "__annotations__", {}).items() if kind.startswith("list[")}
-    spread: list[str] = []
-    option = None
-    for argument in arguments:
-        if argument in lists:
-            option = argument
-            spread.append(f"{option}=[]")
-        elif option and not argument.startswith("--"):
-            spread.append(f"{option}+={argument}")
-            option = None if argument.startswith("[") else option
-        else:
-            option = None
-            spread.append(argument)
-    return spread
 
 
 def _make_folder(path: Path) -> None:
@@ -281,9 +359,9 @@ def _load(model: str, device: str, seed: int) -> LoadedModel:
     return load_model(model, device)
 
 
-def _evaluate(loaded: LoadedModel, images: Any, pruner: Pruner | None, settings: EvaluationSettings, out: Path) -> None:
+def _evaluate(loaded: LoadedModel, images: Any, pruners: list[Pruner], settings: EvaluationSettings, out: Path) -> None:
     _make_folder(out)
-    results, wall = run_evaluation(loaded, images, pruner, settings)
+    results, wall = run_evaluation(loaded, images, pruners, settings)
     write_json(out / "results.json", results)
     write_report(results, wall, out / "report.html", f"{images.name} {images.split}, {loaded.name}")
     _print_table(results["rows"])

@@ -56,7 +56,7 @@ def by_method(results, rate):
 
 
 def test_rows_wall_and_totals(model, data, pruner):
-    results, wall = evaluate(model, data, pruner, settings())
+    results, wall = evaluate(model, data, [pruner], settings())
     assert list(by_method(results, 1.0)) == ["dense"]
     pruned = by_method(results, 0.5)
     assert list(pruned) == ["random", "cls-attention", "evit", "patchranking", "tome", "golden"]
@@ -75,7 +75,7 @@ def test_rows_wall_and_totals(model, data, pruner):
 
 
 def test_figures_equal_the_attached_model_and_the_golden_ranking(model, data, pruner):
-    results, _ = evaluate(model, data, pruner, settings(golden_images=11))
+    results, _ = evaluate(model, data, [pruner], settings(golden_images=11))
     indices = [index for index, key in enumerate(data.keys) if "broken" not in key]
     pixels = torch.stack([model.preprocess(data.image(index)) for index in indices])
     classes = F.normalize(model.text([f"a photo of a {name}." for name in data.class_names]), dim=-1)
@@ -107,12 +107,12 @@ def test_figures_equal_the_attached_model_and_the_golden_ranking(model, data, pr
 
 
 def test_evaluating_again_changes_nothing(model, data, pruner):
-    first, again = (evaluate(model, data, pruner, settings(timing_batch=0))[0] for _ in range(2))
+    first, again = (evaluate(model, data, [pruner], settings(timing_batch=0))[0] for _ in range(2))
     assert first == again
 
 
 def test_costs_include_the_predictor_and_fall_with_the_keep_rate(model, data, pruner):
-    results, _ = evaluate(model, data, pruner, settings(keep_rates=(1.0, 0.75, 0.5)))
+    results, _ = evaluate(model, data, [pruner], settings(keep_rates=(1.0, 0.75, 0.5)))
     dense = by_method(results, 1.0)["dense"]
     assert dense["gmacs"] == dense["gmacs_dense"]
     half, most = by_method(results, 0.5), by_method(results, 0.75)
@@ -125,7 +125,7 @@ def test_costs_include_the_predictor_and_fall_with_the_keep_rate(model, data, pr
 
 def test_unlabelled_images_have_no_top1(model, data):
     data.labels = None
-    results, _ = evaluate(model, data, None, settings())
+    results, _ = evaluate(model, data, [], settings())
     assert {row["top1"] for row in results["rows"]} == {None}
 
 
@@ -133,15 +133,15 @@ def test_wrong_settings_are_refused(model, data, pruner):
     with pytest.raises(
         UserError, match="Unknown method 'rnadom': choose from random, cls-attention, evit, tome, golden"
     ):
-        evaluate(model, data, pruner, settings(methods=("rnadom",)))
+        evaluate(model, data, [pruner], settings(methods=("rnadom",)))
     with pytest.raises(UserError, match="keep rate"):
-        evaluate(model, data, pruner, settings(keep_rates=(1.5,)))
+        evaluate(model, data, [pruner], settings(keep_rates=(1.5,)))
 
 
 def test_a_progressive_pruner_and_evit_are_measured_as_they_run(model, data):
     tower, schedule = model.tower, Schedule({1: 0.8, 3: 0.5})
     pruner = Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), schedule).eval()
-    results, _ = evaluate(model, data, pruner, settings(methods=("evit", "tome"), keep_rates=(0.5, 0.25)))
+    results, _ = evaluate(model, data, [pruner], settings(methods=("evit", "tome"), keep_rates=(0.5, 0.25)))
     rows = {(row["method"], row["keep_rate"]): row for row in results["rows"]}
     assert rows["patchranking", 0.5]["schedule"] == {"1": 0.8, "3": 0.5}
     assert rows["patchranking", 0.25]["schedule"] == pytest.approx({"1": 0.7, "3": 0.25})

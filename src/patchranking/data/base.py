@@ -13,11 +13,22 @@ from PIL import Image
 from patchranking.data.templates import templates_for
 from patchranking.errors import UserError
 
-__all__ = ["DATA_HELP", "ImageData", "distinct_ends", "number_classes", "printable", "row_keys", "sample", "subset"]
+__all__ = [
+    "DATA_HELP",
+    "ImageData",
+    "distinct_ends",
+    "number_classes",
+    "of_classes",
+    "printable",
+    "row_keys",
+    "sample",
+    "subset",
+]
 
 DATA_HELP = (
     "demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], "
-    "a folder with one sub-folder a class (or flat), or several folders joined by commas"
+    "a folder with one sub-folder a class (or flat), several folders joined by commas, or a list of captions "
+    "(.tsv, .csv, .json)"
 )
 
 
@@ -31,6 +42,7 @@ class ImageData(ABC):
         labels: Class index per image, -1 where it is lost with an unreadable image; None when unlabelled.
         class_names: Natural names of the classes, empty when unlabelled.
         templates: Zero-shot prompt templates with one ``{}``.
+        captions: Captions of every image, one or more; None without.
     """
 
     name: str
@@ -39,6 +51,7 @@ class ImageData(ABC):
     labels: list[int] | None
     class_names: list[str]
     templates: tuple[str, ...]
+    captions: list[list[str]] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -74,6 +87,27 @@ def subset(data: ImageData, limit: int, seed: int) -> ImageData:
     return data if limit >= len(data) else _Subset(data, sample(len(data), limit, seed))
 
 
+def of_classes(data: ImageData, classes: str) -> ImageData:
+    """The images of the first half of the classes (``base``), of the second (``new``), or ``all``.
+
+    The halves of base-to-new generalisation (CoCoOp): the classes in their order, the first half rounded up.
+
+    Raises:
+        UserError: If the images have no classes to halve.
+    """
+    if classes == "all":
+        return data
+    if data.labels is None or len(data.class_names) < 2:
+        raise UserError("Base and new classes are the halves of 2 classes or more, and these images have none.")
+    half = (len(data.class_names) + 1) // 2
+    kept = range(half) if classes == "base" else range(half, len(data.class_names))
+    chosen = [index for index, label in enumerate(data.labels) if label in kept]
+    found = _Subset(data, chosen)
+    found.class_names = [data.class_names[label] for label in kept]
+    found.labels = [data.labels[index] - kept[0] for index in chosen]
+    return found
+
+
 class _Subset(ImageData):
     def __init__(self, data: ImageData, chosen: list[int]) -> None:
         self._data, self._chosen = data, chosen
@@ -81,6 +115,7 @@ class _Subset(ImageData):
         self.class_names, self.templates = data.class_names, data.templates
         self.keys = [data.keys[index] for index in chosen]
         self.labels = None if data.labels is None else [data.labels[index] for index in chosen]
+        self.captions = None if data.captions is None else [data.captions[index] for index in chosen]
 
     def image(self, index: int) -> Image.Image:
         return self._data.image(self._chosen[index])

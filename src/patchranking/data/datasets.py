@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 from patchranking.data.base import DATA_HELP, ImageData
+from patchranking.data.captions import SUFFIXES as CAPTION_SUFFIXES
+from patchranking.data.captions import CaptionData
 from patchranking.data.folder import FolderData
 from patchranking.errors import UserError
 
@@ -19,8 +21,8 @@ def load_data(data: str, limit: int | None = None, seed: int = 0, default_split:
 
     Args:
         data: ``demo:train``, ``hf:NAME:train`` (a data set on the Hugging Face Hub or in a local folder),
-            ``wds:data/{000..003}.tar`` (WebDataset shards), ``torchvision:CIFAR10:test``, a folder, or folders joined
-            by commas.
+            ``wds:data/{000..003}.tar`` (WebDataset shards), ``torchvision:CIFAR10:test``, a folder, folders joined
+            by commas, or a list of captions (.tsv, .csv, .json).
         limit: At most so many images: a seeded sample, the first scenes of the demo.
         seed: Seed of the sample.
         default_split: Split when none is named.
@@ -38,6 +40,8 @@ def load_data(data: str, limit: int | None = None, seed: int = 0, default_split:
     if colon and source in ("hf", "wds", "torchvision"):
         return _load(source, rest, limit, seed, default_split)
     whole = Path(data).expanduser()
+    if whole.suffix.lower() in CAPTION_SUFFIXES and not whole.is_dir():
+        return CaptionData(whole, limit, seed)
     parts = [data] if data and whole.is_dir() else data.split(",")
     if not all(parts):
         raise UserError(f"A folder in '{data}' has no name: give {DATA_HELP}.")

@@ -42,7 +42,7 @@ def count_macs(run: Callable[[Tensor], object], pixels: Tensor) -> float:
     return counter.get_total_flops() / 2 / len(pixels)
 
 
-def analytic_macs(tower: VisionTower, features: int, schedule: Schedule) -> float:
+def analytic_macs(tower: VisionTower, features: int, schedule: Schedule, visual_tokens: int = 0) -> float:
     """MACs of one image by formula, without the predictor.
 
     Per block with T tokens of width D and MLP width H: ``4 T D^2 + 2 T D H`` for the projections and the MLP and
@@ -52,6 +52,7 @@ def analytic_macs(tower: VisionTower, features: int, schedule: Schedule) -> floa
         tower: The image encoder.
         features: Size of the output feature.
         schedule: Where patches go and how many stay.
+        visual_tokens: Learnable tokens that run beside the patches.
     """
     width, mlp = tower.width, tower.mlp_width
 
@@ -64,7 +65,7 @@ def analytic_macs(tower: VisionTower, features: int, schedule: Schedule) -> floa
     patches, blocks = tower.num_patches, 0
     for block in range(tower.depth):
         patches = stages.get(block, patches)
-        blocks += one_block(tower.num_prefix_tokens + patches)
+        blocks += one_block(tower.num_prefix_tokens + visual_tokens + patches)
     return embedding + blocks + width * features
 
 

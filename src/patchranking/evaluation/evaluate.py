@@ -33,6 +33,8 @@ ORACLES = ("golden",)
 _WALL_METHODS = ("patchranking", "cls-attention")
 _WALL_RATES = (0.6, 0.5)
 _GOLDEN_IMAGES_PER_BATCH = 8
+_TUNED = " + "
+"""Between a method and the kind of its tuned tokens, in the names that stay inside this file."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,8 @@ class _Run:
     scorers: dict[str, Scorer]
     encoders: dict[str, dict[float, Schedule]]
     pruner: Pruner | None
+    tuned: dict[str, Pruner]
+    tuned_classes: dict[str, Tensor | None]
     tally: Tally
     golden: set[int]
     wall: list[WallImage] = field(default_factory=list)
@@ -79,23 +83,25 @@ class _Run:
 
 
 def evaluate(
-    model: LoadedModel, data: ImageData, pruner: Pruner | None, settings: EvaluationSettings
+    model: LoadedModel, data: ImageData, pruners: Sequence[Pruner], settings: EvaluationSettings
 ) -> tuple[dict[str, Any], list[WallImage]]:
     """Measures accuracy, feature cosine, cost and speed.
 
     Args:
         model: The dense model.
         data: The images, labelled for top-1.
-        pruner: A pruner fitted to the model, or None for the baselines alone.
+        pruners: A pruner fitted to the model, and others tuned from it, at most one of each kind of tokens; none for
+            the baselines alone.
         settings: What to compare.
 
     Returns:
         The content of results.json and the images of the report's wall.
 
     Raises:
-        UserError: If a method or keep rate is unknown, or no image can be read.
+        UserError: If a method or keep rate is unknown, two pruners are of a kind, tuned tokens do not fit the classes,
+            or no image can be read.
     """
-    run = _prepare(model, data, pruner, settings)
+    run = _prepare(model, data, pruners, settings)
     with torch.inference_mode():
         for images, pixels in read_batches(data, model.preprocess, settings.batch_size, run.skipped, None, "evaluate"):
             _measure(run, images, pixels.to(model.tower.device, model.tower.dtype))
@@ -113,15 +119,21 @@ def evaluate(
     return results, run.wall
 
 
-def _prepare(model: LoadedModel, data: ImageData, pruner: Pruner | None, settings: EvaluationSettings) -> _Run:
+def _prepare(model: LoadedModel, data: ImageData, pruners: Sequence[Pruner], settings: EvaluationSettings) -> _Run:
     known = [*BASELINES, *ENCODERS, *ORACLES]
     unknown = [name for name in settings.methods if name not in known]
     if unknown:
         raise UserError(f"Unknown method '{unknown[0]}': choose from {', '.join(known)}.")
     block = settings.block
+    for one in pruners:
+        one.base.check(model.tower)
+        one.to(model.tower.device)
+    kinds = [one.tuned for one in pruners]
+    if len(set(kinds)) < len(kinds):
+        raise UserError(f"Two pruners hold the same kind of tokens, {', '.join(kinds)}: give one of each.")
+    by_kind = dict(zip(kinds, pruners, strict=True))
+    pruner = by_kind.pop("none", pruners[0].untuned if pruners else None)
     if pruner is not None:
-        pruner.base.check(model.tower)
-        pruner.to(model.tower.device)
         block = pruner.schedule.block
     for rate in settings.keep_rates:
         Schedule({block: rate}).check(model.tower)
@@ -138,9 +150,16 @@ def _prepare(model: LoadedModel, data: ImageData, pruner: Pruner | None, setting
     }
     golden = np.random.default_rng(settings.seed).permutation(len(data))[: settings.golden_images]
     chosen = set(golden.tolist()) if "golden" in settings.methods else set()
-    return _Run(
-        model, data, settings, block, rates, scorers, encoders, pruner, Tally(zero_shot_classes(model, data)), chosen
-    )
+    tuned_classes = {kind: _tuned_classes(model, data, one) for kind, one in by_kind.items()}
+    tally = Tally(zero_shot_classes(model, data))
+    return _Run(model, data, settings, block, rates, scorers, encoders, pruner, by_kind, tuned_classes, tally, chosen)
+
+
+def _tuned_classes(model: LoadedModel, data: ImageData, pruner: Pruner) -> Tensor | None:
+    """Text features that go with tuned tokens; None where the text encoder is left alone, or without classes."""
+    if data.labels is None or pruner.tuned == "visual":
+        return None
+    return pruner.text_features(data.class_names, model.text)
 
 
 def _measure(run: _Run, images: list[int], pixels: Tensor) -> None:
@@ -183,6 +202,10 @@ def _measure(run: _Run, images: list[int], pixels: Tensor) -> None:
     for name in run.encoders:
         for rate in run.rates:
             run.tally.add((name, rate), images, _encoder(run, name, rate)(pixels), full, labels, None)
+    for kind, classes in run.tuned_classes.items():
+        for rate in (1.0, *run.rates):
+            name = f"{'dense' if rate == 1 else 'patchranking'}{_TUNED}{kind}"
+            run.tally.add((name, rate), images, _encoder(run, name, rate)(pixels), full, labels, None, classes)
     shown = oracle if run.golden else range(len(images))
     for row in list(shown)[: run.settings.wall - len(run.wall)]:
         run.wall.append(
@@ -215,10 +238,12 @@ def _rows(run: _Run) -> list[dict[str, Any]]:
     rows = []
     for rate in [1.0, *run.rates]:
         methods = ["dense"] if rate == 1 else [*run.scorers, *run.encoders, *(ORACLES if run.golden else ())]
+        methods += [f"{'dense' if rate == 1 else 'patchranking'}{_TUNED}{kind}" for kind in run.tuned]
         encoders = {name: _encoder(run, name, rate) for name in methods}
         timed = {"dense": tower} | {name: encode for name, encode in encoders.items() if name not in ORACLES}
         speed = images_per_second(timed, sample) if settings.timing_batch else {}
         for name in methods:
+            method, _, kind = name.partition(_TUNED)
             rows.append(
                 {
                     "model": run.model.name,
@@ -226,18 +251,18 @@ def _rows(run: _Run) -> list[dict[str, Any]]:
                     "split": run.data.split,
                     "n_images": run.tally.count((name, rate)),
                     "seed": settings.seed,
-                    "method": name,
+                    "method": method,
                     "keep_rate": rate,
                     "kept_patches": list(_schedule(run, name, rate).kept(tower.num_patches).values())[-1],
                     "schedule": None if name == "dense" else _schedule(run, name, rate).to_dict(),
-                    "tuned": "none",
+                    "tuned": kind or "none",
                     "oracle": name in ORACLES,
                     "top1": run.tally.mean((name, rate), "top1"),
                     "top1_dense": dense_top1,
                     "feature_cosine": run.tally.mean((name, rate), "feature_cosine"),
                     "object_patches_kept": run.tally.mean((name, rate), "object_patches_kept"),
                     "gmacs": count_macs(encoders[name], sample[:1]) / 1e9,
-                    "gmacs_analytic": analytic_macs(tower, features, _schedule(run, name, rate)) / 1e9,
+                    "gmacs_analytic": _analytic_macs(run, name, rate, features) / 1e9,
                     "gmacs_dense": dense_macs / 1e9,
                     "images_per_second": speed.get(name),
                     "images_per_second_dense": speed.get("dense"),
@@ -258,15 +283,25 @@ def _same_images(run: _Run, rate: float) -> dict[str, dict[str, float | None]]:
 def _schedule(run: _Run, name: str, rate: float) -> Schedule:
     if name in run.encoders:
         return run.encoders[name][rate]
-    return run.pruner.schedule.at(rate) if run.pruner and name == "patchranking" else Schedule({run.block: rate})
+    if run.pruner is not None and name.startswith("patchranking"):
+        return run.pruner.schedule.at(rate)
+    return Schedule({run.block: rate})
+
+
+def _analytic_macs(run: _Run, name: str, rate: float, features: int) -> float:
+    kind = name.partition(_TUNED)[2]
+    beside = run.tuned[kind].visual_tokens if kind else 0
+    return analytic_macs(run.model.tower, features, _schedule(run, name, rate), beside)
 
 
 def _pruned(run: _Run, name: str, rate: float) -> AbstractContextManager[object]:
     """Makes the tower prune as the method does; the oracle's scores, made before, cost nothing here."""
     tower = run.model.tower
-    if run.pruner and name == "patchranking":
-        run.pruner.keep = rate
-        return attach_reductions(tower, run.pruner.reductions())
+    kind = name.partition(_TUNED)[2]
+    pruner = run.tuned[kind] if kind else run.pruner if name == "patchranking" else None
+    if pruner is not None:
+        pruner.keep = rate
+        return attach_reductions(tower, pruner.reductions())
     if name in REDUCTIONS:
         kept = kept_count(rate, tower.num_patches)
         return attach_reductions(tower, {run.block: REDUCTIONS[name](tower, run.block, kept)})

@@ -52,6 +52,7 @@ class Tally:
         full: Tensor,
         labels: Tensor | None,
         objects: Tensor | None,
+        classes: Tensor | None = None,
     ) -> None:
         """Adds a batch.
 
@@ -62,10 +63,12 @@ class Tally:
             full: Features of the dense model, same shape.
             labels: ``(batch,)`` or None.
             objects: Share of the object kept, ``(batch,)``, or None where masks are unknown.
+            classes: Text features of this method's own, where it has tuned them.
         """
         measures = {"feature_cosine": 1 - feature_damage(features, full)}
-        if self.classes is not None and labels is not None:
-            predicted = (F.normalize(features.float(), dim=-1) @ self.classes.T).argmax(-1)
+        classes = self.classes if classes is None else classes
+        if classes is not None and labels is not None:
+            predicted = (F.normalize(features.float(), dim=-1) @ classes.T).argmax(-1)
             measures["top1"] = 100.0 * (predicted == labels).float()
         if objects is not None:
             measures["object_patches_kept"] = objects

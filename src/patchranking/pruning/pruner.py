@@ -1,15 +1,17 @@
-"""The artefact: a predictor, its schedule and the identity of the model it belongs to."""
+"""The artefact: a predictor, its schedule, tuned tokens, and the identity of the model it belongs to."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -17,17 +19,19 @@ from torch import Tensor, nn
 from patchranking.errors import UserError
 from patchranking.files import replacing, write_json
 from patchranking.predictor.networks import Predictor
+from patchranking.prompts.insert import prompted_features, with_visual_tokens
+from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.attach import Reduction, attach_reductions
 from patchranking.pruning.fingerprint import fingerprint, matches
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import best_first, top_patches
-from patchranking.towers import VisionTower, as_tower
+from patchranking.towers import TextTower, VisionTower, as_tower
 
 __all__ = ["BaseModel", "Pruner"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-FORMAT = 3
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -122,11 +126,15 @@ class Pruner(nn.Module, ModelHubMixin):
         predictor: Scores the tokens that enter the pruned block.
         base: The model it was fitted to.
         schedule: Where patches go and how many stay.
+        prompts: Tuned tokens, if there are any.
     """
 
-    def __init__(self, predictor: Predictor, base: BaseModel, schedule: Schedule) -> None:
+    def __init__(
+        self, predictor: Predictor, base: BaseModel, schedule: Schedule, prompts: Prompts | None = None
+    ) -> None:
         super().__init__()
         self.predictor = predictor
+        self.prompts = prompts
         self.base = base
         self.schedule = schedule
         self._fitted = schedule
@@ -192,8 +200,14 @@ class Pruner(nn.Module, ModelHubMixin):
         """What it does before which block, at the keep rate of the moment.
 
         It scores and corrects once, before the first stage. Where stages follow, the patches go on in the order of
-        their scores, and the later stages cut the end off.
+        their scores, and the later stages cut the end off. Visual tokens run beside the patches from block 0 on.
         """
+        visual = None if self.prompts is None else self.prompts.visual()
+        if visual is None:
+            return self._pruning()
+        return with_visual_tokens(visual.detach(), self._pruning(), self.base.num_prefix_tokens, self.base.depth)
+
+    def _pruning(self) -> dict[int, Reduction]:
         first, *later = self.schedule.stages
         prefix = self.base.num_prefix_tokens
 
@@ -215,6 +229,54 @@ class Pruner(nn.Module, ModelHubMixin):
 
         return {first: score_and_drop} | {block: cut(block) for block in later}
 
+    @property
+    def tuned(self) -> str:
+        """The tokens that were tuned: ``none``, ``text``, ``visual`` or ``both``."""
+        return "none" if self.prompts is None else self.prompts.tokens
+
+    @property
+    def visual_tokens(self) -> int:
+        """Learnable tokens that run beside the patches."""
+        visual = None if self.prompts is None else self.prompts.visual()
+        return 0 if visual is None else visual.shape[1]
+
+    @property
+    def untuned(self) -> Self:
+        """The same pruner without tuned tokens; it shares the predictor."""
+        return type(self)(self.predictor, self.base, self.schedule).eval()
+
+    @torch.no_grad()
+    def text_features(self, class_names: Sequence[str], text: TextTower | None = None) -> Tensor:
+        """Features to compare images with when tokens have been tuned.
+
+        Args:
+            class_names: Natural names. Features of the classes tuned on are stored with the pruner.
+            text: The text encoder, needed for any other class: ``patchranking.as_text_tower(model, tokenizer)``.
+
+        Returns:
+            Unit vectors ``(classes, features)``.
+
+        Raises:
+            UserError: If no tokens have been tuned, or other classes come that the tokens or the missing text encoder
+                cannot serve.
+
+        Warns:
+            UserWarning: If other classes come.
+        """
+        if self.prompts is None:
+            raise UserError("This pruner holds no tuned tokens: use the model's own text features.")
+        known = {name: row for row, name in enumerate(self.prompts.class_names)}
+        others = [name for name in class_names if name not in known]
+        if not others:
+            return self.prompts.class_features[[known[name] for name in class_names]]
+        tuned_on = f"These tokens were tuned on {len(known)} classes, and '{others[0]}' is none of them"
+        if self.prompts.context is None or self.prompts.config["own_context"]:
+            raise UserError(f"{tuned_on}: use the model's own text features for it.")
+        if text is None:
+            raise UserError(f"{tuned_on}: give the text encoder, patchranking.as_text_tower(model, tokenizer).")
+        warnings.warn(f"{tuned_on}: the accuracy on it is not known.", stacklevel=2)
+        return prompted_features(text, self.prompts.context, [f"{name}." for name in class_names])
+
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The README.md that goes with the artefact."""
         (height, width), (rows, columns) = self.base.image_size, self.base.grid
@@ -227,8 +289,9 @@ class Pruner(nn.Module, ModelHubMixin):
             "base_model": asdict(self.base),
             "schedule": self.schedule.to_dict(),
             "predictor": self.predictor.config,
+            "prompts": None if self.prompts is None else self.prompts.config,
         }
-        weights = {name: value.contiguous().cpu() for name, value in self.predictor.state_dict().items()}
+        weights = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
         with replacing(save_directory / WEIGHTS_FILE) as partial:
             save_file(weights, partial)
         write_json(save_directory / CONFIG_FILE, config)
@@ -271,7 +334,8 @@ class Pruner(nn.Module, ModelHubMixin):
                 f"'{model_id}' has pruner format {config.get('format')}, and this version reads format {FORMAT}: "
                 "install the version of patchranking that wrote it, or fit again."
             )
-        predictor = Predictor(**config["predictor"])
-        predictor.load_state_dict(load_file(file(WEIGHTS_FILE)))
-        pruner = cls(predictor, BaseModel.from_dict(config["base_model"]), Schedule.from_dict(config["schedule"]))
+        base, schedule = BaseModel.from_dict(config["base_model"]), Schedule.from_dict(config["schedule"])
+        prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
+        pruner = cls(Predictor(**config["predictor"]), base, schedule, prompts)
+        pruner.load_state_dict(load_file(file(WEIGHTS_FILE)))
         return pruner.eval()

@@ -133,9 +133,11 @@ def _curves(rows: Sequence[Mapping[str, Any]], measure: str) -> list[_Curve]:
     )
     for row in rows:
         value, cost, rate = row.get(measure), row.get("gmacs"), row.get("keep_rate")
-        if plain_name(row["method"]) == "dense" or value is None or cost is None or rate is None:
+        method, tuned = plain_name(row["method"]), row.get("tuned") or "none"
+        if (method == "dense" and tuned == "none") or value is None or cost is None or rate is None:
             continue
-        line = (plain_name(row["method"]), row.get("tuned") or "none", is_oracle(row), row.get("n_images") or most)
+        method = "patchranking" if method == "dense" else method
+        line = (method, tuned, is_oracle(row), row.get("n_images") or most)
         found[line][rate, json.dumps(row.get("schedule"), sort_keys=True)].append((cost, _scaled(value, measure)))
     curves = []
     for (method, tuned, oracle, images), settings in found.items():

@@ -1,0 +1,94 @@
+"""Progress of a tuning on disk, so that a killed one goes on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from patchranking.errors import UserError
+from patchranking.files import replacing
+from patchranking.prompts.tokens import Prompts
+
+__all__ = ["Checkpoint", "Progress"]
+
+
+@dataclass
+class Progress:
+    """How far a tuning is.
+
+    Attributes:
+        step: Steps done.
+        total: Sum of the losses since the last epoch's end.
+        loss: Mean loss of every epoch.
+        held_out: Share of the held-out images found, after every epoch.
+    """
+
+    step: int = 0
+    total: float = 0.0
+    loss: list[float] = field(default_factory=list)
+    held_out: list[float] = field(default_factory=list)
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch, from 1, that is best on held-out images, the first of equals; without any, the last."""
+        return 1 + self.held_out.index(max(self.held_out)) if self.held_out else len(self.loss)
+
+
+class Checkpoint:
+    """Tokens, momentum, progress and the best tokens so far, in one file that is written whole or not at all."""
+
+    def __init__(self, path: Path, identity: str, prompts: Prompts, optimiser: torch.optim.Optimizer) -> None:
+        self.path, self.identity, self.prompts, self.optimiser = path, identity, prompts, optimiser
+        self._best: dict[str, Tensor] = {}
+
+    def save(self, progress: Progress, best: bool) -> None:
+        state = self.prompts.state_dict()
+        if best:
+            self._best = {f"best.{name}": value.clone() for name, value in state.items()}
+        momentum = {
+            f"momentum.{place}": self.optimiser.state[weight]["momentum_buffer"]
+            for place, weight in enumerate(self.prompts.parameters())
+        }
+        tensors = {f"now.{name}": value for name, value in state.items()} | momentum | self._best
+        with replacing(self.path) as partial:
+            save_file(
+                {name: value.detach().contiguous().cpu().clone() for name, value in tensors.items()},
+                partial,
+                {"identity": self.identity, "progress": json.dumps(asdict(progress))},
+            )
+
+    def resume(self) -> Progress:
+        """Loads what is there.
+
+        Raises:
+            UserError: If it is the progress of another tuning.
+        """
+        if not self.path.is_file():
+            return Progress()
+        with safe_open(self.path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if about.get("identity") != self.identity:
+            raise UserError(
+                f"'{self.path.parent}' holds the progress of a tuning of other images or with other settings: choose "
+                "another folder, or delete it."
+            )
+        self.prompts.load_state_dict(_under("now.", tensors))
+        for place, weight in enumerate(self.prompts.parameters()):
+            self.optimiser.state[weight]["momentum_buffer"] = tensors[f"momentum.{place}"].to(weight)
+        self._best = {name: value for name, value in tensors.items() if name.startswith("best.")}
+        return Progress(**json.loads(about["progress"]))
+
+    def load_best(self) -> None:
+        """Loads the best tokens."""
+        self.prompts.load_state_dict(_under("best.", self._best))
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,147 @@
+"""Puts learnable tokens into running encoders: hooks, so that classes, weights and kernels stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from patchranking.errors import UserError
+from patchranking.pruning.attach import Reduction
+from patchranking.towers import TextTower
+
+__all__ = ["context_attached", "prompted_features", "with_visual_tokens"]
+
+
+def prompted_features(text: TextTower, context: Tensor, texts: list[str]) -> Tensor:
+    """Features of "[context] text" (CoOp; the paper's section 3.3).
+
+    Args:
+        text: The text encoder.
+        context: ``(depth, number, width)``, or ``(depth, texts, number, width)``, one for each.
+        texts: Such as ``"tabby cat."``.
+
+    Returns:
+        Unit vectors ``(texts, features)``; gradients flow to ``context``.
+
+    Raises:
+        UserError: If the text encoder is of an unknown kind, or a text and the tokens together are too long for it.
+    """
+    ids, first = _with_room(text, texts, context.shape[-2])
+    with context_attached(text, context, first):
+        return text.encode(ids)
+
+
+def _with_room(text: TextTower, texts: list[str], number: int) -> tuple[Tensor, int]:
+    """Ids of texts with room for so many tokens after the start token, if there is one, and where the room begins."""
+    ids, empty = text.tokenize(texts), text.tokenize([""])
+    first = int((ids[:, 0] == empty[0, 0]).all())
+    end = empty[0, first]
+    room = ids[:, first : first + 1].expand(-1, number)
+    longer = torch.cat([ids[:, :first], room, ids[:, first:]], 1)[:, : text.context_length]
+    lost = (longer[:, first + number :] != end).all(1)
+    if lost.any():
+        raise UserError(
+            f"'{texts[int(lost.int().argmax())]}' and {number} tokens do not fit into the {text.context_length} places "
+            "of the text encoder: use fewer tokens."
+        )
+    return longer, first
+
+
+@contextmanager
+def context_attached(text: TextTower, context: Tensor, first: int) -> Iterator[None]:
+    """Replaces what the text encoder sees at some positions, for the length of a ``with`` block.
+
+    Args:
+        text: The text encoder.
+        context: ``(depth, number, width)`` or ``(depth, texts, number, width)``; level 0 replaces embeddings, level d
+            what enters block d.
+        first: The first of these positions.
+
+    Raises:
+        UserError: If the text encoder is of an unknown kind or has fewer blocks.
+    """
+    if text.embedding is None:
+        raise UserError("Text tokens need the built-in text encoder of open_clip or transformers: tune visual tokens.")
+    if len(context) > len(text.blocks):
+        raise UserError(f"The text encoder has {len(text.blocks)} blocks; it cannot take tokens {len(context)} deep.")
+
+    def replaced(tokens: Tensor, level: Tensor) -> Tensor:
+        return _swap(tokens, level.to(tokens.dtype), first)
+
+    def before(level: Tensor) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+        return lambda _, inputs: (replaced(inputs[0], level), *inputs[1:])
+
+    with ExitStack() as hooks:
+        embedded = text.embedding.register_forward_hook(lambda _, __, output: replaced(output, context[0]))
+        hooks.callback(embedded.remove)
+        for block, level in list(zip(text.blocks, context, strict=False))[1:]:
+            hooks.callback(block.register_forward_pre_hook(before(level)).remove)
+        yield
+
+
+def with_visual_tokens(
+    visual: Tensor, reductions: Mapping[int, Reduction], num_prefix_tokens: int, tower_depth: int
+) -> dict[int, Reduction]:
+    """Adds visual tokens to what happens before the blocks of an image encoder.
+
+    They enter before block 0, after the position embedding and any norm before the blocks, right behind the prefix
+    tokens. Other reductions do not see them, so they are never scored nor pruned, and after the last block they leave,
+    so that an average over patches stays one over patches.
+
+    Args:
+        visual: ``(depth, number, width)``; level 0 enters before block 0, level d takes its place before block d.
+        reductions: Block index -> reduction of the tokens without the visual ones.
+        num_prefix_tokens: Tokens before the patches.
+        tower_depth: Blocks of the image encoder.
+
+    Returns:
+        Block index -> reduction; ``tower_depth`` stands for "after the last block".
+
+    Raises:
+        UserError: If there are more levels than blocks.
+    """
+    if len(visual) > tower_depth:
+        raise UserError(f"The image encoder has {tower_depth} blocks; it cannot take tokens {len(visual)} deep.")
+    first, stop = num_prefix_tokens, num_prefix_tokens + visual.shape[1]
+
+    def insert(tokens: Tensor) -> Tensor:
+        level = visual[0].to(tokens.dtype).expand(len(tokens), -1, -1)
+        return torch.cat([tokens[:, :first], level, tokens[:, first:]], 1)
+
+    def swap(level: Tensor) -> Reduction:
+        return lambda tokens: _swap(tokens, level.to(tokens.dtype), first)
+
+    def remove(tokens: Tensor) -> Tensor:
+        return torch.cat([tokens[:, :first], tokens[:, stop:]], 1)
+
+    def beside(reduce: Reduction) -> Reduction:
+        def reduced(tokens: Tensor) -> Tensor:
+            kept = reduce(remove(tokens))
+            return torch.cat([kept[:, :first], tokens[:, first:stop], kept[:, first:]], 1)
+
+        return reduced
+
+    steps: dict[int, list[Reduction]] = {0: [insert], tower_depth: [remove]}
+    for block in range(1, len(visual)):
+        steps[block] = [swap(visual[block])]
+    for block, reduce in reductions.items():
+        steps[block] = [reduce, insert] if block == 0 else [*steps.get(block, []), beside(reduce)]
+    return {block: _chain(own) for block, own in steps.items()}
+
+
+def _chain(reductions: Sequence[Reduction]) -> Reduction:
+    def reduce(tokens: Tensor) -> Tensor:
+        for reduction in reductions:
+            tokens = reduction(tokens)
+        return tokens
+
+    return reduce
+
+
+def _swap(tokens: Tensor, level: Tensor, first: int) -> Tensor:
+    level = level.expand(len(tokens), -1, -1)
+    return torch.cat([tokens[:, :first], level, tokens[:, first + level.shape[1] :]], 1)

@@ -1,0 +1,102 @@
+"""Learnable tokens of a CLIP's two encoders (paper, section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from patchranking.errors import UserError
+
+__all__ = ["TOKENS", "Prompts", "TokensName"]
+
+TokensName = Literal["text", "visual", "both"]
+TOKENS: tuple[str, ...] = get_args(TokensName)
+_STD = 0.02
+
+
+class Prompts(nn.Module):
+    """Text context that replaces the template, visual tokens that stand beside the patches, or both.
+
+    Args:
+        tokens: ``text``, ``visual`` or ``both``.
+        text_width: Channels of the text encoder's tokens.
+        width: Channels of the image encoder's tokens.
+        number: Tokens of each encoder.
+        depth: Levels: before so many blocks fresh tokens take the place of the former ones; 1 is shallow.
+        coupled: Whether visual tokens are a learned linear map of the text tokens, the paper's ``M P_t``, or free.
+        own_context: Whether each class has a text context of its own, or all share one.
+        class_names: The classes tuned on; none when tuned on captions.
+        features: Size of a feature, when there are classes.
+
+    Attributes:
+        class_features: Unit features of the tuned classes, ``(classes, features)``, set when the tuning is done.
+
+    Raises:
+        UserError: If there is no such kind of tokens, there are none of them, contexts of the classes' own are to be
+            mapped to visual tokens, or there are no classes to have them.
+    """
+
+    class_features: Tensor
+
+    def __init__(
+        self,
+        tokens: str,
+        text_width: int,
+        width: int,
+        number: int = 16,
+        depth: int = 1,
+        coupled: bool = True,
+        own_context: bool = False,
+        class_names: Sequence[str] = (),
+        features: int = 0,
+    ) -> None:
+        super().__init__()
+        if tokens not in TOKENS:
+            raise UserError(f"Unknown tokens '{tokens}': choose from {', '.join(TOKENS)}.")
+        if number < 1 or depth < 1:
+            raise UserError(f"Learnable tokens need a number and a depth of 1 or more, not {number} and {depth}.")
+        if own_context and tokens == "both" and coupled:
+            raise UserError("A context for each class cannot be mapped to visual tokens: choose free visual tokens.")
+        if own_context and not class_names:
+            raise UserError("There are no classes to have a context of their own.")
+        self.config: dict[str, Any] = {
+            "tokens": tokens,
+            "text_width": text_width,
+            "width": width,
+            "number": number,
+            "depth": depth,
+            "coupled": coupled,
+            "own_context": own_context,
+            "class_names": list(class_names),
+            "features": features,
+        }
+        self.tokens, self.class_names = tokens, list(class_names)
+        owners = (len(class_names),) if own_context else ()
+        self.register_buffer("class_features", torch.zeros(len(class_names), features))
+        self.context = self.couplings = self.free = None
+        if tokens != "visual":
+            self.context = nn.Parameter(_STD * torch.randn(depth, *owners, number, text_width))
+        if tokens == "both" and coupled:
+            self.couplings = nn.ModuleList(nn.Linear(text_width, width) for _ in range(depth))
+        elif tokens != "text":
+            self.free = nn.Parameter(_STD * torch.randn(depth, number, width))
+
+    def start_from(self, embedded: Tensor) -> None:
+        """Begins with the embedding of a phrase: it stands last, next to the class name; the rest stays random.
+
+        Args:
+            embedded: ``(words, text width)``; the last ones, where there are more than tokens.
+        """
+        if self.context is not None:
+            number = min(len(embedded), self.context.shape[-2])
+            with torch.no_grad():
+                self.context[0, ..., -number:, :] = embedded[-number:]
+
+    def visual(self) -> Tensor | None:
+        """The visual tokens, ``(depth, number, width)``, or None."""
+        if self.couplings is not None and self.context is not None:
+            return torch.stack([couple(own) for couple, own in zip(self.couplings, self.context, strict=True)])
+        return self.free

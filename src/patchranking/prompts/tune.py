@@ -1,0 +1,293 @@
+"""Tuning: a few labelled images, or captioned ones, teach learnable tokens while pruning is active (Phase III)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
+from tqdm import tqdm
+
+from patchranking.data import ImageData, read_batches
+from patchranking.errors import MissingExtraError, UserError
+from patchranking.prompts.checkpoint import Checkpoint
+from patchranking.prompts.few_shot import Views, few_shots, hold_out, passes, readable
+from patchranking.prompts.learner import Learner
+from patchranking.prompts.tokens import Prompts
+from patchranking.pruning.pruner import Pruner
+from patchranking.towers import TextTower
+from patchranking.towers.load import LoadedModel
+
+__all__ = ["TuneReport", "TuneSettings", "tune"]
+
+CHECKPOINT = "tuning.safetensors"
+_SMALLEST_CROP = 0.5
+
+
+@dataclass(frozen=True)
+class TuneSettings:
+    """How to tune; what the paper leaves open follows CoOp, in fewer epochs.
+
+    Attributes:
+        tokens: ``text``, ``visual`` or ``both``.
+        number: Tokens of each encoder; the paper has 16.
+        depth: Levels of tokens; 1 is shallow.
+        coupled: Whether visual tokens are a learned linear map of the text tokens, as in the paper, or free.
+        own_context: Whether each class has a text context of its own.
+        start: Phrase whose embedding the text tokens start from, next to the class name; empty for random tokens.
+        shots: Images a class.
+        epochs: Passes over the images.
+        batch_size: Images a step, over all devices.
+        learning_rate: Of SGD with momentum 0.9: a warm-up over the first epoch, then half a cosine to zero.
+        weight_decay: Of SGD.
+        held_out_share: Share of the images held out, to stop early and to choose the epoch; 0 for none.
+        patience: Epochs without a better one on them before it stops.
+        precision: Of Lightning Fabric: ``32-true``, or ``bf16-mixed`` with float32 master weights.
+        workers: Processes that read images.
+        seed: Of shots, tokens, order and views.
+    """
+
+    tokens: str = "both"
+    number: int = 16
+    depth: int = 1
+    coupled: bool = True
+    own_context: bool = False
+    start: str = "a photo of a"
+    shots: int = 16
+    epochs: int = 20
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    weight_decay: float = 5e-4
+    held_out_share: float = 0.0
+    patience: int = 5
+    precision: str | None = None
+    workers: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TuneReport:
+    """How a tuning went.
+
+    Attributes:
+        n_tuned: Images tuned on.
+        n_held_out: Images held out.
+        skipped: Key -> why an image could not be read.
+        steps: Optimiser steps.
+        loss: Mean loss of every epoch.
+        held_out: Share of the held-out images that find their class or caption, after every epoch.
+        epoch: The epoch chosen, from 1.
+    """
+
+    n_tuned: int
+    n_held_out: int
+    skipped: dict[str, str]
+    steps: int
+    loss: list[float]
+    held_out: list[float]
+    epoch: int
+
+
+def tune(
+    model: LoadedModel, data: ImageData, pruner: Pruner, out: Path, settings: TuneSettings
+) -> tuple[Pruner, TuneReport]:
+    """Tunes learnable tokens on the pruned model; both encoders and the predictor stay as they are.
+
+    The loss is cross-entropy over cosine logits for classes, and for captions a batch's symmetric contrastive loss. A
+    tuning that was killed goes on from ``out`` and, on a CPU, ends with the same tokens. Started by ``torchrun`` it
+    runs on several devices, which share the batch (Lightning Fabric).
+
+    Args:
+        model: The model.
+        data: Labelled images, of which shots are drawn, or captioned ones, all used.
+        pruner: Fitted to the model; it tunes at its keep rate, 1 for the dense model.
+        out: An existing folder for the progress.
+        settings: How to tune.
+
+    Returns:
+        The pruner with its tokens, and how it went.
+
+    Raises:
+        UserError: If the model has no text encoder, the images have neither classes nor captions, the tokens do not
+            fit, the folder holds the progress of another tuning, or the loss is not finite.
+        MissingExtraError: If lightning-fabric or torchvision is not installed.
+    """
+    pruner.base.check(model.tower)
+    if model.text is None:
+        raise UserError(f"Tuning needs a text encoder, and '{model.name}' has none.")
+    view = _augmentation(model)
+    if data.captions is None:
+        chosen, skipped = few_shots(data, settings.shots, settings.seed)
+    else:
+        chosen, skipped = readable(data)
+    tuned_on, held_out = hold_out(chosen, data.labels, settings.held_out_share)
+    an_epoch = math.ceil(len(tuned_on) / settings.batch_size)
+    steps = settings.epochs * an_epoch
+    items = Views(data, passes(tuned_on, steps * settings.batch_size, settings.seed), view, settings.seed)
+
+    fabric = _fabric(model, settings)
+    model.model.to(fabric.device)
+    pruner.to(fabric.device).requires_grad_(False)
+    prompts = _prompts(model, model.text, data, settings).to(fabric.device)
+    learner = Learner(prompts, model, model.text, pruner, data)
+    optimiser = torch.optim.SGD(prompts.parameters(), 0.0, momentum=0.9, weight_decay=settings.weight_decay)
+    checkpoint = Checkpoint(out / CHECKPOINT, _identity(model, data, pruner, chosen, settings), prompts, optimiser)
+    progress = checkpoint.resume()
+    module, optimiser = fabric.setup(learner, optimiser)
+    rest = Subset(items, range(progress.step * settings.batch_size, len(items)))
+    share = max(1, settings.batch_size // fabric.world_size)
+    loader = fabric.setup_dataloaders(DataLoader(rest, share, num_workers=settings.workers))
+    with tqdm(total=steps, initial=progress.step, desc="tune", unit="step", disable=not fabric.is_global_zero) as bar:
+        for pixels, target in loader:
+            for group in optimiser.param_groups:
+                group["lr"] = settings.learning_rate * _rate(progress.step, an_epoch, steps)
+            loss = _loss(module, pixels, target, data)
+            if not loss.isfinite():
+                raise UserError("The loss is no longer finite: choose a lower learning rate.")
+            optimiser.zero_grad()
+            fabric.backward(loss)
+            optimiser.step()
+            progress.step += 1
+            progress.total += float(fabric.all_reduce(loss.detach()))
+            bar.update()
+            bar.set_postfix(loss=f"{loss.item():.4f}")
+            if progress.step % an_epoch:
+                continue
+            progress.loss.append(progress.total / an_epoch)
+            progress.total = 0.0
+            if held_out:
+                progress.held_out.append(_found(learner, model, data, held_out))
+            if fabric.is_global_zero:
+                checkpoint.save(progress, best=bool(held_out) and progress.best_epoch == len(progress.loss))
+            if held_out and len(progress.loss) - progress.best_epoch >= settings.patience:
+                break
+    fabric.barrier()
+    if held_out:
+        checkpoint.load_best()
+    with torch.no_grad():
+        if data.captions is None:
+            prompts.class_features.copy_(learner.text_features(_class_texts(data)))
+    report = TuneReport(
+        len(tuned_on), len(held_out), skipped, progress.step, progress.loss, progress.held_out, progress.best_epoch
+    )
+    prompts.requires_grad_(False)
+    return Pruner(pruner.predictor, pruner.base, pruner.schedule, prompts).eval(), report
+
+
+def _class_texts(data: ImageData) -> list[str]:
+    return [f"{name}." for name in data.class_names]
+
+
+def _loss(module: Callable[..., Tensor], pixels: Tensor, target: Tensor | list[str], data: ImageData) -> Tensor:
+    if isinstance(target, Tensor):
+        return F.cross_entropy(module(pixels, _class_texts(data)), target)
+    logits = module(pixels, list(target))
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+@torch.no_grad()
+def _found(learner: Learner, model: LoadedModel, data: ImageData, held_out: list[int]) -> float:
+    """Share of the held-out images whose most similar text is their class, or their first caption."""
+    tower = model.tower
+    features = [
+        learner.image_features(pixels.to(tower.device))
+        for _, pixels in read_batches(data, model.preprocess, 32, {}, held_out)
+    ]
+    if data.captions is None:
+        assert data.labels is not None
+        texts, targets = _class_texts(data), [data.labels[index] for index in held_out]
+    else:
+        texts, targets = [data.captions[index][0] for index in held_out], list(range(len(held_out)))
+    best = learner.logits(torch.cat(features), learner.text_features(texts)).argmax(1)
+    return best.cpu().eq(torch.tensor(targets)).float().mean().item()
+
+
+def _rate(step: int, warm_up: int, steps: int) -> float:
+    """A linear warm-up, then half a cosine to zero."""
+    if step < warm_up:
+        return (step + 1) / (warm_up + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
+
+
+def _prompts(model: LoadedModel, text: TextTower, data: ImageData, settings: TuneSettings) -> Prompts:
+    features = model.tower(torch.zeros(1, 3, *model.tower.image_size, device=model.tower.device)).shape[-1]
+    text_width = 0 if text.embedding is None else text.embedding.embedding_dim
+    if not text_width and settings.tokens != "visual":
+        raise UserError("Text tokens need the built-in text encoder of open_clip or transformers: tune visual tokens.")
+    torch.manual_seed(settings.seed)
+    prompts = Prompts(
+        settings.tokens,
+        text_width,
+        model.tower.width,
+        settings.number,
+        settings.depth,
+        settings.coupled,
+        settings.own_context,
+        data.class_names,
+        features if data.class_names else 0,
+    )
+    if settings.start and text.embedding is not None:
+        ids = text.tokenize([settings.start, ""])
+        words = ids[0][~torch.isin(ids[0], ids[1])]
+        prompts.start_from(text.embedding(words).float().cpu())
+    return prompts
+
+
+def _augmentation(model: LoadedModel) -> Callable[[Image.Image], Tensor]:
+    """A random crop of half the picture or more, mirrored half of the time, as the model's pixels."""
+    try:
+        from torchvision.transforms import v2
+    except ImportError as error:
+        raise MissingExtraError("Tuning needs torchvision", "tune") from error
+    size, bicubic = model.tower.image_size, v2.InterpolationMode.BICUBIC
+    return v2.Compose(
+        [
+            v2.RandomResizedCrop(size, (_SMALLEST_CROP, 1.0), interpolation=bicubic, antialias=True),
+            v2.RandomHorizontalFlip(),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(list(model.mean), list(model.std)),
+        ]
+    )
+
+
+def _fabric(model: LoadedModel, settings: TuneSettings) -> Any:
+    library = _lightning()
+    device = model.tower.device
+    precision = settings.precision or ("bf16-mixed" if device.type == "cuda" else "32-true")
+    several = library.plugins.environments.TorchElasticEnvironment.detect()
+    one: Any = 1 if device.type != "cuda" else [device.index or 0]
+    fabric = library.Fabric(accelerator=device.type, devices="auto" if several else one, precision=precision)
+    fabric.launch()
+    return fabric
+
+
+def _lightning() -> ModuleType:
+    try:
+        import lightning_fabric
+    except ImportError as error:
+        raise MissingExtraError("Tuning needs lightning-fabric", "tune") from error
+    return lightning_fabric
+
+
+def _identity(model: LoadedModel, data: ImageData, pruner: Pruner, chosen: list[int], settings: TuneSettings) -> str:
+    keys = "\n".join(f"{data.keys[index]}" for index in chosen)
+    predictor = b"".join(value.cpu().numpy().tobytes() for value in pruner.predictor.state_dict().values())
+    of = {
+        "model": model.name,
+        "schedule": pruner.schedule.to_dict(),
+        "images": hashlib.sha256(keys.encode()).hexdigest(),
+        "predictor": hashlib.sha256(predictor).hexdigest(),
+    }
+    return json.dumps(asdict(settings) | of)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from patchranking.errors import UserError
+from patchranking.prompts.tokens import Prompts
+
+
+@pytest.mark.parametrize(
+    ("arguments", "context", "visual"),
+    [
+        ({"tokens": "text"}, (1, 16, 6), None),
+        ({"tokens": "visual", "number": 4}, None, (1, 4, 8)),
+        ({"tokens": "both", "number": 2, "depth": 3}, (3, 2, 6), (3, 2, 8)),
+        ({"tokens": "both", "coupled": False}, (1, 16, 6), (1, 16, 8)),
+        ({"tokens": "text", "own_context": True, "class_names": ["a", "b"]}, (1, 2, 16, 6), None),
+    ],
+)
+def test_shapes(arguments, context, visual):
+    prompts = Prompts(text_width=6, width=8, **arguments)
+    assert (None if prompts.context is None else tuple(prompts.context.shape)) == context
+    assert (None if prompts.visual() is None else tuple(prompts.visual().shape)) == visual
+
+
+def test_coupled_tokens_are_a_linear_map_of_the_text_tokens():
+    prompts = Prompts("both", 6, 8, number=3, depth=2)
+    for level in range(2):
+        couple = prompts.couplings[level]
+        torch.testing.assert_close(
+            prompts.visual()[level], prompts.context[level] @ couple.weight.T + couple.bias, rtol=0, atol=1e-6
+        )
+    prompts.visual().sum().backward()
+    assert prompts.context.grad.abs().min() > 0
+
+
+@pytest.mark.parametrize(("number", "placed"), [(5, 3), (3, 3), (2, 2)])
+def test_a_phrase_stands_next_to_the_class_name(number, placed):
+    prompts, phrase = Prompts("text", 6, 8, number=number, depth=2), torch.ones(3, 6)
+    prompts.start_from(phrase)
+    assert prompts.context[0].eq(1).all(1).tolist() == [False] * (number - placed) + [True] * placed
+    assert not prompts.context[1].eq(1).any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"tokens": "audio"}, "choose from text, visual, both"),
+        ({"tokens": "text", "number": 0}, "1 or more"),
+        ({"tokens": "text", "depth": 0}, "1 or more"),
+        ({"tokens": "both", "own_context": True, "class_names": ["a"]}, "choose free visual tokens"),
+        ({"tokens": "text", "own_context": True}, "no classes"),
+    ],
+)
+def test_what_cannot_be_is_said(arguments, message):
+    with pytest.raises(UserError, match=message):
+        Prompts(text_width=6, width=8, **arguments)

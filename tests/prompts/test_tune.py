@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from patchranking import Pruner, load_data, load_model
+from patchranking.data import of_classes
+from patchranking.errors import UserError
+from patchranking.predictor.networks import Predictor
+from patchranking.prompts.tune import TuneSettings, tune
+from patchranking.pruning.pruner import BaseModel
+from patchranking.pruning.schedule import Schedule
+from patchranking.towers.zero_shot import class_features
+
+QUICK = TuneSettings(shots=2, epochs=2, number=2, batch_size=8)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_model("demo")
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Some scenes of five classes."""
+    scenes = load_data("demo:train", 400)
+    for _ in range(4):
+        scenes = of_classes(scenes, "base")
+    return scenes
+
+
+@pytest.fixture
+def pruner(model):
+    torch.manual_seed(0)
+    base = BaseModel.of(model.tower, "demo")
+    return Pruner(Predictor(model.tower.width, 1, model.tower.num_patches), base, Schedule({3: 0.5})).eval()
+
+
+def tokens_of(pruner):
+    return {name: value.clone() for name, value in pruner.prompts.state_dict().items()}
+
+
+@pytest.mark.parametrize("tokens", ["text", "visual", "both"])
+def test_only_the_tokens_learn_and_the_loss_falls(tokens, model, data, pruner, tmp_path):
+    towers = {name: value.clone() for name, value in model.model.state_dict().items()}
+    predictor = {name: value.clone() for name, value in pruner.predictor.state_dict().items()}
+    settings = replace(QUICK, tokens=tokens, epochs=8, learning_rate=0.01)
+    tuned, report = tune(model, data, pruner, tmp_path, settings)
+    assert all(torch.equal(value, towers[name]) for name, value in model.model.state_dict().items())
+    assert all(torch.equal(value, predictor[name]) for name, value in pruner.predictor.state_dict().items())
+    assert all(weight.grad is None for weight in [*model.model.parameters(), *pruner.predictor.parameters()])
+    assert len(report.loss) == 8
+    assert min(report.loss[-2:]) < report.loss[0]
+    assert (pruner.tuned, tuned.tuned, tuned.keep) == ("none", tokens, 0.5)
+
+
+def test_a_tuned_artefact_reloads_to_the_same_predictions_and_leaves_no_trace(model, data, pruner, tmp_path):
+    tuned, _ = tune(model, data, pruner, tmp_path, QUICK)
+    tuned.save_pretrained(tmp_path / "out")
+    loaded = Pruner.from_pretrained(tmp_path / "out")
+    pixels = torch.stack([model.preprocess(data.image(index)) for index in range(3)])
+    dense = model.tower(pixels)
+    with tuned.attached(model.model):
+        expected = model.tower(pixels)
+    with loaded.attached(model.model):
+        assert torch.equal(model.tower(pixels), expected)
+    assert not torch.equal(expected, dense)
+    assert torch.equal(model.tower(pixels), dense)
+    names = data.class_names
+    assert torch.equal(loaded.text_features(names), tuned.text_features(names))
+    assert torch.equal(loaded.text_features(names[1:2]), tuned.text_features(names)[1:2])
+
+
+def test_features_of_other_classes_need_the_text_encoder_and_say_so(model, data, pruner, tmp_path):
+    tuned, _ = tune(model, data, pruner, tmp_path, replace(QUICK, tokens="text"))
+    with pytest.raises(UserError, match="'hovercraft' is none of them: give the text encoder"):
+        tuned.text_features(["hovercraft"])
+    with pytest.warns(UserWarning, match="'hovercraft' is none of them"):
+        found = tuned.text_features([*data.class_names, "hovercraft"], model.text)
+    torch.testing.assert_close(found[:-1], tuned.text_features(data.class_names), rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match="holds no tuned tokens"):
+        pruner.text_features(data.class_names)
+
+
+def test_visual_tokens_leave_the_text_features_of_the_templates(model, data, pruner, tmp_path):
+    tuned, _ = tune(model, data, pruner, tmp_path, replace(QUICK, tokens="visual"))
+    zero_shot = class_features(model.text, data.class_names, data.templates)
+    torch.testing.assert_close(tuned.text_features(data.class_names), zero_shot)
+    with pytest.raises(UserError, match="use the model's own text features"):
+        tuned.text_features(["hovercraft"], model.text)
+
+
+@pytest.mark.parametrize("held_out_share", [0.0, 0.5])
+def test_a_stopped_tuning_ends_as_an_uninterrupted_one(held_out_share, model, data, pruner, tmp_path, monkeypatch):
+    settings = replace(QUICK, epochs=4, held_out_share=held_out_share)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole, report = tune(model, data, pruner, tmp_path / "whole", settings)
+    saves = []
+
+    def stop(self, progress, best, save=tune.__globals__["Checkpoint"].save):
+        save(self, progress, best)
+        saves.append(progress.step)
+        if len(saves) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("patchranking.prompts.tune.Checkpoint.save", stop)
+    with pytest.raises(KeyboardInterrupt):
+        tune(model, data, pruner, tmp_path / "parts", settings)
+    parts, again = tune(model, data, pruner, tmp_path / "parts", settings)
+    assert saves[2] > saves[1] > 0
+    assert again == report
+    for name, value in tokens_of(whole).items():
+        assert torch.equal(value, tokens_of(parts)[name]), name
+
+
+def test_another_tuning_does_not_go_on_from_this_one(model, data, pruner, tmp_path):
+    tune(model, data, pruner, tmp_path, QUICK)
+    with pytest.raises(UserError, match="choose another folder, or delete"):
+        tune(model, data, pruner, tmp_path, replace(QUICK, seed=1))
+
+
+def test_it_stops_early_and_keeps_the_best_epoch(model, data, pruner, tmp_path):
+    settings = replace(QUICK, epochs=30, held_out_share=0.5, patience=2, learning_rate=0.0)
+    tuned, report = tune(model, data, pruner, tmp_path, settings)
+    assert (len(report.held_out), report.epoch) == (3, 1)
+    best = load_file(tmp_path / "tuning.safetensors")
+    for name, value in tokens_of(tuned).items():
+        if name != "class_features":
+            assert torch.equal(value, best[f"best.{name}"])
+
+
+def test_captions_tune_without_classes(model, pruner, tmp_path):
+    scenes = load_data("demo:train", 12)
+    lines = ["image\tcaption"]
+    for index in range(12):
+        scenes.image(index).save(tmp_path / f"{index}.png")
+        lines.append(f"{index}.png\ta {scenes.class_names[scenes.labels[index]]}")
+    (tmp_path / "0.png").write_bytes(b"")
+    (tmp_path / "list.tsv").write_text("\n".join(lines))
+    settings = replace(QUICK, epochs=3, held_out_share=0.2)
+    tuned, report = tune(model, load_data(str(tmp_path / "list.tsv")), pruner, tmp_path, settings)
+    assert (report.n_tuned, report.n_held_out, list(report.skipped)) == (9, 2, ["0.png"])
+    assert tuned.prompts.class_names == []
+    assert all(0 <= share <= 1 for share in report.held_out)
+
+
+def test_a_model_without_a_text_side_is_refused(model, data, pruner, tmp_path):
+    with pytest.raises(UserError, match="needs a text encoder, and 'demo' has none"):
+        tune(replace(model, text=None), data, pruner, tmp_path, QUICK)
+
+
+def test_a_loss_that_is_not_finite_is_said(model, data, pruner, tmp_path):
+    with pytest.raises(UserError, match="choose a lower learning rate"):
+        tune(model, data, pruner, tmp_path, replace(QUICK, epochs=8, learning_rate=1e38))
+
+
+def command(pruner, out, *more):
+    more = ["--number", 2, "--batch_size", 32, *more]
+    words = ["demo", "demo:train", "--pruner", pruner, "--out", out, "--limit", "400", "--shots", "1"]
+    return ["-c", "from patchranking.cli import main; main()", "tune", *map(str, words), *map(str, more)]
+
+
+def environment():
+    source = str(Path(__file__).parents[2] / "src")
+    return os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+
+
+def test_a_killed_command_goes_on(pruner, tmp_path):
+    pruner.save_pretrained(tmp_path / "fit")
+    for name in ("whole", "killed"):
+        arguments = command(tmp_path / "fit", tmp_path / name, "--epochs", 2)
+        process = subprocess.Popen([sys.executable, *arguments], env=environment(), stderr=subprocess.DEVNULL)
+        while name == "killed" and not (tmp_path / name / "tuning.safetensors").is_file():
+            assert process.poll() is None
+            time.sleep(0.01)
+        if name == "killed":
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process = subprocess.Popen([sys.executable, *arguments], env=environment(), stderr=subprocess.DEVNULL)
+        assert process.wait() == 0
+    whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert all(torch.equal(value, killed[name]) for name, value in whole.items())
+
+
+def test_torchrun_shares_the_batch_and_ends_with_the_same_tokens(pruner, tmp_path):
+    pruner.save_pretrained(tmp_path / "fit")
+    for name, launcher in (
+        ("one", [sys.executable]),
+        ("two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]),
+    ):
+        arguments = command(tmp_path / "fit", tmp_path / name, "--epochs", 1)
+        if name == "two":
+            (tmp_path / "run.py").write_text("from patchranking.cli import main\nmain()\n")
+            arguments = [str(tmp_path / "run.py"), *arguments[2:]]
+        subprocess.run([*launcher, *arguments], env=environment(), check=True, capture_output=True)
+    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
