@@ -16,7 +16,7 @@ from PIL import Image
 
 from patchranking import cli, demo
 from patchranking.ranking.job import ENGINES
-from patchranking.ranking.search import SCORES, SEARCHES
+from patchranking.ranking.search import SCORES, SEARCHES, ScoreName, SearchName
 from patchranking.ranking.store import iter_rankings, write_manifest
 
 COMMANDS = ("demo", "rank", "fit", "tune", "evaluate")
@@ -124,8 +124,8 @@ def test_a_mistake_ends_with_one_sentence(mistake, arguments, words):
 
 
 def test_searches_scores_and_engines_are_offered_by_name(run):
-    assert get_args(cli.SearchName) == SEARCHES
-    assert get_args(cli.ScoreName) == SCORES
+    assert get_args(SearchName) == SEARCHES
+    assert get_args(ScoreName) == SCORES
     assert get_args(get_type_hints(cli.rank)["engine"]) == tuple(ENGINES)
     for option, names in (("search", SEARCHES), ("score", SCORES), ("engine", ENGINES)):
         status, out, err = run("rank", "demo", "demo", f"--{option}", "nonsense")
@@ -165,7 +165,7 @@ def test_an_output_folder_that_cannot_be_made(mistake, tmp_path, command):
 
 
 def test_other_errors_are_not_hidden(run, monkeypatch):
-    monkeypatch.setattr(cli, "load_data", lambda *_: 1 / 0)
+    monkeypatch.setattr("patchranking.commands.rank.load_data", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run("rank", "demo", "demo")
 
@@ -182,8 +182,8 @@ def test_other_errors_are_not_hidden(run, monkeypatch):
 )
 def test_list_options_take_several_values(run, monkeypatch, arguments, keep, methods):
     seen = {}
-    monkeypatch.setattr(cli, "_evaluate", lambda loaded, data, pruner, settings, out: seen.update(settings=settings))
-    monkeypatch.setattr(cli, "_load", lambda *_: None)
+    monkeypatch.setattr("patchranking.commands.evaluate._evaluate", lambda loaded, data, pruner, settings, out: seen.update(settings=settings))
+    monkeypatch.setattr("patchranking.commands.evaluate.load", lambda *_: None)
     assert run("evaluate", "demo", "demo", "--limit", "1", *arguments.split())[0] == 0
     assert seen["settings"].keep_rates == keep
     assert seen["settings"].methods == methods
@@ -191,8 +191,8 @@ def test_list_options_take_several_values(run, monkeypatch, arguments, keep, met
 
 def test_templates_are_taken_as_they_are(run, monkeypatch):
     seen = {}
-    monkeypatch.setattr(cli, "_evaluate", lambda loaded, data, pruner, settings, out: seen.update(data=data))
-    monkeypatch.setattr(cli, "_load", lambda *_: None)
+    monkeypatch.setattr("patchranking.commands.evaluate._evaluate", lambda loaded, data, pruner, settings, out: seen.update(data=data))
+    monkeypatch.setattr("patchranking.commands.evaluate.load", lambda *_: None)
     templates = ["a photo, of: a {}.", "one {} - #2"]
     assert run("evaluate", "demo", "demo", "--limit", "1", "--templates", *templates)[0] == 0
     assert seen["data"].templates == tuple(templates)

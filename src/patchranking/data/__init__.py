@@ -1,7 +1,7 @@
 """Pictures with keys, labels and class names, from a DATA argument."""
 
-from patchranking.data.base import DATA_HELP, ImageData, of_classes, subset
+from patchranking.data.base import DATA_HELP, ClassesName, ImageData, of_classes, subset
 from patchranking.data.datasets import load_data
 from patchranking.data.reading import read_batches
 
-__all__ = ["DATA_HELP", "ImageData", "load_data", "of_classes", "read_batches", "subset"]
+__all__ = ["DATA_HELP", "ClassesName", "ImageData", "load_data", "of_classes", "read_batches", "subset"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
@@ -15,6 +15,7 @@ from patchranking.errors import UserError
 
 __all__ = [
     "DATA_HELP",
+    "ClassesName",
     "ImageData",
     "distinct_ends",
     "number_classes",
@@ -30,6 +31,8 @@ DATA_HELP = (
     "a folder with one sub-folder a class (or flat), several folders joined by commas, or a list of captions "
     "(.tsv, .csv, .json)"
 )
+
+ClassesName = Literal["all", "base", "new"]
 
 
 class ImageData(ABC):
@@ -87,7 +90,7 @@ def subset(data: ImageData, limit: int, seed: int) -> ImageData:
     return data if limit >= len(data) else _Subset(data, sample(len(data), limit, seed))
 
 
-def of_classes(data: ImageData, classes: str) -> ImageData:
+def of_classes(data: ImageData, classes: ClassesName) -> ImageData:
     """The images of the first half of the classes (``base``), of the second (``new``), or ``all``.
 
     The halves of base-to-new generalisation (CoCoOp): the classes in their order, the first half rounded up.

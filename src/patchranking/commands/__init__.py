@@ -1,0 +1,1 @@
+"""The commands: each is a function whose arguments are its options."""
