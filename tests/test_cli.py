@@ -19,6 +19,7 @@ from patchranking.ranking.job import ENGINES
 from patchranking.ranking.search import SCORES, SEARCHES, ScoreName, SearchName
 from patchranking.ranking.store import iter_rankings, write_manifest
 
+EVALUATE = "patchranking.commands.evaluate"
 COMMANDS = ("demo", "rank", "fit", "tune", "evaluate")
 
 
@@ -182,8 +183,8 @@ def test_other_errors_are_not_hidden(run, monkeypatch):
 )
 def test_list_options_take_several_values(run, monkeypatch, arguments, keep, methods):
     seen = {}
-    monkeypatch.setattr("patchranking.commands.evaluate._evaluate", lambda loaded, data, pruner, settings, out: seen.update(settings=settings))
-    monkeypatch.setattr("patchranking.commands.evaluate.load", lambda *_: None)
+    monkeypatch.setattr(f"{EVALUATE}._evaluate", lambda _, data, pruners, settings, out: seen.update(settings=settings))
+    monkeypatch.setattr(f"{EVALUATE}.load", lambda *_: None)
     assert run("evaluate", "demo", "demo", "--limit", "1", *arguments.split())[0] == 0
     assert seen["settings"].keep_rates == keep
     assert seen["settings"].methods == methods
@@ -191,8 +192,8 @@ def test_list_options_take_several_values(run, monkeypatch, arguments, keep, met
 
 def test_templates_are_taken_as_they_are(run, monkeypatch):
     seen = {}
-    monkeypatch.setattr("patchranking.commands.evaluate._evaluate", lambda loaded, data, pruner, settings, out: seen.update(data=data))
-    monkeypatch.setattr("patchranking.commands.evaluate.load", lambda *_: None)
+    monkeypatch.setattr(f"{EVALUATE}._evaluate", lambda _, data, pruners, settings, out: seen.update(data=data))
+    monkeypatch.setattr(f"{EVALUATE}.load", lambda *_: None)
     templates = ["a photo, of: a {}.", "one {} - #2"]
     assert run("evaluate", "demo", "demo", "--limit", "1", "--templates", *templates)[0] == 0
     assert seen["data"].templates == tuple(templates)
