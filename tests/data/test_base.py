@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from patchranking.data import load_data, of_classes
 from patchranking.data.base import distinct_ends, number_classes, sample
 from patchranking.errors import UserError
 
@@ -43,3 +44,24 @@ def test_distinct_ends():
     assert distinct_ends([Path("/x/a/0"), Path("/x/a/1")], 2) == ["a/0", "a/1"]
     with pytest.raises(UserError, match="twice"):
         distinct_ends([Path("/x/a"), Path("/x/b/../a")], 1)
+
+
+def test_base_and_new_classes_are_the_two_halves():
+    data = load_data("demo:val", 60)
+    base, new = of_classes(data, "base"), of_classes(data, "new")
+    half = (len(data.class_names) + 1) // 2
+    assert base.class_names + new.class_names == data.class_names
+    assert len(base.class_names) == half
+    assert sorted(base.keys + new.keys) == data.keys
+    for part in (base, new):
+        for index, key in enumerate(part.keys):
+            whole = data.keys.index(key)
+            assert part.class_names[part.labels[index]] == data.class_names[data.labels[whole]]
+            assert part.image(index) == data.image(whole)
+    assert of_classes(data, "all") is data
+
+
+def test_captions_have_no_classes_to_halve(tmp_path):
+    (tmp_path / "list.tsv").write_text("image\tcaption\na.png\tred\n")
+    with pytest.raises(UserError, match="halves of 2 classes or more"):
+        of_classes(load_data(str(tmp_path / "list.tsv")), "base")

@@ -25,6 +25,17 @@ def test_splits_and_indices_differ():
     assert len(pictures) == 15
 
 
+def test_a_sketch_shows_the_same_scene_as_outlines():
+    plain, sketch = scene("test", 4), scene("test-sketch", 4)
+    assert (sketch.key, sketch.label, sketch.caption) == ("test-sketch/0000004", plain.label, plain.caption)
+    pixels = np.asarray(sketch.image, float)
+    assert sketch.image.mode == "RGB"
+    assert np.ptp(pixels, axis=2).max() == 0
+    assert np.median(pixels) > 200 > pixels.min() + 50
+    with pytest.raises(UserError, match="train-sketch"):
+        scene("holiday-sketch", 0)
+
+
 def test_captions_name_colour_object_and_background():
     for index in range(40):
         drawn = scene("val", index)

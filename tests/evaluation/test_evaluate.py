@@ -13,6 +13,7 @@ from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.predictor.networks import Predictor
+from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.baselines.tome import tome, tome_schedule
 from patchranking.pruning.pruner import BaseModel, Pruner
 from patchranking.pruning.schedule import Schedule
@@ -157,3 +158,46 @@ def test_a_progressive_pruner_and_evit_are_measured_as_they_run(model, data):
         merged = F.cosine_similarity(tome(tower, pixels, tome_schedule(tower, 1, 8)), full).mean().item()
     assert rows["tome", 0.5]["feature_cosine"] == pytest.approx(merged, abs=1e-5)
     assert rows["patchranking", 0.5]["feature_cosine"] == pytest.approx(cosine, abs=1e-5)
+
+
+def test_tuned_tokens_have_rows_of_their_own(model, data, pruner):
+    tower = model.tower
+    prompts = {
+        kind: Prompts(kind, 8, tower.width, number=3, class_names=data.class_names, features=24)
+        for kind in ("text", "both")
+    }
+    tuned = [Pruner(pruner.predictor, pruner.base, pruner.schedule, found).eval() for found in prompts.values()]
+    classes = F.normalize(torch.randn(2, 24), dim=-1)
+    for found in prompts.values():
+        found.class_features.copy_(classes)
+    results, _ = evaluate(model, data, [pruner, *tuned], settings(methods=("cls-attention",)))
+    rows = {(row["method"], row["tuned"], row["keep_rate"]): row for row in results["rows"]}
+    kinds = ("none", "text", "both")
+    assert list(rows) == [
+        *(("dense", kind, 1.0) for kind in kinds),
+        ("cls-attention", "none", 0.5),
+        *(("patchranking", kind, 0.5) for kind in kinds),
+    ]
+    readable = [index for index, key in enumerate(data.keys) if "broken" not in key]
+    pixels = torch.stack([model.preprocess(data.image(index)) for index in readable])
+    labels = torch.tensor([data.labels[index] for index in readable])
+    tuned[1].keep = 0.5
+    with torch.inference_mode(), tuned[1].attached(tower):
+        features = tower(pixels)
+    top1 = 100 * (features @ classes.T).argmax(1).eq(labels).float().mean().item()
+    assert rows["patchranking", "both", 0.5]["top1"] == pytest.approx(top1)
+    for measure in ("feature_cosine", "gmacs"):
+        assert rows["patchranking", "text", 0.5][measure] == pytest.approx(rows["patchranking", "none", 0.5][measure])
+    for method, rate in (("dense", 1.0), ("patchranking", 0.5)):
+        row = rows[method, "both", rate]
+        assert row["gmacs"] > rows[method, "none", rate]["gmacs"]
+        assert row["gmacs"] == pytest.approx(row["gmacs_analytic"], rel=0.02)
+
+
+def test_tuned_pruners_alone_bring_the_untuned_rows(model, data, pruner):
+    tuned = Pruner(pruner.predictor, pruner.base, pruner.schedule, Prompts("visual", 8, model.tower.width, number=3))
+    alone, _ = evaluate(model, data, [tuned.eval()], settings(timing_batch=0))
+    both, _ = evaluate(model, data, [pruner, tuned], settings(timing_batch=0))
+    assert alone["rows"] == both["rows"]
+    with pytest.raises(UserError, match="Two pruners hold the same kind of tokens, visual, visual"):
+        evaluate(model, data, [tuned, tuned], settings())

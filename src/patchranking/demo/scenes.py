@@ -11,16 +11,19 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
 from patchranking.errors import MissingExtraError, UserError
 
-__all__ = ["BACKGROUNDS", "CLASSES", "COLOURS", "SIZE", "SPLITS", "TEMPLATES", "Scene", "scene"]
+__all__ = ["BACKGROUNDS", "CLASSES", "COLOURS", "SIZE", "SKETCH", "SPLITS", "TEMPLATES", "Scene", "scene"]
 
 SIZE = 96
 """Side of a scene in pixels."""
 
 SPLITS = ("train", "val", "test")
+
+SKETCH = "-sketch"
+"""A split with this behind its name shows the same scenes as outlines, a domain the demo model has not seen."""
 
 TEMPLATES = ("a {}.", "a photo of a {}.", "a picture of a {}.", "a {} on a background.")
 """Zero-shot prompt templates the demo model was trained with."""
@@ -143,7 +146,7 @@ def scene(split: str, index: int) -> Scene:
     """Draws scene number ``index`` of ``split``.
 
     Args:
-        split: One of ``SPLITS``; splits share no scene.
+        split: One of ``SPLITS``, which share no scene, or one with ``SKETCH`` behind it.
         index: Any non-negative integer.
 
     Returns:
@@ -152,9 +155,13 @@ def scene(split: str, index: int) -> Scene:
     Raises:
         UserError: If the split is unknown.
     """
-    if split not in SPLITS:
-        raise UserError(f"The demo data has the splits {', '.join(SPLITS)}, not '{split}'.")
-    rng = np.random.default_rng([SPLITS.index(split), index])
+    drawn = split.removesuffix(SKETCH)
+    if drawn not in SPLITS:
+        raise UserError(
+            f"The demo data has the splits {', '.join(SPLITS)}, and each as outlines, such as {SPLITS[0]}{SKETCH}, "
+            f"not '{split}'."
+        )
+    rng = np.random.default_rng([SPLITS.index(drawn), index])
     label = int(rng.integers(len(CLASSES)))
     colour = str(rng.choice(list(COLOURS)))
     texture = str(rng.choice(BACKGROUNDS))
@@ -166,13 +173,19 @@ def scene(split: str, index: int) -> Scene:
     alpha = _object(rng, CLASSES[label])
     canvas = canvas + (_jitter(rng, ink) - canvas) * alpha[..., None]
     canvas = canvas * rng.uniform(0.85, 1.1) + rng.normal(0, rng.uniform(1, 5), canvas.shape)
+    image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
     return Scene(
         key=f"{split}/{index:07d}",
-        image=Image.fromarray(canvas.clip(0, 255).astype(np.uint8)),
+        image=image if split == drawn else _outlines(image),
         label=label,
         caption=f"{_article(colour)} {colour} {CLASSES[label]} on a {texture} background",
         mask=alpha > 0.5,
     )
+
+
+def _outlines(image: Image.Image) -> Image.Image:
+    """Dark outlines on white, without colour."""
+    return ImageOps.invert(image.convert("L").filter(ImageFilter.FIND_EDGES)).convert("RGB")
 
 
 def _article(word: str) -> str:
