@@ -31,7 +31,7 @@ def main(
     model: str,
     train: list[str],
     test: list[str],
-    pruner: Path,
+    pruner: Path = Path("runs/fit"),
     out: Path = Path("benchmarks/results/few_shot.json"),
     tokens: list[str] = ["text", "visual", "both"],  # noqa: B006
     keep: list[float] = [1.0, 0.6, 0.5],  # noqa: B006

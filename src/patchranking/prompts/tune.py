@@ -180,7 +180,6 @@ def tune(
     report = TuneReport(
         len(tuned_on), len(held_out), skipped, progress.step, progress.loss, progress.held_out, progress.best_epoch
     )
-    prompts.requires_grad_(False)
     return Pruner(pruner.predictor, pruner.base, pruner.schedule, prompts).eval(), report
 
 

@@ -126,7 +126,7 @@ class Pruner(nn.Module, ModelHubMixin):
         predictor: Scores the tokens that enter the pruned block.
         base: The model it was fitted to.
         schedule: Where patches go and how many stay.
-        prompts: Tuned tokens, if there are any.
+        prompts: Tuned tokens, if there are any; they learn no more.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Pruner(nn.Module, ModelHubMixin):
     ) -> None:
         super().__init__()
         self.predictor = predictor
-        self.prompts = prompts
+        self.prompts = None if prompts is None else prompts.requires_grad_(False)
         self.base = base
         self.schedule = schedule
         self._fitted = schedule
@@ -205,7 +205,7 @@ class Pruner(nn.Module, ModelHubMixin):
         visual = None if self.prompts is None else self.prompts.visual()
         if visual is None:
             return self._pruning()
-        return with_visual_tokens(visual.detach(), self._pruning(), self.base.num_prefix_tokens, self.base.depth)
+        return with_visual_tokens(visual, self._pruning(), self.base.num_prefix_tokens, self.base.depth)
 
     def _pruning(self) -> dict[int, Reduction]:
         first, *later = self.schedule.stages
