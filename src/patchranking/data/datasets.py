@@ -8,6 +8,7 @@ from pathlib import Path
 from patchranking.data.base import DATA_HELP, ImageData
 from patchranking.data.captions import SUFFIXES as CAPTION_SUFFIXES
 from patchranking.data.captions import CaptionData
+from patchranking.data.coop import CoopData, split_file
 from patchranking.data.folder import FolderData
 from patchranking.errors import UserError
 
@@ -22,7 +23,8 @@ def load_data(data: str, limit: int | None = None, seed: int = 0, default_split:
     Args:
         data: ``demo:train``, ``hf:NAME:train`` (a data set on the Hugging Face Hub or in a local folder),
             ``wds:data/{000..003}.tar`` (WebDataset shards), ``torchvision:CIFAR10:test``, a folder, folders joined
-            by commas, or a list of captions (.tsv, .csv, .json).
+            by commas, ``FOLDER[:split]`` with CoOp's ``split_zhou_*.json`` in it, or a list of captions (.tsv, .csv,
+            .json).
         limit: At most so many images: a seeded sample, the first scenes of the demo.
         seed: Seed of the sample.
         default_split: Split when none is named.
@@ -39,6 +41,8 @@ def load_data(data: str, limit: int | None = None, seed: int = 0, default_split:
         return DemoData(rest or default_split, _DEMO_SCENES if limit is None else limit)
     if colon and source in ("hf", "wds", "torchvision"):
         return _load(source, rest, limit, seed, default_split)
+    if (listed := split_file(data)) is not None:
+        return CoopData(listed[0], listed[1] or default_split, limit, seed)
     whole = Path(data).expanduser()
     if whole.suffix.lower() in CAPTION_SUFFIXES and not whole.is_dir():
         return CaptionData(whole, limit, seed)

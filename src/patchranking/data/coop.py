@@ -1,0 +1,64 @@
+"""Data sets in CoOp's layout: pictures in a folder, and a file that splits them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from patchranking.data.base import ImageData, sample
+from patchranking.data.images import read_image
+from patchranking.errors import UserError
+
+__all__ = ["CoopData", "split_file"]
+
+_PATTERN = "split_zhou_*.json"
+
+
+def split_file(data: str) -> tuple[Path, str] | None:
+    """The file of splits that a DATA argument names, ``FOLDER[:split]`` or ``FILE[:split]``, and the split, or None."""
+    path, _, split = data.rpartition(":") if re.search(r":(train|val|test)$", data) else (data, "", "")
+    place = Path(path).expanduser()
+    found = sorted(place.glob(_PATTERN)) if place.is_dir() else [place] * (place.is_file() and place.match(_PATTERN))
+    return (found[0], split) if found else None
+
+
+class CoopData(ImageData):
+    """One split of ``split_zhou_NAME.json``, which lists ``[picture, class number, class name]`` for each split.
+
+    Args:
+        file: The file; the pictures lie in its folder or below.
+        split: train, val or test.
+        limit: At most so many images.
+        seed: Seed of their sample.
+
+    Raises:
+        UserError: If the file cannot be read or has no such split, or its pictures are not there.
+    """
+
+    def __init__(self, file: Path, split: str, limit: int | None, seed: int) -> None:
+        try:
+            splits = json.loads(file.read_text(encoding="utf-8"))
+            entries = [(str(path), int(label), str(name)) for path, label, name in splits[split]]
+            names = {label: name for part in splits.values() for _, label, name in part}
+            class_names = [names[label] for label in range(len(names))]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"'{file}' is no split of CoOp with pictures for '{split}': give train, val or test."
+            ) from error
+        folders = [file.parent, *sorted(path for path in file.parent.rglob("*") if path.is_dir())]
+        root = next((folder for folder in folders if entries and (folder / entries[0][0]).is_file()), None)
+        if root is None:
+            raise UserError(
+                f"The pictures that '{file.name}' lists for '{split}' are not in '{file.parent}' or below: put them "
+                "there."
+            )
+        chosen = sample(len(entries), limit, seed)
+        keys, labels = [path for path, _, _ in entries], [label for _, label, _ in entries]
+        self._describe(file.resolve().parent.name, split, keys, labels, class_names, chosen)
+        self._paths = [root / keys[index] for index in chosen]
+
+    def image(self, index: int) -> Image.Image:
+        return read_image(self._paths[index])

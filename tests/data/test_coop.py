@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+from patchranking.data import load_data
+from patchranking.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Flowers in CoOp's layout: pictures in jpg/, the splits beside it."""
+    root = tmp_path / "oxford_flowers"
+    (root / "jpg").mkdir(parents=True)
+    for index, colour in enumerate(("red", "green", "blue", "white")):
+        Image.new("RGB", (4, 4), colour).save(root / "jpg" / f"image_{index}.jpg")
+    splits = {
+        "train": [["image_0.jpg", 1, "water_lily"], ["image_1.jpg", 0, "rose"]],
+        "val": [["image_2.jpg", 1, "water_lily"]],
+        "test": [["image_3.jpg", 2, "iris"]],
+    }
+    (root / "split_zhou_OxfordFlowers.json").write_text(json.dumps(splits))
+    return root
+
+
+@pytest.mark.parametrize("name", ["", "/split_zhou_OxfordFlowers.json"])
+def test_a_split_has_its_pictures_and_all_classes(folder, name):
+    data = load_data(f"{folder}{name}:train")
+    assert (data.name, data.split) == ("oxford_flowers", "train")
+    assert data.keys == ["image_0.jpg", "image_1.jpg"]
+    assert (data.labels, data.class_names) == ([1, 0], ["rose", "water lily", "iris"])
+    assert data.templates == ("a photo of a {}, a type of flower.",)
+    assert data.image(0).getpixel((0, 0))[0] > 240
+    assert load_data(f"{folder}{name}").keys == ["image_3.jpg"]
+    assert load_data(f"{folder}{name}", default_split="val").keys == ["image_2.jpg"]
+    assert len(load_data(f"{folder}{name}:train", limit=1)) == 1
+
+
+def test_missing_pictures_and_bad_files_are_said(folder):
+    for path in (folder / "jpg").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match=r"lists for 'train' are not in .*: put them there"):
+        load_data(f"{folder}:train")
+    (folder / "split_zhou_OxfordFlowers.json").write_text('{"train": [["a.jpg", 0]]}')
+    with pytest.raises(UserError, match="no split of CoOp with pictures for 'train'"):
+        load_data(f"{folder}:train")
+    (folder / "split_zhou_OxfordFlowers.json").write_text("{")
+    with pytest.raises(UserError, match="no split of CoOp"):
+        load_data(str(folder))
