@@ -34,12 +34,24 @@ def test_coupled_tokens_are_a_linear_map_of_the_text_tokens():
     assert prompts.context.grad.abs().min() > 0
 
 
-@pytest.mark.parametrize(("number", "placed"), [(5, 3), (3, 3), (2, 2)])
-def test_a_phrase_stands_next_to_the_class_name(number, placed):
-    prompts, phrase = Prompts("text", 6, 8, number=number, depth=2), torch.ones(3, 6)
-    prompts.start_from(phrase)
-    assert prompts.context[0].eq(1).all(1).tolist() == [False] * (number - placed) + [True] * placed
-    assert not prompts.context[1].eq(1).any()
+@pytest.mark.parametrize(("number", "words"), [(2, [1, 2]), (3, [0, 1, 2]), (8, [1, 2, 0, 1, 2, 0, 1, 2])])
+def test_text_tokens_start_as_the_phrase_again_and_again(number, words):
+    prompts, phrase = Prompts("text", 6, 8, number=number, depth=2), torch.randn(3, 6)
+    deeper = prompts.context[1].clone()
+    prompts.start_from(phrase, torch.zeros(2, 8))
+    assert torch.equal(prompts.context[0], phrase[words])
+    assert torch.equal(prompts.context[1], deeper)
+
+
+@pytest.mark.parametrize("arguments", [{"tokens": "visual"}, {"tokens": "both"}])
+def test_visual_tokens_start_around_the_mean_patch_of_their_level(arguments):
+    prompts, patches = (
+        Prompts(text_width=6, width=8, depth=2, **arguments),
+        torch.tensor([[30.0], [-70.0]]).expand(2, 8),
+    )
+    prompts.start_from(0.02 * torch.randn(4, 6), patches)
+    assert (prompts.visual() - patches[:, None]).abs().max() < 1
+    assert len(prompts.visual()[0].unique(dim=0)) > 1
 
 
 @pytest.mark.parametrize(

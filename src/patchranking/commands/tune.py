@@ -57,7 +57,7 @@ def tune(
         depth: Blocks that get fresh tokens; 1 is shallow.
         coupled: Make visual tokens a learned linear map of the text tokens, as in the paper.
         own_context: Give each class a text context of its own.
-        start: Phrase that text tokens start from, next to the class name; '' for random ones.
+        start: Phrase that text tokens start from, repeated; visual ones start from the mean patch; '' for random ones.
         epochs: Passes over the images.
         batch_size: Images a step, over all devices.
         learning_rate: Of SGD.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
@@ -84,16 +85,24 @@ class Prompts(nn.Module):
         elif tokens != "text":
             self.free = nn.Parameter(_STD * torch.randn(depth, number, width))
 
-    def start_from(self, embedded: Tensor) -> None:
-        """Begins with the embedding of a phrase: it stands last, next to the class name; the rest stays random.
+    def start_from(self, embedded: Tensor, patches: Tensor) -> None:
+        """Begins where the model is at home, since random tokens throw it far off.
 
         Args:
-            embedded: ``(words, text width)``; the last ones, where there are more than tokens.
+            embedded: Embedding of a phrase, ``(words, text width)``: text tokens start as its repetitions, its end next
+                to the class name.
+            patches: Mean patch that enters each level, ``(depth, width)``: where visual tokens start.
         """
-        if self.context is not None:
-            number = min(len(embedded), self.context.shape[-2])
-            with torch.no_grad():
-                self.context[0, ..., -number:, :] = embedded[-number:]
+        with torch.no_grad():
+            if self.context is not None:
+                number = self.context.shape[-2]
+                repeated = embedded.repeat(math.ceil(number / len(embedded)), 1)[-number:]
+                self.context[0] = repeated
+            if self.couplings is not None:
+                for couple, patch in zip(self.couplings, patches, strict=True):
+                    couple.bias.copy_(patch)
+            if self.free is not None:
+                self.free += patches[:, None]
 
     def visual(self) -> Tensor | None:
         """The visual tokens, ``(depth, number, width)``, or None."""

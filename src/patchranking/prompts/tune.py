@@ -44,7 +44,8 @@ class TuneSettings:
         depth: Levels of tokens; 1 is shallow.
         coupled: Whether visual tokens are a learned linear map of the text tokens, as in the paper, or free.
         own_context: Whether each class has a text context of its own.
-        start: Phrase whose embedding the text tokens start from, next to the class name; empty for random tokens.
+        start: Phrase whose embedding, repeated, the text tokens start from; visual tokens start from the mean patch
+            then. Empty for random tokens.
         shots: Images a class.
         epochs: Passes over the images.
         batch_size: Images a step, over all devices.
@@ -138,7 +139,7 @@ def tune(
     fabric = _fabric(model, settings)
     model.model.to(fabric.device)
     pruner.to(fabric.device).requires_grad_(False)
-    prompts = _prompts(model, model.text, data, settings).to(fabric.device)
+    prompts = _prompts(model, model.text, data, tuned_on, settings).to(fabric.device)
     learner = Learner(prompts, model, model.text, pruner, data)
     optimiser = torch.optim.SGD(prompts.parameters(), 0.0, momentum=0.9, weight_decay=settings.weight_decay)
     checkpoint = Checkpoint(out / CHECKPOINT, _identity(model, data, pruner, chosen, settings), prompts, optimiser)
@@ -219,7 +220,9 @@ def _rate(step: int, warm_up: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up)))
 
 
-def _prompts(model: LoadedModel, text: TextTower, data: ImageData, settings: TuneSettings) -> Prompts:
+def _prompts(
+    model: LoadedModel, text: TextTower, data: ImageData, tuned_on: list[int], settings: TuneSettings
+) -> Prompts:
     features = model.tower(torch.zeros(1, 3, *model.tower.image_size, device=model.tower.device)).shape[-1]
     text_width = 0 if text.embedding is None else text.embedding.embedding_dim
     if not text_width and settings.tokens != "visual":
@@ -236,11 +239,27 @@ def _prompts(model: LoadedModel, text: TextTower, data: ImageData, settings: Tun
         data.class_names,
         features if data.class_names else 0,
     )
-    if settings.start and text.embedding is not None:
-        ids = text.tokenize([settings.start, ""])
-        words = ids[0][~torch.isin(ids[0], ids[1])]
-        prompts.start_from(text.embedding(words).float().cpu())
+    if settings.start:
+        embedded = torch.zeros(1, text_width)
+        if text.embedding is not None:
+            ids = text.tokenize([settings.start, ""])
+            embedded = text.embedding(ids[0][~torch.isin(ids[0], ids[1])]).float().cpu()
+        prompts.start_from(
+            embedded, _mean_patches(model, data, tuned_on[:: max(1, len(tuned_on) // 32)], settings.depth)
+        )
     return prompts
+
+
+@torch.no_grad()
+def _mean_patches(model: LoadedModel, data: ImageData, images: list[int], depth: int) -> Tensor:
+    """Mean patch that enters each of the first blocks of the dense model, ``(depth, width)``."""
+    tower = model.tower
+    _, pixels = next(read_batches(data, model.preprocess, len(images), {}, images))
+    tokens, means = tower.embed(pixels.to(tower.device, tower.dtype)), []
+    for block in range(depth):
+        means.append(tokens[:, tower.num_prefix_tokens :].mean((0, 1)).float().cpu())
+        tokens = tower.run(tokens, block, block + 1) if block + 1 < depth else tokens
+    return torch.stack(means)
 
 
 def _augmentation(model: LoadedModel) -> Callable[[Image.Image], Tensor]:
