@@ -41,6 +41,9 @@ class Prompts(nn.Module):
     """
 
     class_features: Tensor
+    context: nn.Parameter | None
+    free: nn.Parameter | None
+    couplings: nn.ModuleList | None
 
     def __init__(
         self,
@@ -100,9 +103,10 @@ class Prompts(nn.Module):
                 self.context[0] = repeated
             if self.couplings is not None:
                 for couple, patch in zip(self.couplings, patches, strict=True):
+                    assert isinstance(couple, nn.Linear)
                     couple.bias.copy_(patch)
             if self.free is not None:
-                self.free += patches[:, None]
+                self.free.add_(patches[:, None])
 
     def visual(self) -> Tensor | None:
         """The visual tokens, ``(depth, number, width)``, or None."""
