@@ -184,8 +184,9 @@ def scene(split: str, index: int) -> Scene:
 
 
 def _outlines(image: Image.Image) -> Image.Image:
-    """Dark outlines on white, without colour."""
-    return ImageOps.invert(image.convert("L").filter(ImageFilter.FIND_EDGES)).convert("RGB")
+    """Dark outlines over pale colours."""
+    outlines = ImageOps.invert(image.convert("L").filter(ImageFilter.FIND_EDGES)).convert("RGB")
+    return Image.blend(image, outlines, 0.6)
 
 
 def _article(word: str) -> str:
