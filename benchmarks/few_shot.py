@@ -109,9 +109,8 @@ def _tuned(
 @torch.inference_mode()
 def _measure(model: LoadedModel, pruner: Pruner, data: ImageData) -> dict[str, Any]:
     """Top-1 with a pruner's patches and tokens."""
-    classes = zero_shot_classes(model, data)
-    if pruner.tuned in ("text", "both"):
-        classes = pruner.text_features(data.class_names)
+    untouched = pruner.tuned in ("none", "visual")
+    classes = zero_shot_classes(model, data) if untouched else pruner.text_features(data.class_names)
     assert data.labels is not None
     tally, tower = Tally(classes), model.tower
     for images, pixels in read_batches(data, model.preprocess, 32, {}):

@@ -3,7 +3,6 @@ from __future__ import annotations
 import open_clip
 import pytest
 import torch
-from torch.nn import functional as F
 
 from patchranking import as_text_tower, load_model
 
@@ -30,7 +29,3 @@ def embedded(text, phrase):
     """The embedding of a phrase, without start and end."""
     ids = text.tokenize([phrase, ""])
     return text.embedding(ids[0][~torch.isin(ids[0], ids[1])]).detach()
-
-
-def unit(features):
-    return F.normalize(features, dim=-1)

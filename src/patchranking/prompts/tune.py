@@ -300,7 +300,7 @@ def _lightning() -> ModuleType:
 
 
 def _identity(model: LoadedModel, data: ImageData, pruner: Pruner, chosen: list[int], settings: TuneSettings) -> str:
-    keys = "\n".join(f"{data.keys[index]}" for index in chosen)
+    keys = "\n".join(data.keys[index] for index in chosen)
     predictor = b"".join(value.cpu().numpy().tobytes() for value in pruner.predictor.state_dict().values())
     of = {
         "model": model.name,
