@@ -39,6 +39,7 @@ def main(
     number: int = 16,
     epochs: int = 20,
     learning_rate: float = 2e-3,
+    augment: bool = True,
     seeds: int = 3,
     train_limit: int | None = None,
     test_limit: int | None = None,
@@ -58,6 +59,7 @@ def main(
         number: Tokens of each encoder.
         epochs: Passes over the images.
         learning_rate: Of SGD.
+        augment: Whether to tune on random crops.
         seeds: Seeds 0, 1, ... of shots, tokens and order.
         train_limit: At most so many images of each training set.
         test_limit: At most so many images of each test set.
@@ -82,7 +84,13 @@ def main(
                 row |= {"shots": 0, "seed": None} | _measure(loaded, fitted, tests)
             else:
                 settings = TuneSettings(
-                    tokens=kind, number=number, shots=shots, epochs=epochs, learning_rate=learning_rate, seed=seed
+                    tokens=kind,
+                    number=number,
+                    shots=shots,
+                    epochs=epochs,
+                    learning_rate=learning_rate,
+                    augment=augment,
+                    seed=seed,
                 )
                 folder = work / "".join(letter if letter.isalnum() else "-" for letter in f"{model} {name}")
                 row |= _tuned(loaded, fitted, images, tests, folder, settings)

@@ -2,12 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from patchranking.data import load_data
 from patchranking.errors import UserError
-from patchranking.prompts.few_shot import Views, few_shots, hold_out, passes, readable
+from patchranking.prompts.few_shot import few_shots, hold_out, passes, readable
 
 
 @pytest.fixture
@@ -65,18 +64,3 @@ def test_passes_show_every_image_equally_often():
     assert [sorted(order[start : start + 3]) for start in (0, 3, 6)] == [[3, 5, 9]] * 3
     assert passes([3, 5, 9], 5, 0) == order[:5]
     assert passes([3, 5, 9], 9, 1) != order
-
-
-def test_a_view_depends_on_its_place_alone(folder):
-    data = load_data(str(folder))
-
-    def view(image):
-        return torch.rand(2) + np.asarray(image).mean()
-
-    views = Views(data, [0, 0, 7], view, seed=3)
-    forwards = [views[item][0] for item in range(3)]
-    torch.manual_seed(99)
-    backwards = [views[item][0] for item in (2, 1, 0)]
-    assert all(torch.equal(a, b) for a, b in zip(forwards, backwards[::-1], strict=True))
-    assert not torch.equal(forwards[0], forwards[1])
-    assert [views[item][1] for item in range(3)] == [0, 0, 1]

@@ -35,6 +35,7 @@ def tune(
     batch_size: int = 32,
     learning_rate: float = 2e-3,
     held_out_share: float = 0.0,
+    augment: bool = True,
     precision: Literal["32-true", "bf16-mixed"] | None = None,
     workers: int = 0,
     classes: ClassesName = "all",
@@ -62,6 +63,7 @@ def tune(
         batch_size: Images a step, over all devices.
         learning_rate: Of SGD.
         held_out_share: Share of the images held out, to stop early and choose the epoch.
+        augment: Tune on random crops, mirrored half of the time; false where a mirror changes what a picture means.
         precision: 32-true, or bf16-mixed with float32 master weights, the default on a GPU.
         workers: Processes that read images.
         classes: All classes, the first half of them (base), or the second (new).
@@ -87,6 +89,7 @@ def tune(
         batch_size=batch_size,
         learning_rate=learning_rate,
         held_out_share=held_out_share,
+        augment=augment,
         precision=precision,
         workers=workers,
         seed=seed,

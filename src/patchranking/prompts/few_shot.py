@@ -1,21 +1,17 @@
-"""A few labelled images of each class, drawn by seed (CoOp's protocol), or all that have captions; views of them."""
+"""A few labelled images of each class, drawn by seed (CoOp's protocol), or all that have captions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from patchranking.data import ImageData
 from patchranking.data.images import UnreadableImageError
 from patchranking.errors import UserError
 
-__all__ = ["Views", "few_shots", "hold_out", "passes", "readable"]
+__all__ = ["few_shots", "hold_out", "passes", "readable"]
 
 
 def few_shots(data: ImageData, shots: int, seed: int) -> tuple[list[int], dict[str, str]]:
@@ -94,36 +90,6 @@ def _can_read(data: ImageData, index: int, skipped: dict[str, str]) -> bool:
         skipped[data.keys[index]] = str(error)
         return False
     return True
-
-
-class Views(Dataset[tuple[Tensor, int | str]]):
-    """A fixed sequence of augmented views: item i is the same whoever asks for it, and when.
-
-    An item is the pixels ``(3, height, width)`` of a random view and the image's class, or one of its captions.
-
-    Args:
-        data: Labelled or captioned images.
-        order: Index of the image of each item.
-        view: Turns an RGB picture into pixels, with torch's random numbers.
-        seed: Seed of the views and the captions.
-    """
-
-    def __init__(self, data: ImageData, order: Sequence[int], view: Callable[[Image.Image], Tensor], seed: int) -> None:
-        self.data, self.order, self.view, self.seed = data, order, view, seed
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, item: int) -> tuple[Tensor, int | str]:
-        index = self.order[item]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + item)
-            pixels = self.view(self.data.image(index))
-            if self.data.captions is not None:
-                captions = self.data.captions[index]
-                return pixels, captions[int(torch.randint(len(captions), ()))]
-        assert self.data.labels is not None
-        return pixels, self.data.labels[index]
 
 
 def passes(indices: Sequence[int], length: int, seed: int) -> list[int]:

@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
@@ -21,9 +20,10 @@ from tqdm import tqdm
 from patchranking.data import ImageData, read_batches
 from patchranking.errors import MissingExtraError, UserError
 from patchranking.prompts.checkpoint import Checkpoint
-from patchranking.prompts.few_shot import Views, few_shots, hold_out, passes, readable
+from patchranking.prompts.few_shot import few_shots, hold_out, passes, readable
 from patchranking.prompts.learner import Learner
 from patchranking.prompts.tokens import Prompts
+from patchranking.prompts.views import Views, augmentation
 from patchranking.pruning.pruner import Pruner
 from patchranking.towers import TextTower
 from patchranking.towers.load import LoadedModel
@@ -31,7 +31,6 @@ from patchranking.towers.load import LoadedModel
 __all__ = ["TuneReport", "TuneSettings", "tune"]
 
 CHECKPOINT = "tuning.safetensors"
-_SMALLEST_CROP = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,8 @@ class TuneSettings:
         weight_decay: Of SGD.
         held_out_share: Share of the images held out, to stop early and to choose the epoch; 0 for none.
         patience: Epochs without a better one on them before it stops.
+        augment: Whether a step sees random crops, mirrored half of the time, or the pictures as they are: for pictures
+            that mean something else in a mirror.
         precision: Of Lightning Fabric: ``32-true``, or ``bf16-mixed`` with float32 master weights.
         workers: Processes that read images.
         seed: Of shots, tokens, order and views.
@@ -71,6 +72,7 @@ class TuneSettings:
     weight_decay: float = 5e-4
     held_out_share: float = 0.0
     patience: int = 5
+    augment: bool = True
     precision: str | None = None
     workers: int = 0
     seed: int = 0
@@ -126,7 +128,7 @@ def tune(
     pruner.base.check(model.tower)
     if model.text is None:
         raise UserError(f"Tuning needs a text encoder, and '{model.name}' has none.")
-    view = _augmentation(model)
+    view = augmentation(model) if settings.augment else model.preprocess
     if data.captions is None:
         chosen, skipped = few_shots(data, settings.shots, settings.seed)
     else:
@@ -260,24 +262,6 @@ def _mean_patches(model: LoadedModel, data: ImageData, images: list[int], depth:
         means.append(tokens[:, tower.num_prefix_tokens :].mean((0, 1)).float().cpu())
         tokens = tower.run(tokens, block, block + 1) if block + 1 < depth else tokens
     return torch.stack(means)
-
-
-def _augmentation(model: LoadedModel) -> Callable[[Image.Image], Tensor]:
-    """A random crop of half the picture or more, mirrored half of the time, as the model's pixels."""
-    try:
-        from torchvision.transforms import v2
-    except ImportError as error:
-        raise MissingExtraError("Tuning needs torchvision", "tune") from error
-    size, bicubic = model.tower.image_size, v2.InterpolationMode.BICUBIC
-    return v2.Compose(
-        [
-            v2.RandomResizedCrop(size, (_SMALLEST_CROP, 1.0), interpolation=bicubic, antialias=True),
-            v2.RandomHorizontalFlip(),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize(list(model.mean), list(model.std)),
-        ]
-    )
 
 
 def _fabric(model: LoadedModel, settings: TuneSettings) -> Any:
