@@ -34,12 +34,12 @@ _STYLES = {
     "a-vit": MethodStyle("#9a63c9", "v"),
     "tome": MethodStyle("#4fb3e8", "P"),
     "low-res": MethodStyle("#c2578f", "X"),
+    "centre-crop": MethodStyle("#7a8f2b", "p"),
     "random": MethodStyle("#8d939e", "d"),
     "golden": MethodStyle("#c79a00", "*"),
 }
 
 _SPARE = (
-    MethodStyle("#7a8f2b", "p"),
     MethodStyle("#a0643c", "h"),
     MethodStyle("#5f6fd6", "<"),
     MethodStyle("#3b9aa8", ">"),

@@ -196,6 +196,11 @@ class VisionTower(ABC):
             "search, and fit with --objective imitate."
         )
 
+    @property
+    @abstractmethod
+    def position_embedding(self) -> Tensor:
+        """The model's own position embedding, ``(..., positions, width)``; the patches' come last, row by row."""
+
     @abstractmethod
     def identity(self) -> Sequence[Tensor]:
         """Weights that tell this model from others and are laid out alike in every library."""

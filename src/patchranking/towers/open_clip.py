@@ -72,6 +72,10 @@ class OpenClipTower(VisionTower):
             pooled, _ = module._global_pool(weighted(module.ln_post(tokens), gates))
         return pooled if module.proj is None else pooled @ module.proj
 
+    @property
+    def position_embedding(self) -> Tensor:
+        return self.module.positional_embedding
+
     def identity(self) -> Sequence[Tensor]:
         return self.module.conv1.weight, self.blocks[-1].mlp.c_fc.weight, self.module.ln_post.weight
 

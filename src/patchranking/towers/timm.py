@@ -50,6 +50,10 @@ class TimmTower(VisionTower):
             normed = weighted(normed, gates)
         return self.module.forward_head(normed)
 
+    @property
+    def position_embedding(self) -> Tensor:
+        return self.module.pos_embed
+
     def identity(self) -> Sequence[Tensor]:
         norm = self.module.norm if hasattr(self.module.norm, "weight") else self.module.fc_norm
         return self.module.patch_embed.proj.weight, self.blocks[-1].mlp.fc1.weight, norm.weight

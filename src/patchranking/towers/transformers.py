@@ -63,6 +63,10 @@ class TransformersTower(VisionTower):
     def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
         return self._projection(self.module.post_layernorm(tokens[:, 0, :]))
 
+    @property
+    def position_embedding(self) -> Tensor:
+        return self.module.embeddings.position_embedding.weight
+
     def identity(self) -> Sequence[Tensor]:
         return (
             self.module.embeddings.patch_embedding.weight,

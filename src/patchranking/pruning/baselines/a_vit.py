@@ -1,0 +1,60 @@
+"""A-ViT without training: tokens halt, and the ones whose halting scores add up to most are gone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.select import gather_tokens, top_patches
+from patchranking.towers import VisionTower
+
+__all__ = ["a_vit", "a_vit_schedule", "halting"]
+
+_GAMMA, _BETA = 5.0, -10.0
+"""Scale and shift of the halting score, as in the paper."""
+
+
+def halting(tokens: Tensor) -> Tensor:
+    """Halting score of every token after a block: the sigmoid of its first channel (Yin et al., 2022, Eq. 4).
+
+    Args:
+        tokens: ``(batch, tokens, width)``.
+
+    Returns:
+        ``(batch, tokens)``, float32, between 0 and 1.
+    """
+    return torch.sigmoid(_GAMMA * tokens[..., 0].float() + _BETA)
+
+
+def a_vit_schedule(tower: VisionTower, block: int, kept: int) -> Schedule:
+    """Everything goes at once where the method it stands beside drops patches, so that counts agree."""
+    return Schedule({block: kept / tower.num_patches})
+
+
+def a_vit(tower: VisionTower, pixels: Tensor, schedule: Schedule) -> Tensor:
+    """Features under A-ViT's halting, at fixed counts.
+
+    The scores of a token add up over the blocks (section 3.2, Eq. 6). The paper halts a token when its sum reaches
+    1 - epsilon; here those with the largest sums halt at each stage of the schedule, so that counts are those of the
+    other methods. The paper trains the model for its halting; this model is as it is, and its class token is read
+    after the last block.
+
+    Args:
+        tower: The image encoder.
+        pixels: ``(batch, 3, height, width)``.
+        schedule: Where patches go and how many stay.
+
+    Returns:
+        ``(batch, features)``.
+    """
+    tokens, prefix = tower.embed(pixels), tower.num_prefix_tokens
+    counts = schedule.kept(tower.num_patches)
+    total = torch.zeros(len(tokens), tower.num_patches, device=tokens.device)
+    for block in range(tower.depth):
+        if counts.get(block, total.shape[1]) < total.shape[1]:
+            patches = top_patches(-total, counts[block])
+            tokens, total = gather_tokens(tokens, patches, prefix), total.gather(1, patches)
+        tokens = tower.run(tokens, block, block + 1)
+        total = total + halting(tokens[:, prefix:])
+    return tower.pool(tokens)

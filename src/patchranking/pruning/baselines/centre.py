@@ -1,0 +1,32 @@
+"""Keeps the patches nearest to the centre of the picture: a crop, without a look at it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from patchranking.pruning.attach import Scorer
+from patchranking.towers import VisionTower
+
+__all__ = ["centre_crop"]
+
+
+def centre_crop(tower: VisionTower, block: int, seed: int) -> Scorer:
+    """Returns a scorer that is higher the nearer a patch is to the centre, sides as near as their middle.
+
+    Nearness is measured as the larger of the two distances, each as a share of the grid, so that what stays is a
+    rectangle of the picture's shape; the smaller one settles ties.
+
+    Args:
+        tower: The image encoder.
+        block: Unused; every baseline takes it.
+        seed: Unused.
+    """
+    rows, columns = ((torch.arange(size) - (size - 1) / 2).abs() / size for size in tower.grid)
+    far, near = torch.maximum(rows[:, None], columns), torch.minimum(rows[:, None], columns)
+    importance = -(far + 1e-3 * near).flatten()
+
+    def score(tokens: Tensor) -> Tensor:
+        return importance.to(tokens.device).expand(len(tokens), -1)
+
+    return score

@@ -1,0 +1,94 @@
+"""The whole picture at fewer patches: what anyone can have without pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchranking.evaluation.cost import analytic_macs
+from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.select import gather_tokens
+from patchranking.towers import VisionTower
+
+__all__ = ["low_res", "low_res_schedule", "small_grid"]
+
+
+def small_grid(grid: tuple[int, int], patches: int) -> tuple[int, int]:
+    """The grid of at most so many patches whose sides are nearest to the picture's shape.
+
+    A grid may be longer by one patch on one side, as 11 x 12 is of 12 x 12: so there are nearly twice as many sizes.
+    """
+    rows, columns = grid
+    fitting = [
+        (r, c)
+        for r in range(1, rows + 1)
+        for c in range(1, columns + 1)
+        if r * c <= patches and abs(r * columns - c * rows) <= max(rows, columns)
+    ]
+    return max(fitting, key=lambda size: (size[0] * size[1], -abs(size[0] * columns - size[1] * rows)))
+
+
+def low_res_schedule(tower: VisionTower, block: int, kept: int) -> Schedule:
+    """All blocks at one size, at the MACs of dropping patches before ``block`` until ``kept`` stay.
+
+    Args:
+        tower: The image encoder.
+        block: Where the method it stands beside drops patches.
+        kept: How many patches that method keeps.
+
+    Returns:
+        The share of the patches that the nearest small grid has, from the first block on.
+    """
+    patches = tower.num_patches
+    aim = analytic_macs(tower, 0, Schedule({block: kept / patches}))
+    grids = {small_grid(tower.grid, count) for count in range(1, patches + 1)}
+    sizes = [Schedule({0: rows * columns / patches}) for rows, columns in sorted(grids)]
+    return min(sizes, key=lambda schedule: abs(analytic_macs(tower, 0, schedule) - aim))
+
+
+def low_res(tower: VisionTower, pixels: Tensor, schedule: Schedule) -> Tensor:
+    """Features of the picture made smaller, with the position embedding interpolated to the smaller grid.
+
+    The small picture is laid into the corner of an empty one of full size, whose other patches go before the first
+    block, so that any model takes it; the empty patches cost one patch embedding.
+
+    Args:
+        tower: The image encoder.
+        pixels: ``(batch, 3, height, width)``.
+        schedule: From ``low_res_schedule``.
+
+    Returns:
+        ``(batch, features)``.
+    """
+    rows, columns = small_grid(tower.grid, schedule.kept(tower.num_patches)[0])
+    if (rows, columns) == tower.grid:
+        return tower(pixels)
+    height, width = (size // count for size, count in zip(tower.image_size, tower.grid, strict=True))
+    small = F.interpolate(pixels, (rows * height, columns * width), mode="bicubic", antialias=True)
+    canvas = torch.zeros_like(pixels)
+    canvas[..., : small.shape[2], : small.shape[3]] = small
+    numbers = torch.arange(tower.num_patches, device=pixels.device).view(tower.grid)
+    corner = numbers[:rows, :columns].flatten()
+    with _positions_of(tower, rows, columns, corner):
+        tokens = tower.embed(canvas)
+    return tower.pool(tower.run(gather_tokens(tokens, corner.expand(len(pixels), -1), tower.num_prefix_tokens), 0))
+
+
+@contextmanager
+def _positions_of(tower: VisionTower, rows: int, columns: int, corner: Tensor) -> Iterator[None]:
+    """Gives the corner's patches the interpolated positions of the whole picture, for the length of a block."""
+    embedding = tower.position_embedding
+    own, first = embedding.data, embedding.shape[-2] - tower.num_patches
+    grid = own[..., first:, :].reshape(1, *tower.grid, -1).permute(0, 3, 1, 2)
+    between = F.interpolate(grid.float(), (rows, columns), mode="bicubic", antialias=True).flatten(2).mT[0]
+    changed = own.clone()
+    changed[..., first + corner, :] = between.to(own.dtype)
+    embedding.data = changed
+    try:
+        yield
+    finally:
+        embedding.data = own

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from patchranking.pruning.baselines.a_vit import a_vit, a_vit_schedule, halting
+from patchranking.pruning.schedule import Schedule
+
+
+def test_halting_is_the_sigmoid_of_the_first_channel():
+    tokens = torch.tensor([[[2.0, 9.0], [3.0, -9.0], [0.0, 1.0]]])
+    expected = [1 / (1 + math.exp(-(5 * channel - 10))) for channel in (2.0, 3.0, 0.0)]
+    assert halting(tokens)[0].tolist() == pytest.approx(expected)
+
+
+@torch.inference_mode()
+def test_it_equals_halting_token_by_token(tower):
+    torch.manual_seed(3)
+    pixels = 5 * torch.randn(3, 3, 32, 32)
+    schedule = Schedule({1: 0.75, 3: 0.5})
+    expected = []
+    for picture in pixels:
+        tokens, alive, total = tower.embed(picture[None]), list(range(16)), dict.fromkeys(range(16), 0.0)
+        for block in range(tower.depth):
+            if block in (1, 3):
+                stays = sorted(alive, key=lambda patch: total[patch])[: {1: 12, 3: 8}[block]]
+                places = [0, *(1 + alive.index(patch) for patch in sorted(stays))]
+                tokens, alive = tokens[:, places], sorted(stays)
+            tokens = tower.run(tokens, block, block + 1)
+            for place, patch in enumerate(alive):
+                total[patch] += 1 / (1 + math.exp(-(5 * tokens[0, 1 + place, 0].item() - 10)))
+        expected.append(tower.pool(tokens)[0])
+    torch.testing.assert_close(a_vit(tower, pixels, schedule), torch.stack(expected), atol=1e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_all_patches_give_the_dense_feature(case):
+    assert a_vit_schedule(case.tower, 2, case.tower.num_patches).keep == 1
+    assert torch.equal(a_vit(case.tower, case.pixels, Schedule({2: 1.0})), case.tower(case.pixels))
