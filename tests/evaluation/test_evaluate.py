@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from patchranking.data import load_data
 from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
@@ -131,9 +132,7 @@ def test_unlabelled_images_have_no_top1(model, data):
 
 
 def test_wrong_settings_are_refused(model, data, pruner):
-    with pytest.raises(
-        UserError, match="Unknown method 'rnadom': choose from random, cls-attention, evit, tome, golden"
-    ):
+    with pytest.raises(UserError, match=r"Unknown method 'rnadom': choose from random, .*, low-res, golden"):
         evaluate(model, data, [pruner], settings(methods=("rnadom",)))
     with pytest.raises(UserError, match="keep rate"):
         evaluate(model, data, [pruner], settings(keep_rates=(1.5,)))
@@ -202,3 +201,55 @@ def test_tuned_pruners_alone_bring_the_untuned_rows(model, data, pruner):
     assert alone["rows"] == both["rows"]
     with pytest.raises(UserError, match="Two pruners hold the same kind of tokens, visual, visual"):
         evaluate(model, data, [tuned, tuned], settings())
+
+
+def test_every_baseline_is_measured(model, data):
+    methods = ("random", "centre-crop", "cls-attention", "evit", "a-vit", "tome", "low-res")
+    results, _ = evaluate(model, data, [], settings(methods=methods))
+    assert set(by_method(results, 0.5)) == set(methods)
+    assert all(row["n_images"] == 10 for row in results["rows"])
+    dense = by_method(results, 1.0)["dense"]
+    for row in by_method(results, 0.5).values():
+        assert row["gmacs"] < dense["gmacs"]
+        assert row["images_per_second"] > 0
+
+
+def test_intervals_neighbours_and_classes(model, data, pruner):
+    results, _ = evaluate(model, data, [pruner], settings(methods=("random",)))
+    dense = by_method(results, 1.0)["dense"]
+    assert dense["index_overlap_at_10"] == 1
+    assert dense["top1_change_interval"] == [0, 0]
+    assert dense["top5"] == 100
+    for row in results["rows"]:
+        low, high = row["top1_interval"]
+        assert low <= row["top1"] <= high
+        low, high = row["top1_change_interval"]
+        assert low <= row["top1"] - row["top1_dense"] <= high
+        assert row["mean_per_class"] == pytest.approx(row["top1"])  # five images of each class
+        assert 0 <= row["index_overlap_at_10"] <= 1
+        assert 0 <= row["knn_top1"] <= 100
+        assert "recall_at_1" not in row
+
+
+def test_captions_are_retrieved_by_pruned_features(model, pruner, data, tmp_path):
+    lines = ["image\tcaption"]
+    readable = [key for key in data.keys if "broken" not in key]
+    for number, key in enumerate(readable):
+        lines += [f"toy/{key}\t{'x' * (3 * number + 1)}", f"toy/{key}\t{'y' * (3 * number + 2)}"]
+    (tmp_path / "captions.tsv").write_text("\n".join([*lines, "toy/red/broken.png\tnothing"]))
+    captioned = load_data(str(tmp_path / "captions.tsv"))
+    results, _ = evaluate(model, captioned, [pruner], settings(methods=()))
+    texts = [caption for captions in captioned.captions for caption in captions if caption != "nothing"]
+    pixels = torch.stack([model.preprocess(captioned.image(index)) for index in range(10)])
+    pruner.keep = 0.5
+    with torch.inference_mode(), pruner.attached(model.tower):
+        features = F.normalize(model.tower(pixels), dim=-1)
+    best = (F.normalize(model.text(texts), dim=-1) @ features.T).argmax(1)
+    row = by_method(results, 0.5)["patchranking"]
+    assert row["recall_at_1"] == pytest.approx(100 * best.eq(torch.arange(20) // 2).float().mean().item())
+    assert row["recall_at_1"] <= row["recall_at_5"] <= row["recall_at_10"] == 100
+    assert row["text_recall_at_1"] <= row["text_recall_at_5"] <= row["text_recall_at_10"]
+    assert row["top1"] is None
+    assert row["top1_interval"] is None
+    assert row["index_overlap_at_10"] is not None
+    assert row["knn_top1"] is None

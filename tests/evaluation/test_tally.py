@@ -33,3 +33,17 @@ def test_a_measure_that_was_not_taken_is_none():
     tally.add(("m", 0.5), [0], torch.ones(1, 2), torch.ones(1, 2), torch.tensor([0]), None)
     assert tally.mean(("m", 0.5), "top1") is None
     assert tally.mean(("other", 0.5), "top1") is None
+
+
+def test_top5_classes_and_features_of_indexed_images():
+    tally = Tally(torch.eye(7), frozenset({1, 5}))
+    features = torch.eye(7)[[0, 1, 2]] + 0.1 * torch.arange(7)
+    tally.add(("m", 0.5), [5, 1, 2], features, features, torch.tensor([0, 6, 1]), None)
+    assert list(tally.values(("m", 0.5), "top1").values()) == [100, 0, 0]
+    assert list(tally.values(("m", 0.5), "top5").values()) == [100, 100, 0]
+    assert tally.mean_per_class(("m", 0.5), [3, 3, 1, 1, 1, 1]) == pytest.approx((0 + 50) / 2)
+    images, kept = tally.features(("m", 0.5))
+    assert images == [1, 5]
+    torch.testing.assert_close(kept, torch.nn.functional.normalize(features[[1, 0]], dim=-1))
+    assert tally.features(("other", 0.5))[0] == []
+    assert tally.mean_per_class(("other", 0.5), []) is None

@@ -34,14 +34,16 @@ def evaluate(
     seed: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Compares dense, pruner and baselines on labelled images; writes results.json and report.html.
+    """Compares dense, pruner and baselines on labelled or captioned images; writes results.json and report.html.
 
     Args:
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
-        data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], or folders joined by commas.
+        data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], folders joined by commas, or a list
+            of captions (.tsv, .csv, .json).
         out: Folder for results.json and report.html.
         pruner: Folders written by fit and tune: one not tuned, and at most one of each kind of tokens.
-        methods: random, cls-attention, evit, tome and golden, the oracle; dense and the pruner are always measured.
+        methods: random, centre-crop, cls-attention, evit, a-vit, tome, low-res, and golden, the oracle; dense and the
+            pruner are always measured.
         keep: Keep rates; 1.0 is the dense model.
         templates: Prompt templates with one {}; the data set's own when omitted.
         classes: All classes, the first half of them (base), or the second (new).
@@ -83,12 +85,20 @@ def _evaluate(loaded: LoadedModel, images: Any, pruners: list[Pruner], settings:
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    print(f"{'method':<16}{'keep':>6}{'top-1':>8}{'cosine':>9}{'GMACs':>8}{'speed-up':>10}")
+    shown = {"recall@1": "recall_at_1"} if "recall_at_1" in rows[0] else {"top-1": "top1"}
+    heads = [*shown, "cosine", "index@10", "GMACs", "speed-up"]
+    print(f"{'method':<22}{'keep':>6}" + "".join(f"{head:>10}" for head in heads))
     for row in rows:
         speed, dense = row["images_per_second"], row["images_per_second_dense"]
-        print(
-            f"{row['method'] + (' *' if row['oracle'] else ''):<16}{row['keep_rate']:>6.0%}"
-            f"{number(row['top1'], '.2f'):>8}{row['feature_cosine']:>9.4f}{row['gmacs']:>8.3f}"
-            f"{number(speed and dense and speed / dense, '.2f'):>9}x"
-        )
+        name = row["method"] + (f" + {row['tuned']}" if row["tuned"] != "none" else "") + " *" * row["oracle"]
+        ratio = number(speed and dense and speed / dense, ".2f")
+        figures = [
+            *(number(row.get(measure), ".2f") for measure in shown.values()),
+            number(row["feature_cosine"], ".4f"),
+            number(row["index_overlap_at_10"], ".3f"),
+            number(row["gmacs"], ".3f"),
+            ratio if ratio == "-" else f"{ratio}x",
+        ]
+        print(f"{name:<22}{row['keep_rate']:>6.0%}" + "".join(f"{figure:>10}" for figure in figures))
+    print("index@10: share of the 10 nearest neighbours in an index of the dense model's features that stay the same")
     print("* oracle: saw the result before it chose; no deployable method")

@@ -1,0 +1,122 @@
+"""What is compared in an evaluation, and how each method prunes and encodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from patchranking.data import ImageData
+from patchranking.evaluation.cost import analytic_macs
+from patchranking.evaluation.tally import Tally
+from patchranking.pruning.attach import Scorer, attach_reductions, scorer_attached
+from patchranking.pruning.baselines import ENCODERS, REDUCTIONS
+from patchranking.pruning.pruner import Pruner
+from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.select import kept_count
+from patchranking.report.wall import WallImage
+from patchranking.towers.load import LoadedModel
+
+__all__ = ["ORACLES", "TUNED", "EvaluationSettings", "Run", "encoder", "macs_by_formula", "pruned", "schedule_of"]
+
+ORACLES = ("golden",)
+"""Methods that look at the result before they choose; no deployable method."""
+
+TUNED = " + "
+"""Between a method and the kind of its tuned tokens, in the names that a run keeps them by."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to compare.
+
+    Attributes:
+        methods: Baselines and ``golden``; ``dense`` and the pruners given are always there.
+        keep_rates: Shares of the patches kept; 1.0 is the dense row.
+        block: Where patches go when no pruner is given.
+        golden_images: Images, drawn by seed, for the golden oracle, which runs the model many times on each.
+        index_images: Images, drawn by seed, whose features are kept for nearest neighbours and retrieval.
+        batch_size: Images a batch.
+        timing_batch: Images a batch when timing; 0 leaves timing out.
+        wall: Images on the report's wall.
+        seed: Seed of the random baseline and of the golden images.
+    """
+
+    methods: Sequence[str] = ("random", "cls-attention", "evit", "tome", "golden")
+    keep_rates: Sequence[float] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+    block: int = 3
+    golden_images: int = 100
+    index_images: int = 10_000
+    batch_size: int = 32
+    timing_batch: int = 16
+    wall: int = 8
+    seed: int = 0
+
+
+@dataclass
+class Run:
+    """State of one evaluation; methods go by name, a tuned one by ``method + kind``."""
+
+    model: LoadedModel
+    data: ImageData
+    settings: EvaluationSettings
+    block: int
+    rates: list[float]
+    scorers: dict[str, Scorer]
+    encoders: dict[str, dict[float, Schedule]]
+    pruner: Pruner | None
+    tuned: dict[str, Pruner]
+    tuned_classes: dict[str, Tensor | None]
+    tally: Tally
+    golden: set[int]
+    wall: list[WallImage] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def schedule_of(run: Run, name: str, rate: float) -> Schedule:
+    """Where a method drops or merges patches, and how many stay."""
+    if name in run.encoders:
+        return run.encoders[name][rate]
+    if run.pruner is not None and name.startswith("patchranking"):
+        return run.pruner.schedule.at(rate)
+    return Schedule({run.block: rate})
+
+
+def macs_by_formula(run: Run, name: str, rate: float, features: int) -> float:
+    """MACs of an image by formula, scoring and merging left out; ``features`` is the size of a feature."""
+    kind = name.partition(TUNED)[2]
+    beside = run.tuned[kind].visual_tokens if kind else 0
+    return analytic_macs(run.model.tower, features, schedule_of(run, name, rate), beside)
+
+
+def pruned(run: Run, name: str, rate: float) -> AbstractContextManager[object]:
+    """Makes the tower prune as the method does; the oracle's scores, made before, cost nothing here."""
+    tower = run.model.tower
+    kind = name.partition(TUNED)[2]
+    pruner = run.tuned[kind] if kind else run.pruner if name == "patchranking" else None
+    if pruner is not None:
+        pruner.keep = rate
+        return attach_reductions(tower, pruner.reductions())
+    if name in REDUCTIONS:
+        kept = kept_count(rate, tower.num_patches)
+        return attach_reductions(tower, {run.block: REDUCTIONS[name](tower, run.block, kept)})
+    scorer = run.scorers.get(name, lambda tokens: tokens[:, tower.num_prefix_tokens :, 0])
+    return scorer_attached(tower, Schedule({run.block: rate}), scorer)
+
+
+def encoder(run: Run, name: str, rate: float) -> Callable[[Tensor], Tensor]:
+    """The image encoder as a method makes it, from pixels to features."""
+    tower = run.model.tower
+    if name == "dense":
+        return tower
+    if name in run.encoders:
+        schedule, encode_merged = schedule_of(run, name, rate), ENCODERS[name][1]
+        return lambda pixels: encode_merged(tower, pixels, schedule)
+
+    def encode(pixels: Tensor) -> Tensor:
+        with pruned(run, name, rate):
+            return tower(pixels)
+
+    return encode
