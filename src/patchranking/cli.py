@@ -10,6 +10,7 @@ from huggingface_hub.utils import logging as hub_logging
 from jsonargparse import auto_cli
 
 from patchranking.commands.arguments import spread_lists
+from patchranking.commands.benchmark import benchmark
 from patchranking.commands.demo import demo
 from patchranking.commands.evaluate import evaluate
 from patchranking.commands.fit import fit
@@ -24,7 +25,7 @@ def main() -> None:
     """Runs the command line; a user's mistake ends with one sentence and status 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     hub_logging.set_verbosity_error()
-    commands: list[Callable[..., None] | type] = [demo, rank, fit, tune, evaluate]
+    commands: list[Callable[..., None] | type] = [demo, rank, fit, tune, evaluate, benchmark]
     try:
         auto_cli(commands, args=spread_lists(sys.argv[1:], commands), prog="patchranking")
     except UserError as error:

@@ -72,7 +72,7 @@ def test_rows_wall_and_totals(model, data, pruner):
     assert list(results["skipped"]) == ["red/broken.png"]
     assert len(wall) == 2
     assert wall[0].importance.shape == (4, 4)
-    assert wall[0].kept["patchranking", 0.5].sum() == 8
+    assert wall[0].kept("patchranking", 0.5).sum() == 8
     json.dumps(results, allow_nan=False)
 
 

@@ -104,12 +104,25 @@ def test_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_wall_picture_has_a_row_an_image_and_a_column_a_view() -> None:
-    kept = np.eye(4, dtype=bool)
+    places = np.arange(16).reshape(4, 4)
     red = Image.new("RGB", (32, 32), (250, 0, 0))
-    wall = [WallImage(red, "with", np.arange(16.0).reshape(4, 4), {("random", 0.5): kept}), WallImage(red, "without")]
-    picture = wall_picture(wall, side=42)
+    wall = [WallImage(red, "with", np.arange(16.0).reshape(4, 4), {"random": places}), WallImage(red, "without")]
+    picture = wall_picture(wall, [0.5], side=42)
     assert picture.size == (3 * (42 + 4) + 4, 10 + 2 * (42 + 4))
     assert picture.getpixel((6, 12)) == (250, 0, 0)
     assert picture.getpixel((4 + 2 * 46 + 2, 12)) == (250, 0, 0)
     assert picture.getpixel((4 + 46 + 2, 10 + 46 + 2)) == (255, 255, 255)
     assert wall_picture(wall, [], side=42).width == 2 * 46 + 4
+
+
+def test_cost_is_measured_time_where_it_was_measured() -> None:
+    rows = [row("random", rate, images_per_second=100 / rate, images_per_second_dense=90) for rate in (0.6, 0.5)]
+    svg = accuracy_against_cost(rows, "demo", "top1", "milliseconds")
+    assert "Milliseconds per image" in svg
+    assert accuracy_against_cost([row("random", 0.6)], "demo", "top1", "milliseconds") == ""
+
+
+def test_recall_and_index_overlap_have_charts() -> None:
+    rows = [row("dense", 1.0, recall_at_1=40.0), row("random", 0.6, recall_at_1=30.0, index_overlap_at_10=0.8)]
+    assert "Recall@1" in accuracy_against_cost(rows, "demo", "recall_at_1")
+    assert "same 10 neighbours" in accuracy_against_cost(rows, "demo", "index_overlap_at_10")

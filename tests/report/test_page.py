@@ -55,9 +55,10 @@ def test_summary_averages_seeds(tmp_path: Path) -> None:
 
 
 def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
-    wall = [WallImage(Image.new("RGB", (8, 8)), "x", np.zeros((2, 2)), {("random", 0.5): np.eye(2, dtype=bool)})]
+    wall = [WallImage(Image.new("RGB", (8, 8)), "x", np.zeros((2, 2)), {"random": np.arange(4).reshape(2, 2)})]
     html = page(tmp_path, [DENSE, row("patchranking", 0.6), GOLDEN], wall)
-    assert "<script" not in html
+    assert "<script src" not in html
+    assert "fetch(" not in html
     assert "<link" not in html
     assert html.count("http") == len(re.findall(r'xmlns(?::xlink)?="http://www\.w3\.org/', html)) > 0
     assert re.findall(r'src="(?!data:image/jpeg;base64,)', html) == []
@@ -86,7 +87,7 @@ def test_missing_values_are_dashes_and_their_charts_are_left_out(tmp_path: Path)
 def test_results_without_labels_speak_of_the_cosine(tmp_path: Path) -> None:
     html = page(tmp_path, [row("patchranking", 0.6, top1=None, top1_dense=None)])
     assert "keeps a cosine of 0.990 to the dense features" in html
-    assert html.count("<svg") == 1
+    assert html.count("<svg") == 2
 
 
 def test_differences_have_signs(tmp_path: Path) -> None:
@@ -145,3 +146,10 @@ def test_missing_jinja_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingExtraError, match=r"patchranking\[report\]"):
         page(tmp_path, [DENSE])
+
+
+def test_retrieval_and_the_dense_index_have_columns_where_they_were_measured(tmp_path: Path) -> None:
+    html = page(tmp_path, [row("patchranking", 0.6, recall_at_1=41.25, index_overlap_at_10=0.873)])
+    assert "41.2" in body(html)[0]
+    assert "87.3\u00a0%" in body(html)[0]
+    assert "Same 10" not in page(tmp_path, [row("patchranking", 0.6)])

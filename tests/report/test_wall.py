@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from patchranking.report.wall import WallImage, heat_map, kept_columns, kept_view, photo
+from patchranking.report.wall import WallImage, heat_map, kept_view, photo, shown_methods
 
 RED = Image.new("RGB", (48, 48), (250, 0, 0))
 
@@ -43,10 +43,13 @@ def test_heat_map_counts_ranks_only_and_gives_ties_one_colour() -> None:
     assert heat_map(RED, np.zeros((1, 1)), 40).size == (40, 40)
 
 
-def test_columns_are_sorted_by_method_then_from_many_to_few() -> None:
-    grid = np.ones((2, 2), bool)
-    wall = [
-        WallImage(RED, "a", kept={("random", 0.5): grid, ("patchranking", 0.5): grid}),
-        WallImage(RED, "b", kept={("patchranking", 0.6): grid}),
-    ]
-    assert kept_columns(wall) == [("patchranking", 0.6), ("patchranking", 0.5), ("random", 0.5)]
+def test_what_is_kept_are_the_first_places() -> None:
+    item = WallImage(RED, "a", places={"random": np.array([[3, 0], [1, 2]])})
+    assert item.kept("random", 0.5).tolist() == [[False, True], [True, False]]
+    assert item.kept("random", 1.0).all()
+
+
+def test_methods_come_in_the_order_of_the_report() -> None:
+    grid = np.zeros((2, 2), int)
+    wall = [WallImage(RED, "a", places={"random": grid}), WallImage(RED, "b", places={"patchranking": grid})]
+    assert shown_methods(wall) == ["patchranking", "random"]

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 
-__all__ = ["analytic_macs", "count_macs", "images_per_second"]
+__all__ = ["analytic_macs", "count_macs", "images_per_second", "time_in_turn"]
 
 
 @torch.no_grad()
@@ -69,7 +69,6 @@ def analytic_macs(tower: VisionTower, features: int, schedule: Schedule, visual_
     return embedding + blocks + width * features
 
 
-@torch.inference_mode()
 def images_per_second(
     runs: Mapping[str, Callable[[Tensor], object]], pixels: Tensor, repeats: int = 7
 ) -> dict[str, float]:
@@ -83,15 +82,36 @@ def images_per_second(
     Returns:
         Name -> images per second.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats + 1):
+    return {
+        name: len(pixels) / float(np.median(seconds)) for name, seconds in time_in_turn(runs, pixels, repeats).items()
+    }
+
+
+@torch.inference_mode()
+def time_in_turn(
+    runs: Mapping[str, Callable[[Tensor], object]], pixels: Tensor, repeats: int, seconds: float = 0.0
+) -> dict[str, list[float]]:
+    """Seconds that each encoder takes for a batch, round after round, every encoder once a round.
+
+    Args:
+        runs: Name -> encoder of a batch.
+        pixels: The batch ``(batch, 3, height, width)``.
+        repeats: Rounds at least; the first of one more is a warm-up.
+        seconds: More rounds until so much time has gone.
+
+    Returns:
+        Name -> seconds of every round but the first.
+    """
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    start = time.perf_counter()
+    while min(map(len, found.values()), default=repeats + 1) <= repeats or time.perf_counter() - start < seconds:
         for name, run in runs.items():
             _synchronise(pixels.device)
             began = time.perf_counter()
             run(pixels)
             _synchronise(pixels.device)
-            seconds[name].append(time.perf_counter() - began)
-    return {name: len(pixels) / float(np.median(times[1:])) for name, times in seconds.items()}
+            found[name].append(time.perf_counter() - began)
+    return {name: times[1:] for name, times in found.items()}
 
 
 def _synchronise(device: torch.device) -> None:

@@ -18,7 +18,7 @@ from patchranking.evaluation.tally import Tally, object_share, zero_shot_classes
 from patchranking.pruning.baselines import BASELINES, ENCODERS, REDUCTIONS
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.select import gather_tokens, kept_count, top_patches
+from patchranking.pruning.select import best_first, gather_tokens, kept_count, top_patches
 from patchranking.ranking.sketched import sketched
 from patchranking.report.wall import WallImage
 from patchranking.towers.load import LoadedModel
@@ -26,7 +26,6 @@ from patchranking.towers.load import LoadedModel
 __all__ = ["ORACLES", "EvaluationSettings", "evaluate"]
 
 _WALL_METHODS = ("patchranking", "cls-attention")
-_WALL_RATES = (0.6, 0.5)
 _GOLDEN_IMAGES_PER_BATCH = 8
 
 
@@ -163,14 +162,11 @@ def _measure(run: Run, images: list[int], pixels: Tensor) -> None:
 
 def _wall_image(run: Run, image: int, pixels: Tensor, scores: dict[str, Tensor]) -> WallImage:
     tower = run.model.tower
-    kept = {}
+    places = {}
     for name in filter(scores.__contains__, _WALL_METHODS):
-        for rate in _WALL_RATES:
-            patches = top_patches(scores[name][None], kept_count(rate, tower.num_patches))
-            grid = torch.zeros(tower.num_patches, dtype=torch.bool)
-            grid[patches[0].cpu()] = True
-            kept[name, rate] = grid.view(tower.grid).numpy()
+        order = best_first(scores[name][None], tower.num_patches)[0]
+        places[name] = order.argsort().view(tower.grid).cpu().numpy()
     golden = scores["golden"].view(tower.grid).float().cpu().numpy() if "golden" in scores else None
     label = run.data.labels[image] if run.data.labels is not None else None
     caption = run.data.keys[image] if label is None else run.data.class_names[label]
-    return WallImage(run.model.picture(pixels), caption, golden, kept)
+    return WallImage(run.model.picture(pixels), caption, golden, places)

@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
@@ -17,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from patchranking.errors import MissingExtraError
 from patchranking.report.methods import is_oracle, order, plain_name, style
-from patchranking.report.wall import WallImage, heat_map, kept_columns, kept_view, photo
+from patchranking.report.wall import WallImage, heat_map, kept_view, photo, shown_methods
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,10 +27,15 @@ __all__ = ["MEASURES", "accuracy_against_cost", "wall_picture"]
 
 MEASURES = {
     "top1": "Zero-shot top-1 (%)",
+    "recall_at_1": "Recall@1, the picture of a caption (%)",
     "feature_cosine": "Cosine to the dense features",
+    "index_overlap_at_10": "Dense index: same 10 neighbours (%)",
     "object_patches_kept": "Object patches kept (%)",
 }
 """The measures a chart can show, with their titles."""
+
+_COSTS = {"gmacs": "GMACs of the image tower per image", "milliseconds": "Milliseconds per image, measured"}
+_SHARES = ("object_patches_kept", "index_overlap_at_10")
 
 _INK, _MUTED, _LINE, _CARD = "#010101", "#020202", "#030303", "#040404"
 _THEME = {
@@ -82,8 +88,10 @@ class _Curve:
     high: np.ndarray
 
 
-def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], dataset: str, measure: str = "top1") -> str:
-    """Draws a measure against the GMACs of the image tower, one line a method.
+def accuracy_against_cost(
+    rows: Sequence[Mapping[str, Any]], dataset: str, measure: str = "top1", cost: str = "gmacs"
+) -> str:
+    """Draws a measure against the cost of the image tower, one line a method.
 
     Several seeds of one setting become their mean with a band from the lowest to the highest.
 
@@ -91,6 +99,7 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], dataset: str, measu
         rows: Rows of ``results.json``.
         dataset: The data set to draw; rows of other data sets are ignored.
         measure: A key of ``MEASURES``.
+        cost: ``gmacs``, or ``milliseconds`` as they were measured.
 
     Returns:
         An SVG element as text, or an empty string if no pruned row has both the measure and its cost.
@@ -99,7 +108,7 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], dataset: str, measu
         MissingExtraError: If matplotlib is not installed.
     """
     chosen = [row for row in rows if row["dataset"] == dataset]
-    curves = _curves(chosen, measure)
+    curves = _curves(chosen, measure, cost)
     if not curves:
         return ""
     try:
@@ -115,24 +124,24 @@ def accuracy_against_cost(rows: Sequence[Mapping[str, Any]], dataset: str, measu
         axes.grid(axis="y", color=_LINE, linewidth=0.8)
         for curve in curves:
             _draw(axes, curve)
-        _draw_dense(axes, chosen, measure)
+        _draw_dense(axes, chosen, measure, cost)
         axes.margins(x=0.06, y=0.1)
-        axes.set_xlabel("GMACs of the image tower per image")
+        axes.set_xlabel(_COSTS[cost])
         axes.set_title(f"{MEASURES[measure]} · {dataset}", loc="left", fontsize=11.5, fontweight="bold", pad=9)
         _mark_rates(axes, next((curve for curve in curves if not curve.oracle), curves[0]))
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _themed(buffer.getvalue(), f"{MEASURES[measure]} against GMACs on {dataset}")
+    return _themed(buffer.getvalue(), f"{MEASURES[measure]} against {_COSTS[cost]} on {dataset}")
 
 
-def _curves(rows: Sequence[Mapping[str, Any]], measure: str) -> list[_Curve]:
+def _curves(rows: Sequence[Mapping[str, Any]], measure: str, cost_of: str) -> list[_Curve]:
     most = max((row.get("n_images") or 0 for row in rows), default=0)
     found: dict[tuple[str, str, bool, int], dict[tuple[float, str], list[tuple[float, float]]]] = defaultdict(
         lambda: defaultdict(list)
     )
     for row in rows:
-        value, cost, rate = row.get(measure), row.get("gmacs"), row.get("keep_rate")
+        value, cost, rate = row.get(measure), _cost(row, cost_of), row.get("keep_rate")
         method, tuned = plain_name(row["method"]), row.get("tuned") or "none"
         if (method == "dense" and tuned == "none") or value is None or cost is None or rate is None:
             continue
@@ -162,8 +171,15 @@ def _curves(rows: Sequence[Mapping[str, Any]], measure: str) -> list[_Curve]:
     return sorted(curves, key=lambda curve: (order(curve.method), curve.tuned, curve.label))
 
 
+def _cost(row: Mapping[str, Any], cost: str, dense: str = "") -> float | None:
+    if cost == "gmacs":
+        return row.get(f"gmacs{dense}")
+    speed = row.get(f"images_per_second{dense}")
+    return 1000 / speed if speed else None
+
+
 def _scaled(value: float, measure: str) -> float:
-    return 100 * value if measure == "object_patches_kept" else value
+    return 100 * value if measure in _SHARES else value
 
 
 def _draw(axes: Axes, curve: _Curve) -> None:
@@ -185,10 +201,11 @@ def _draw(axes: Axes, curve: _Curve) -> None:
         axes.fill_between(curve.cost, curve.low, curve.high, color=look.colour, alpha=0.15, linewidth=0)
 
 
-def _draw_dense(axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str) -> None:
+def _draw_dense(axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str, cost_of: str) -> None:
     """Marks the unpruned model, taken from the rows with the most images."""
     row = max(rows, key=lambda row: (row.get("n_images") or 0, plain_name(row["method"]) == "dense"))
-    cost, value = row.get("gmacs_dense"), row.get("top1_dense") if measure == "top1" else 1.0
+    cost = _cost(row, cost_of, "_dense")
+    value = row.get("top1_dense") if measure == "top1" else row.get(measure) if measure == "recall_at_1" else 1.0
     if cost is None or value is None:
         return
     value = _scaled(value, measure)
@@ -231,18 +248,16 @@ def _themed(svg: str, description: str) -> str:
     ).strip()
 
 
-def wall_picture(
-    wall: Sequence[WallImage], columns: Sequence[tuple[str, float]] | None = None, side: int = 168
-) -> Image.Image:
+def wall_picture(wall: Sequence[WallImage], rates: Sequence[float] = (0.6, 0.5), side: int = 168) -> Image.Image:
     """Lays a wall of images out as one picture with a row an image.
 
     Args:
         wall: The images.
-        columns: The (method, keep rate) pairs to show beside the image and its golden ranking; by default all.
+        rates: Keep rates to show of every method, beside the image and its golden ranking.
         side: Side of one image in pixels.
 
     Returns:
-        RGB picture on white; an image that lacks a column has a gap there.
+        RGB picture on white; an image that lacks a method has a gap there.
 
     Raises:
         MissingExtraError: If matplotlib, whose font the headings use, is not installed.
@@ -251,7 +266,7 @@ def wall_picture(
         import matplotlib
     except ImportError as error:
         raise MissingExtraError("The report", "report") from error
-    shown = kept_columns(wall) if columns is None else columns
+    shown = list(product(shown_methods(wall), rates))
     golden = any(item.importance is not None for item in wall)
     heads = [("image", "")] + [("golden", "ranking")] * golden + [(name, f"{rate:.0%} kept") for name, rate in shown]
     gap, band = max(4, side // 21), side // 4
@@ -268,7 +283,9 @@ def wall_picture(
         pictures: list[Image.Image | None] = [photo(item.image, side)]
         if golden:
             pictures.append(None if item.importance is None else heat_map(item.image, item.importance, side))
-        pictures += [kept_view(item.image, item.kept[pair], side) if pair in item.kept else None for pair in shown]
+        for method, rate in shown:
+            kept = item.kept(method, rate) if method in item.places else None
+            pictures.append(None if kept is None else kept_view(item.image, kept, side))
         for column, picture in enumerate(pictures):
             if picture is not None:
                 canvas.paste(picture, (gap + column * (side + gap), band + row * (side + gap)))

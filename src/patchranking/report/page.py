@@ -16,7 +16,7 @@ from PIL import Image
 from patchranking.errors import MissingExtraError
 from patchranking.report.figures import MEASURES, accuracy_against_cost
 from patchranking.report.methods import is_oracle, order, plain_name, style
-from patchranking.report.wall import WallImage, heat_map, kept_columns, kept_view, photo
+from patchranking.report.wall import WallImage, heat_map, photo, shown_methods
 
 __all__ = ["write_report"]
 
@@ -56,7 +56,8 @@ def write_report(results: dict[str, Any], wall: Sequence[WallImage], out: Path, 
     html = template.render(
         title=title,
         groups=[_group(rows, key) for key in dict.fromkeys(map(_key, rows))],
-        wall=[_card(item, kept_columns(wall)) for item in wall],
+        wall=[_card(item, shown_methods(wall)) for item in wall],
+        rate=round(100 * _RATE),
         any_oracle=any(map(is_oracle, rows)),
         environment={name.replace("_", " "): _plain(value) for name, value in environment.items()},
         command=shlex.join(map(str, command)) if isinstance(command, list | tuple) else command,
@@ -89,11 +90,21 @@ def _group(rows: Sequence[Row], key: tuple[str, str, str | None]) -> dict[str, A
         "model": model,
         "images": _number(max((row.get("n_images") or 0 for row in own), default=None), 0),
         "summary": _summary(own),
-        "charts": [svg for svg in (accuracy_against_cost(own, dataset, measure) for measure in MEASURES) if svg],
+        "charts": _charts(own, dataset),
         "lines": lines,
         "objects": any(row.get("object_patches_kept") is not None for row in own),
+        "recall": any(row.get("recall_at_1") is not None for row in own),
+        "index": any(row.get("index_overlap_at_10") is not None for row in own),
         "same": _same_images(own),
     }
+
+
+def _charts(rows: Sequence[Row], dataset: str) -> list[str]:
+    """Every measure there is against multiply-accumulates, the first one against measured time too."""
+    known = [name for name in MEASURES if any(row.get(name) is not None for row in rows)]
+    drawn = [accuracy_against_cost(rows, dataset, name) for name in known]
+    drawn[1:1] = [accuracy_against_cost(rows, dataset, name, "milliseconds") for name in known[:1]]
+    return [svg for svg in drawn if svg]
 
 
 def _line(row: Row, with_seed: bool) -> dict[str, Any]:
@@ -112,6 +123,8 @@ def _line(row: Row, with_seed: bool) -> dict[str, Any]:
         "change": _map(lambda a, b: _signed(a - b), top1, row.get("top1_dense")),
         "cosine": _number(row.get("feature_cosine"), 3),
         "objects": _map(lambda a, b: f"{a * b:.1f}{_PERCENT}", row.get("object_patches_kept"), 100),
+        "recall": _number(row.get("recall_at_1"), 1),
+        "index": _map(lambda a, b: f"{a * b:.1f}{_PERCENT}", row.get("index_overlap_at_10"), 100),
         "gmacs": _number(row.get("gmacs"), 3),
         "speed": _number(speed, 0 if (speed or 0) >= 100 else 1),
         "ratio": _map(lambda a, b: f"{a / b:.2f}×", speed, row.get("images_per_second_dense") or None),
@@ -184,17 +197,22 @@ def _pair(row: Row) -> tuple[str, str]:
     return _number(row.get("top1"), 1), _number(row.get("feature_cosine"), 3)
 
 
-def _card(item: WallImage, columns: Sequence[tuple[str, float]]) -> dict[str, Any]:
+def _card(item: WallImage, methods: Sequence[str]) -> dict[str, Any]:
     pictures = [_picture(photo(item.image, _SIDE), "image", "", item.caption)]
     if item.importance is not None:
         drawn = heat_map(item.image, item.importance, _SIDE)
         pictures.append(_picture(drawn, "golden", "ranking", f"Golden ranking of the patches: {item.caption}"))
-    for method, rate in columns:
-        if (method, rate) in item.kept:
-            drawn = kept_view(item.image, item.kept[method, rate], _SIDE)
-            alt = f"The {_percent(rate)} of patches that {method} keeps: {item.caption}"
-            pictures.append(_picture(drawn, method, _percent(rate), alt))
-    return {"caption": item.caption, "pictures": pictures}
+    masks = []
+    for method in methods:
+        if method in item.places:
+            places = item.places[method]
+            rows, columns = places.shape
+            patches = [
+                {"x": number % columns, "y": number // columns, "place": place}
+                for number, place in enumerate(places.flatten().tolist())
+            ]
+            masks.append({"name": method, "rows": rows, "columns": columns, "patches": patches})
+    return {"caption": item.caption, "pictures": pictures, "masks": masks}
 
 
 def _picture(image: Image.Image, name: str, note: str, alt: str) -> dict[str, str]:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
+from patchranking.pruning.select import kept_count
 from patchranking.report.methods import order
 
-__all__ = ["WallImage", "heat_map", "kept_columns", "kept_view", "photo"]
+__all__ = ["WallImage", "heat_map", "kept_view", "photo", "shown_methods"]
 
 _MAGMA = np.array(
     [
@@ -41,18 +42,22 @@ class WallImage:
         image: RGB square as the model sees it.
         caption: Plain text under the image.
         importance: Golden importance ``(rows, cols)``, higher = keep; None if the golden ranking was not run.
-        kept: From (method, keep rate) to a boolean array ``(rows, cols)``, true where the patch is kept.
+        places: From method to the place of every patch in its order, ``(rows, cols)``, 0 = stays longest.
     """
 
     image: Image.Image
     caption: str
     importance: np.ndarray | None = None
-    kept: dict[tuple[str, float], np.ndarray] = field(default_factory=dict)
+    places: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def kept(self, method: str, rate: float) -> np.ndarray:
+        """Which patches a method keeps at a keep rate, boolean ``(rows, cols)``."""
+        return np.asarray(self.places[method] < kept_count(rate, self.places[method].size))
 
 
-def kept_columns(wall: Sequence[WallImage]) -> list[tuple[str, float]]:
-    """All (method, keep rate) pairs of a wall, by method and then from many patches to few."""
-    return sorted({pair for item in wall for pair in item.kept}, key=lambda pair: (order(pair[0]), -pair[1]))
+def shown_methods(wall: Sequence[WallImage]) -> list[str]:
+    """All methods of a wall, in the order of the report."""
+    return sorted({method for item in wall for method in item.places}, key=order)
 
 
 def photo(image: Image.Image, side: int = 168) -> Image.Image:

@@ -1,0 +1,137 @@
+"""What pruning saves on this machine: latency, throughput and memory beside the dense model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from patchranking.errors import UserError
+from patchranking.evaluation.cost import count_macs, time_in_turn
+from patchranking.evaluation.memory import peak_activations
+from patchranking.pruning.pruner import Pruner
+from patchranking.towers import as_tower
+
+__all__ = ["SpeedSettings", "measure_speed"]
+
+BackendName = Literal["eager", "compile"]
+PrecisionName = Literal["fp32", "bf16", "fp16"]
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class SpeedSettings:
+    """What to time.
+
+    Attributes:
+        keep_rates: Keep rates below 1; the dense model is always there.
+        batches: Images a batch.
+        backends: ``eager``, ``compile`` (fullgraph), or both; dense and pruned alike.
+        precisions: Of weights and activations.
+        repeats: Rounds at least of each batch size.
+        seconds: More rounds until so much time has gone, for percentiles of small batches.
+    """
+
+    keep_rates: Sequence[float] = (0.7, 0.6, 0.5, 0.4)
+    batches: Sequence[int] = (1, 8, 32)
+    backends: Sequence[BackendName] = ("eager",)
+    precisions: Sequence[PrecisionName] = ("fp32",)
+    repeats: int = 7
+    seconds: float = 5.0
+
+
+def measure_speed(model: nn.Module, pruner: Pruner, name: str, settings: SpeedSettings) -> list[dict[str, Any]]:
+    """Times the dense and the pruned model in turn, on random pictures.
+
+    Time does not depend on what the predictor has learnt or the pictures show.
+
+    Args:
+        model: The model, from any supported library.
+        pruner: Fitted to it.
+        name: For the rows.
+        settings: What to time.
+
+    Returns:
+        One row for every backend, precision, batch size and keep rate. ``ratio_to_stock`` is the speed relative to the
+        dense model in the same round, the median over rounds; ``realised_share`` is that ratio over the ratio of
+        multiply-accumulates, 1 where all that could be saved was.
+
+    Raises:
+        UserError: If the pruner is another model's, or the model cannot be compiled.
+    """
+    pruner.base.check(as_tower(model))
+    rows: list[dict[str, Any]] = []
+    plans = [(backend, precision) for precision in settings.precisions for backend in settings.backends]
+    with tqdm(total=len(plans) * len(settings.batches), desc="time", unit="batch size") as bar:
+        for backend, precision in plans:
+            encoders, macs = _encoders(model, pruner, settings, _TYPES[precision])
+            runs = encoders
+            if backend == "compile":
+                runs = {key: torch.compile(run, fullgraph=True, dynamic=False) for key, run in encoders.items()}
+            about = {"model": name, "backend": backend, "precision": precision}
+            for batch in settings.batches:
+                rows += [about | row for row in _at_batch(runs, encoders, macs, model, batch, precision, settings)]
+                bar.update()
+            torch.compiler.reset()
+    return rows
+
+
+def _encoders(
+    model: nn.Module, pruner: Pruner, settings: SpeedSettings, dtype: torch.dtype
+) -> tuple[dict[float, Callable[[Tensor], Tensor]], dict[float, float]]:
+    """Encoders by keep rate, each with hooks of its own on shared weights; and their MACs."""
+    base = copy.deepcopy(model).to(dtype)
+    shared = {id(weight): weight for weight in (*base.parameters(), *base.buffers())}
+    encoders: dict[float, Callable[[Tensor], Tensor]] = {}
+    macs = {}
+    for rate in (1.0, *(rate for rate in settings.keep_rates if rate < 1)):
+        tower = as_tower(copy.deepcopy(base, dict(shared)))
+        if rate < 1:
+            own = Pruner(copy.deepcopy(pruner.predictor), pruner.base, pruner.schedule.at(rate), pruner.prompts).eval()
+            own.to(dtype).attach(tower)
+        macs[rate] = count_macs(tower, torch.zeros(1, 3, *tower.image_size, dtype=dtype, device=tower.device))
+        encoders[rate] = tower
+    return encoders, macs
+
+
+@torch.inference_mode()
+def _at_batch(
+    runs: dict[float, Callable[[Tensor], Tensor]],
+    eager: dict[float, Callable[[Tensor], Tensor]],
+    macs: dict[float, float],
+    model: nn.Module,
+    batch: int,
+    precision: PrecisionName,
+    settings: SpeedSettings,
+) -> list[dict[str, Any]]:
+    tower = as_tower(model)
+    pixels = torch.randn(batch, 3, *tower.image_size, device=tower.device, dtype=_TYPES[precision])
+    try:
+        found = time_in_turn({str(rate): run for rate, run in runs.items()}, pixels, settings.repeats, settings.seconds)
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"A batch of {batch} does not fit into memory: leave it out of --batches.") from error
+    seconds = {float(rate): np.array(times) for rate, times in found.items()}
+    rows = []
+    for rate, times in seconds.items():
+        ratio = float(np.median(seconds[1.0] / times))
+        rows.append(
+            {
+                "batch": batch,
+                "keep_rate": rate,
+                "rounds": len(times),
+                "images_per_second": batch / float(np.median(times)),
+                "p50_ms": 1000 * float(np.median(times)),
+                "p99_ms": 1000 * float(np.quantile(times, 0.99)),
+                "ratio_to_stock": ratio,
+                "gmacs": macs[rate] / 1e9,
+                "realised_share": ratio / (macs[1.0] / macs[rate]),
+                "peak_activations_mb": peak_activations(eager[rate], pixels) / 2**20,
+            }
+        )
+    return rows
