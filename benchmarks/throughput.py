@@ -8,12 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import open_clip
-import timm
 import torch
 from jsonargparse import auto_cli
 from torch import nn
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.speed import BackendName, PrecisionName, SpeedSettings, measure_speed
@@ -62,10 +59,16 @@ def main(
 
 def _vit_b16(library: str) -> nn.Module:
     if library == "open_clip":
+        import open_clip
+
         return open_clip.create_model("ViT-B-16", pretrained=None).visual
     if library == "transformers":
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
         sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
         return CLIPVisionModelWithProjection(CLIPVisionConfig(**sizes, patch_size=16, projection_dim=512))
+    import timm
+
     return timm.create_model("vit_base_patch16_clip_224", pretrained=False, num_classes=512)
 
 
