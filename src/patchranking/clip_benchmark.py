@@ -1,0 +1,104 @@
+"""Pruned models in CLIP_benchmark: its own command line, with one more kind of model.
+
+    python -m patchranking.clip_benchmark eval --model open_clip:ViT-B-16/openai --pretrained runs/fit@0.5 \
+        --dataset cifar10 --output result.json
+
+``--model`` is a MODEL argument of patchranking, ``--pretrained`` the folder of a pruner and, after ``@``, a keep rate;
+``--pretrained dense`` runs the model as it is. All other options, and what is written, are CLIP_benchmark's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from patchranking.errors import MissingExtraError, UserError
+from patchranking.pruning.pruner import Pruner
+from patchranking.pruning.select import check_keep_rate
+from patchranking.towers.load import LoadedModel, load_model
+
+__all__ = ["load_pruned", "main"]
+
+KIND = "patchranking"
+
+
+class _Encoders(nn.Module):
+    """The two methods that CLIP_benchmark calls, for a model of any library."""
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        super().__init__()
+        self.model = loaded.model
+        self._loaded = loaded
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        return self._loaded.tower(pixels)
+
+    def encode_text(self, ids: Tensor) -> Tensor:
+        assert self._loaded.text is not None
+        return self._loaded.text.encode(ids)
+
+
+def load_pruned(
+    model_name: str, pretrained: str, cache_dir: str | None = None, device: str | torch.device = "cpu"
+) -> tuple[nn.Module, Callable[[Image.Image], Tensor], Callable[[list[str]], Tensor]]:
+    """Loads a pruned model as CLIP_benchmark's loaders do.
+
+    Args:
+        model_name: A MODEL argument, e.g. ``open_clip:ViT-B-16/openai``.
+        pretrained: ``FOLDER``, ``FOLDER@KEEP_RATE``, or ``dense``.
+        cache_dir: Unused; every loader takes it.
+        device: Where to put it.
+
+    Returns:
+        The model with ``encode_image`` and ``encode_text``, the transform and the tokenizer.
+
+    Raises:
+        UserError: If the model has no text encoder, or the pruner is another model's, or has tuned text tokens, which
+            CLIP_benchmark's prompts would bypass.
+    """
+    loaded = load_model(model_name, device)
+    if loaded.text is None:
+        raise UserError(f"CLIP_benchmark needs a text encoder, and '{model_name}' has none.")
+    if pretrained != "dense":
+        folder, _, keep = pretrained.rpartition("@") if "@" in pretrained else (pretrained, "", "")
+        pruner = Pruner.from_pretrained(folder)
+        if pruner.tuned in ("text", "both"):
+            raise UserError("CLIP_benchmark writes prompts of its own, and this pruner has tuned text tokens.")
+        if keep:
+            pruner.keep = _rate(keep)
+        pruner.attach(loaded.model)
+    return _Encoders(loaded).eval(), loaded.preprocess, loaded.text.tokenize
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError as error:
+        raise UserError(f"A keep rate goes after the @, such as runs/fit@0.5, not '{text}'.") from error
+    return check_keep_rate(rate)
+
+
+def main() -> None:
+    """Runs CLIP_benchmark's command line on pruned models."""
+    try:
+        from clip_benchmark import cli, models
+    except ImportError as error:
+        raise SystemExit(f"patchranking: {MissingExtraError('This needs CLIP_benchmark', 'clip-benchmark')}") from error
+    kinds: dict[str, Any] = models.TYPE2FUNC
+    kinds[KIND] = load_pruned
+    models.MODEL_TYPES.append(KIND)
+    if sys.argv[1:2] == ["eval"] and not any(argument.startswith("--model_type") for argument in sys.argv):
+        sys.argv += ["--model_type", KIND]
+    try:
+        cli.main()
+    except UserError as error:
+        raise SystemExit(f"patchranking: {error}") from error
+
+
+if __name__ == "__main__":
+    main()
