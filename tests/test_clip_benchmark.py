@@ -45,7 +45,7 @@ def test_the_model_prunes_at_the_rate_asked_for(model, pruner, tmp_path):
 
 
 def test_what_cannot_be_measured_there_is_refused(model, pruner, tmp_path):
-    with pytest.raises(UserError, match="such as runs/fit@0.5, not 'half'"):
+    with pytest.raises(UserError, match=r"such as runs/fit@0\.5, not 'half'"):
         load_pruned("demo", f"{tmp_path}/pruner@half")
     with pytest.raises(UserError, match="keep rate"):
         load_pruned("demo", f"{tmp_path}/pruner@1.5")

@@ -15,6 +15,7 @@ from patchranking.commands.demo import demo
 from patchranking.commands.evaluate import evaluate
 from patchranking.commands.fit import fit
 from patchranking.commands.rank import rank
+from patchranking.commands.reproduce import reproduce
 from patchranking.commands.tune import tune
 from patchranking.errors import UserError
 
@@ -25,7 +26,7 @@ def main() -> None:
     """Runs the command line; a user's mistake ends with one sentence and status 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     hub_logging.set_verbosity_error()
-    commands: list[Callable[..., None] | type] = [demo, rank, fit, tune, evaluate, benchmark]
+    commands: list[Callable[..., None] | type] = [demo, rank, fit, tune, evaluate, benchmark, reproduce]
     try:
         auto_cli(commands, args=spread_lists(sys.argv[1:], commands), prog="patchranking")
     except UserError as error:

@@ -6,9 +6,10 @@ OpenAI CLIP ViT-B/16, one template a data set, no seeds and no variance. Figures
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["NAMES", "NOTES", "PUBLISHED", "paper_name"]
+__all__ = ["NAMES", "NOTES", "PUBLISHED", "markdown", "paper_name"]
 
 NAMES = {
     "caltech": "Caltech101",
@@ -164,3 +165,32 @@ NOTES = {
     "figure5": [],
 }
 """Name of a table or figure -> what to know before comparing with it."""
+
+
+def markdown(table: str, rows: list[dict[str, Any]]) -> str:
+    """The table in the paper's layout, ``measured (published)``, and what to know before comparing."""
+    columns = list(dict.fromkeys(row["column"] for row in rows))
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    labels = list(dict.fromkeys(row["row"] for row in rows))
+    oracles = {row["row"] for row in rows if row["oracle"]}
+    cells = {(row["dataset"], row["row"], row["column"]): _cell(row) for row in rows}
+
+    def grid(heads: list[str], keys: Callable[[str, str], tuple[str, str, str]]) -> list[str]:
+        lines = [f"| | {' | '.join(heads)} |", "|---|" + "---|" * len(heads)]
+        for label in labels:
+            found = [cells.get(keys(label, head), "") for head in heads]
+            lines.append(f"| {label}{' (oracle)' * (label in oracles)} | {' | '.join(found)} |")
+        return lines
+
+    parts = [f"# {table}, measured (published)", ""]
+    if len(columns) == 1:
+        parts += grid(datasets, lambda label, dataset: (dataset, label, columns[0]))
+    else:
+        for dataset in datasets:
+            parts += [f"## {dataset}", "", *grid(columns, lambda label, c, d=dataset: (d, label, c)), ""]  # type: ignore[misc]
+    return "\n".join([*parts, "", *(f"- {note}" for note in NOTES[table])]) + "\n"
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    known = "–" if row["published"] is None else f"{row['published']:.1f}"
+    return f"{row['measured']:.1f} ({known})"

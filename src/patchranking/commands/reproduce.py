@@ -1,0 +1,80 @@
+"""patchranking reproduce."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from patchranking.commands.common import load, make_folder
+from patchranking.data import load_data
+from patchranking.errors import UserError
+from patchranking.evaluation.environment import environment
+from patchranking.evaluation.published import markdown
+from patchranking.evaluation.reproduce import Job
+from patchranking.evaluation.reproduce import reproduce as reproduce_table
+from patchranking.files import write_json
+from patchranking.prompts.tune import TuneSettings
+from patchranking.pruning.pruner import Pruner
+
+__all__ = ["reproduce"]
+
+
+def reproduce(
+    table: Literal["table1", "table4", "table5", "figure1", "figure5"],
+    model: str = "demo",
+    data: list[str] = ["demo:test"],  # noqa: B006
+    train: list[str] = [],  # noqa: B006
+    pruner: Path | None = None,
+    out: Path = Path("runs/reproduce"),
+    ranked: int = 400,
+    steps: int = 300,
+    number: int = 16,
+    epochs: int = 20,
+    learning_rate: float = 2e-3,
+    augment: bool = True,
+    limit: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Measures a table or figure of the paper on the data sets at hand, beside what it publishes; resumes after a kill.
+
+    Args:
+        table: table1 (golden and predicted rankings), table4 (other methods), table5 and figure1 (tuned tokens), or
+            figure5 (the first layer).
+        model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH or hf:NAME_OR_PATH.
+        data: DATA arguments with classes to test on, such as torchvision:Flowers102:test; see evaluate.
+        train: One DATA argument for each of them to fit and tune on.
+        pruner: Folder written by fit, used in place of fits where it drops patches before the same block.
+        out: Folder for the table, and for all that is ranked, fitted and tuned for it.
+        ranked: Images ranked for a fit and for golden rows.
+        steps: Steps of distillation; table1 has the paper's predictor, which imitates.
+        number: Tokens of each encoder.
+        epochs: Of tuning.
+        learning_rate: Of tuning.
+        augment: Tune on random crops.
+        limit: At most so many images of each data set, drawn by seed.
+        seed: Random seed.
+        device: cpu, cuda, cuda:1, mps, ...
+    """
+    if train and len(train) != len(data):
+        raise UserError(f"Give one --train for each of --data, in the same order: {len(data)}, not {len(train)}.")
+    fitted = None if pruner is None else Pruner.from_pretrained(pruner)
+    loaded = load(model, device, seed)
+    make_folder(out)
+    tuning = TuneSettings(number=number, epochs=epochs, learning_rate=learning_rate, augment=augment)
+    rows: list[dict[str, Any]] = []
+    for number_of, name in enumerate(data):
+        test = load_data(name, limit, seed)
+        images = load_data(train[number_of], limit, seed, "train") if train else None
+        folder = out / "".join(letter if letter.isalnum() else "-" for letter in f"{model} {name}")
+        done = folder / f"{table}.json"
+        if not done.is_file():
+            job = Job(loaded, test, images, fitted, folder, ranked, steps, tuning, seed)
+            write_json(done, {"rows": reproduce_table(table, job)})
+        rows += json.loads(done.read_text())["rows"]
+    write_json(out / f"{table}.json", {"environment": environment(loaded.tower.device), "rows": rows})
+    text = markdown(table, rows)
+    (out / f"{table}.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"wrote {out / f'{table}.md'} and {out / f'{table}.json'}")
