@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from patchranking import Pruner, load_data, load_model
-from patchranking.clip_benchmark import load_pruned
+from patchranking.clip_benchmark import accuracy, load_pruned
 from patchranking.errors import UserError
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
@@ -42,6 +42,11 @@ def test_the_model_prunes_at_the_rate_asked_for(model, pruner, tmp_path):
             texts = loaded.encode_text(tokenizer(["a star.", "a sun."]))
             assert torch.equal(texts, model.text(["a star.", "a sun."]))
             assert transform is not None
+
+
+def test_accuracy_counts_targets_among_the_first():
+    logits = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 2.0, 3.0]])
+    assert accuracy(logits, torch.tensor([0, 1, 0, 2]), (1, 2, 3)) == [0.5, 0.75, 1.0]
 
 
 def test_what_cannot_be_measured_there_is_refused(model, pruner, tmp_path):

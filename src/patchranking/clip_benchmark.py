@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
 from patchranking.towers.load import LoadedModel, load_model
 
-__all__ = ["load_pruned", "main"]
+__all__ = ["accuracy", "load_pruned", "main"]
 
 KIND = "patchranking"
 
@@ -83,12 +83,26 @@ def _rate(text: str) -> float:
     return check_keep_rate(rate)
 
 
+def accuracy(output: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> list[float]:
+    """Shares of rows whose target is among the first k, in place of CLIP_benchmark 1.6's, which fails on numpy 2.4.
+
+    Args:
+        output: Logits ``(images, classes)``.
+        target: Classes ``(images,)``.
+        topk: Each k.
+    """
+    best = output.topk(max(topk), 1).indices.eq(target.unsqueeze(1))
+    return [best[:, :k].any(1).float().mean().item() for k in topk]
+
+
 def main() -> None:
     """Runs CLIP_benchmark's command line on pruned models."""
     try:
         from clip_benchmark import cli, models
+        from clip_benchmark.metrics import zeroshot_classification
     except ImportError as error:
         raise SystemExit(f"patchranking: {MissingExtraError('This needs CLIP_benchmark', 'clip-benchmark')}") from error
+    zeroshot_classification.accuracy = accuracy
     kinds: dict[str, Any] = models.TYPE2FUNC
     kinds[KIND] = load_pruned
     models.MODEL_TYPES.append(KIND)
