@@ -20,7 +20,7 @@ from patchranking.ranking.search import SCORES, SEARCHES, ScoreName, SearchName
 from patchranking.ranking.store import iter_rankings, write_manifest
 
 EVALUATE = "patchranking.commands.evaluate"
-COMMANDS = ("demo", "rank", "fit", "tune", "evaluate")
+COMMANDS = ("demo", "rank", "fit", "tune", "evaluate", "benchmark", "reproduce")
 
 
 @pytest.fixture
@@ -118,10 +118,40 @@ def test_every_option_has_a_type_and_a_sentence(command):
         ("evaluate demo demo --limit 1 --methods random nonsense", "Unknown method 'nonsense'"),
         ("evaluate demo demo --pruner .", "no readable pruner in '.'"),
         ("evaluate demo demo --pruner none/at/all", "There is no folder 'none/at/all'"),
+        ("benchmark demo --keep 1.5", "not 1.5"),
+        ("benchmark demo --batches 4 0", "1 image or more"),
+        ("benchmark demo --block 8", "blocks 0 to 7"),
+        ("reproduce table4 --data demo:test --train demo demo", "one --train for each of --data"),
+        ("reproduce figure5 --limit 2", "give --train"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence(mistake, arguments, words):
     assert words in mistake(*arguments.split())
+
+
+def test_benchmark_writes_what_it_times(run, tmp_path):
+    arguments = ["--batches", "1", "2", "--keep", "0.5", "--seconds", "0", "--out", tmp_path]
+    status, out, _ = run("benchmark", "demo", *arguments)
+    assert status == 0
+    assert f"wrote {tmp_path / 'throughput.json'}" in out
+    results = json.loads((tmp_path / "throughput.json").read_text())
+    assert [(row["batch"], row["keep_rate"]) for row in results["rows"]] == [(1, 1.0), (1, 0.5), (2, 1.0), (2, 0.5)]
+    assert {row["pruner"] for row in results["rows"]} == {"not fitted"}
+    assert results["parameters"] > 1e6
+
+
+def test_reproduce_goes_on_where_it_stopped(run, tmp_path):
+    arguments = ["reproduce", "figure5", "--limit", "8", "--ranked", "4", "--steps", "1", "--out", tmp_path]
+    status, out, _ = run(*arguments, "--train", "demo:train")
+    assert status == 0
+    assert "# figure5, measured (published)" in out
+    assert (tmp_path / "figure5.md").read_text() in out
+    rows = json.loads((tmp_path / "figure5.json").read_text())["rows"]
+    assert len(rows) == 10
+    assert {row["published"] for row in rows} == {None}
+    status, again, _ = run(*arguments)
+    assert status == 0
+    assert again == out
 
 
 def test_searches_scores_and_engines_are_offered_by_name(run):

@@ -92,7 +92,7 @@ def reproduce(table: str, job: Job) -> list[dict[str, Any]]:
         rows.append(
             {
                 "table": table,
-                "dataset": job.test.name,
+                "dataset": f"{job.test.name}/{job.test.split}",
                 "row": row,
                 "column": column,
                 "measured": value,

@@ -63,9 +63,11 @@ def measure_speed(model: nn.Module, pruner: Pruner, name: str, settings: SpeedSe
         multiply-accumulates, 1 where all that could be saved was.
 
     Raises:
-        UserError: If the pruner is another model's, or the model cannot be compiled.
+        UserError: If the pruner is another model's, a batch has no image, or does not fit into memory.
     """
     pruner.base.check(as_tower(model))
+    if min(settings.batches, default=0) < 1:
+        raise UserError("A batch has 1 image or more: give --batches 1 8 32, for example.")
     rows: list[dict[str, Any]] = []
     plans = [(backend, precision) for precision in settings.precisions for backend in settings.backends]
     with tqdm(total=len(plans) * len(settings.batches), desc="time", unit="batch size") as bar:
