@@ -12,7 +12,6 @@ from torch import Tensor
 
 from patchranking.data import ImageData, read_batches, subset
 from patchranking.errors import UserError
-from patchranking.evaluation.cost import analytic_macs
 from patchranking.evaluation.published import PUBLISHED, paper_name
 from patchranking.evaluation.tally import Tally, zero_shot_classes
 from patchranking.predictor.fit import fit_pruner
@@ -20,6 +19,7 @@ from patchranking.predictor.measures import matching_rate
 from patchranking.prompts.tune import TuneSettings, tune
 from patchranking.pruning.attach import Reduction, attach_reductions
 from patchranking.pruning.baselines import BASELINES, ENCODERS, REDUCTIONS
+from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, kept_count, top_patches

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from patchranking.data import ImageData
-from patchranking.evaluation.cost import analytic_macs
 from patchranking.evaluation.tally import Tally
 from patchranking.pruning.attach import Scorer, attach_reductions, scorer_attached
 from patchranking.pruning.baselines import ENCODERS, REDUCTIONS
+from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import kept_count

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from patchranking.evaluation.cost import analytic_macs
 from patchranking.pruning.baselines.tome import merge, tome, tome_schedule
+from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 
 

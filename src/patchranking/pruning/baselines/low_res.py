@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchranking.evaluation.cost import analytic_macs
+from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens
 from patchranking.towers import VisionTower

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchranking.evaluation.cost import analytic_macs
+from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 

@@ -1,0 +1,35 @@
+"""Multiply-accumulates of a pruned encoder by formula."""
+
+from __future__ import annotations
+
+from patchranking.pruning.schedule import Schedule
+from patchranking.towers import VisionTower
+
+__all__ = ["analytic_macs"]
+
+
+def analytic_macs(tower: VisionTower, features: int, schedule: Schedule, visual_tokens: int = 0) -> float:
+    """MACs of one image by formula, without the predictor.
+
+    Per block with T tokens of width D and MLP width H: ``4 T D^2 + 2 T D H`` for the projections and the MLP and
+    ``2 T^2 D`` for attention. What a pooling attention costs is left out.
+
+    Args:
+        tower: The image encoder.
+        features: Size of the output feature.
+        schedule: Where patches go and how many stay.
+        visual_tokens: Learnable tokens that run beside the patches.
+    """
+    width, mlp = tower.width, tower.mlp_width
+
+    def one_block(tokens: int) -> int:
+        return 4 * tokens * width**2 + 2 * tokens * width * mlp + 2 * tokens**2 * width
+
+    area = (tower.image_size[0] // tower.grid[0]) * (tower.image_size[1] // tower.grid[1])
+    embedding = tower.num_patches * 3 * area * width
+    stages = schedule.kept(tower.num_patches)
+    patches, blocks = tower.num_patches, 0
+    for block in range(tower.depth):
+        patches = stages.get(block, patches)
+        blocks += one_block(tower.num_prefix_tokens + visual_tokens + patches)
+    return embedding + blocks + width * features

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import open_clip
+import pytest
+import timm
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from patchranking.evaluation.cost import count_macs
+from patchranking.predictor.networks import Predictor
+from patchranking.pruning.attach import scorer_attached
+from patchranking.pruning.macs import analytic_macs
+from patchranking.pruning.pruner import BaseModel, Pruner
+from patchranking.pruning.schedule import Schedule
+from patchranking.towers import as_tower
+
+
+def vit_b16(library):
+    with torch.device("meta"):
+        if library == "open_clip":
+            vision = {"image_size": 224, "patch_size": 16, "width": 768, "layers": 12}
+            text = {"context_length": 8, "vocab_size": 64, "width": 64, "heads": 1, "layers": 1}
+            return open_clip.CLIP(512, vision, text)
+        if library == "transformers":
+            vision = {"patch_size": 16, "hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+            return CLIPModel(CLIPConfig(vision_config={**vision, "intermediate_size": 3072}, projection_dim=512))
+        return timm.create_model("vit_base_patch16_clip_224", pretrained=False, num_classes=512)
+
+
+@pytest.mark.parametrize("library", ["open_clip", "transformers", "timm"])
+def test_vit_b16_counts_17_56_gmacs_in_every_library_and_by_formula(library):
+    tower = as_tower(vit_b16(library).eval())
+    pixels = torch.empty(1, 3, 224, 224, device="meta")
+    counted = count_macs(tower, pixels)
+    assert counted / 1e9 == pytest.approx(17.56, rel=0.005)
+    assert analytic_macs(tower, 512, Schedule({3: 1.0})) == pytest.approx(counted, rel=0.005)
+
+
+def test_pruned_counts_agree_with_the_formula(case):
+    tower = case.tower
+    features = tower(case.pixels).shape[-1]
+    pooling_attention = getattr(tower.module, "attn_pool", None)
+    for rate in (1.0, 0.5):
+        schedule = Schedule({2: rate})
+        with scorer_attached(tower, schedule, lambda tokens: tokens[:, tower.num_prefix_tokens :, 0]):
+            counted = count_macs(tower, case.pixels)
+            if pooling_attention is not None:
+                counted -= count_macs(pooling_attention, tower.run(tower.embed(case.pixels), 0))
+        assert counted == pytest.approx(analytic_macs(tower, features, schedule), rel=0.01)
+
+
+@torch.inference_mode()
+def test_progressive_counts_agree_with_the_formula(tower):
+    schedule = Schedule({1: 0.8, 3: 0.4})
+    pruner = Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), schedule)
+    pixels = torch.randn(2, 3, 32, 32)
+    scoring = count_macs(lambda tokens: pruner.predictor.correct(tokens, 0.4), tower.embed(pixels, 1))
+    with pruner.attached(tower):
+        counted = count_macs(tower, pixels)
+    assert counted - scoring == pytest.approx(analytic_macs(tower, 24, schedule), rel=0.01)
