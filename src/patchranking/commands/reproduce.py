@@ -47,7 +47,7 @@ def reproduce(
         train: One DATA argument for each of them to fit and tune on.
         pruner: Folder written by fit, used in place of fits where it drops patches before the same block.
         out: Folder for the table, and for all that is ranked, fitted and tuned for it.
-        ranked: Images ranked for a fit and for golden rows.
+        ranked: Images ranked for a fit, and test images that golden rows are measured on.
         steps: Steps of distillation; table1 has the paper's predictor, which imitates.
         number: Tokens of each encoder.
         epochs: Of tuning.
