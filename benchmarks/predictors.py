@@ -21,7 +21,7 @@ import torch
 from jsonargparse import auto_cli
 from torch import Tensor
 
-from patchranking.data import load_data, subset
+from patchranking.data import ImageData, load_data, subset
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.tally import zero_shot_classes
@@ -71,6 +71,7 @@ def main(
     seeds: int = 3,
     steps: int = 300,
     golden_images: int = 60,
+    train_limit: int | None = None,
     limit: int | None = None,
     work: Path = Path("runs/predictors"),
 ) -> None:
@@ -87,12 +88,14 @@ def main(
         seeds: Seeds 0, 1, ... of the sample, the weights and the order.
         steps: Steps of distillation.
         golden_images: Test images of each set whose golden ranking is searched, for the matching rate.
+        train_limit: At most so many training images, drawn once for all seeds.
         limit: At most so many images of each test set.
         work: Folder for the rankings.
     """
     loaded = load_model(model)
-    train = _read(loaded, data, None, sys.maxsize if set(objectives) & set(LOSSES) else RANKED, work, mirrored=True)
-    tests = [_read(loaded, name, limit, golden_images, work) for name in test]
+    ranked = sys.maxsize if set(objectives) & set(LOSSES) else RANKED
+    train = _read(loaded, load_data(data, train_limit, 0), ranked, work, mirrored=True)
+    tests = [_read(loaded, load_data(name, limit, 0), golden_images, work) for name in test]
     done: dict[str, list[dict[str, Any]]] = {}
     partial = out.with_suffix(".partial")
     if partial.is_file():
@@ -124,15 +127,16 @@ def main(
 
 
 def _read(
-    model: LoadedModel, name: str, limit: int | None, golden_images: int | None, work: Path, mirrored: bool = False
+    model: LoadedModel, images: ImageData, golden_images: int | None, work: Path, mirrored: bool = False
 ) -> Images:
-    images = load_data(name, limit, 0)
     used, _, tokens, features = cache_tokens(model, images, None, BLOCK, dense=True, mirrored=mirrored)
     assert features is not None
     golden: dict[int, Tensor] = {}
     if golden_images is not None:
         ranked = subset(images, golden_images, 0)
-        folder = work / "".join(letter if letter.isalnum() else "-" for letter in f"{model.name}-{name}-{len(ranked)}")
+        folder = work / "".join(
+            letter if letter.isalnum() else "-" for letter in f"{model.name}-{images.name}-{images.split}-{len(ranked)}"
+        )
         folder.mkdir(parents=True, exist_ok=True)
         rank_dataset(model, ranked, folder, SearchSettings(block=BLOCK))
         place = {images.keys[index]: row for row, index in enumerate(used)}
