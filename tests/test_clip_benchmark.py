@@ -14,7 +14,7 @@ from patchranking.clip_benchmark import accuracy, load_pruned
 from patchranking.errors import UserError
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
-from patchranking.pruning.pruner import BaseModel
+from patchranking.pruning.base_model import BaseModel
 from patchranking.pruning.schedule import Schedule
 
 
@@ -56,7 +56,7 @@ def test_what_cannot_be_measured_there_is_refused(model, pruner, tmp_path):
         load_pruned("demo", f"{tmp_path}/pruner@1.5")
     width = model.text.embedding.embedding_dim
     tokens = Prompts("text", width, model.tower.width, 2, class_names=["a"], features=8)
-    Pruner(pruner.predictor, pruner.base, pruner.schedule, tokens).save_pretrained(tmp_path / "tuned")
+    pruner.tuned_by(tokens).save_pretrained(tmp_path / "tuned")
     with pytest.raises(UserError, match="tuned text tokens"):
         load_pruned("demo", f"{tmp_path}/tuned")
 

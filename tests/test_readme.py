@@ -10,7 +10,8 @@ import torch
 
 from patchranking import cli
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.pruner import BaseModel, Pruner
+from patchranking.pruning.base_model import BaseModel
+from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 
 ROOT = Path(__file__).parents[1]

@@ -11,7 +11,8 @@ from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget, OperatingPoint, choose, measure_curve
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.pruner import BaseModel, Pruner
+from patchranking.pruning.base_model import BaseModel
+from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 
 
@@ -85,7 +86,7 @@ def test_the_curve_is_that_of_the_attached_pruner(tower, tmp_path):
     with torch.inference_mode():
         full = tower(pixels)
         for found in curve:
-            staged = Pruner(pruner.predictor, pruner.base, found.schedule).eval()
+            staged = pruner.scheduled(found.schedule)
             with staged.attached(tower):
                 cosine = torch.nn.functional.cosine_similarity(tower(pixels), full).mean().item()
             assert found.feature_cosine == pytest.approx(cosine, abs=1e-5)

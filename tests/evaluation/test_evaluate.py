@@ -15,8 +15,9 @@ from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
+from patchranking.pruning.base_model import BaseModel
 from patchranking.pruning.baselines.tome import tome, tome_schedule
-from patchranking.pruning.pruner import BaseModel, Pruner
+from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.sketched import sketched
 
@@ -165,7 +166,7 @@ def test_tuned_tokens_have_rows_of_their_own(model, data, pruner):
         kind: Prompts(kind, 8, tower.width, number=3, class_names=data.class_names, features=24)
         for kind in ("text", "both")
     }
-    tuned = [Pruner(pruner.predictor, pruner.base, pruner.schedule, found).eval() for found in prompts.values()]
+    tuned = [pruner.tuned_by(found) for found in prompts.values()]
     classes = F.normalize(torch.randn(2, 24), dim=-1)
     for found in prompts.values():
         found.class_features.copy_(classes)
@@ -195,7 +196,7 @@ def test_tuned_tokens_have_rows_of_their_own(model, data, pruner):
 
 
 def test_tuned_pruners_alone_bring_the_untuned_rows(model, data, pruner):
-    tuned = Pruner(pruner.predictor, pruner.base, pruner.schedule, Prompts("visual", 8, model.tower.width, number=3))
+    tuned = pruner.tuned_by(Prompts("visual", 8, model.tower.width, number=3))
     alone, _ = evaluate(model, data, [tuned.eval()], settings(timing_batch=0))
     both, _ = evaluate(model, data, [pruner, tuned], settings(timing_batch=0))
     assert alone["rows"] == both["rows"]

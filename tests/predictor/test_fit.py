@@ -13,6 +13,7 @@ from patchranking.predictor import fit
 from patchranking.predictor.fit import fit_pruner
 from patchranking.predictor.imitate import Imitation
 from patchranking.pruning.fingerprint import fingerprint
+from patchranking.ranking.scores import feature_damage
 from patchranking.ranking.store import shard_name, write_manifest, write_shard
 
 
@@ -136,6 +137,29 @@ def test_without_rankings_every_readable_image_is_distilled_from(pictures):
     assert report.imitation is None
     assert pruner.schedule.to_dict() == {"2": 0.8, "4": 0.6}
     assert pruner.predictor.config["network"] == "mlp"
+
+
+def test_stages_that_score_again_are_fitted_to_what_the_ones_before_them_leave(pictures):
+    """The error reported is that of the pruner attached, on the images held out."""
+    model, data = pictures
+    pruner, report = fit_pruner(model, data, blocks=[1, 2, 4], steps=2, network="transformer", rescore=True)
+    assert list(pruner.later) == ["2", "4"]
+    held_out = torch.randperm(6, generator=torch.Generator().manual_seed(0))[:1].tolist()
+    readable = [index for index, key in enumerate(data.keys) if key != "broken.png"]
+    pixels = torch.stack([model.preprocess(data.image(readable[index])) for index in held_out])
+    full = model.tower(pixels).detach()
+    for rate, error in report.distillation.feature_error.items():
+        pruner.keep = float(rate)
+        with pruner.attached(model.tower), torch.inference_mode():
+            found = feature_damage(model.tower(pixels), full).mean().item()
+        assert error == pytest.approx(found, abs=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"network": "mixer"}, {"blocks": [2]}, {"steps": 0}])
+def test_what_cannot_score_again_is_refused(pictures, changes):
+    model, data = pictures
+    with pytest.raises(UserError, match="To score again takes two blocks or more"):
+        fit_pruner(model, data, **{"blocks": [2, 4], "network": "mlp", "rescore": True, "steps": 2} | changes)
 
 
 def test_nothing_to_learn_from_is_refused(pictures):

@@ -17,7 +17,7 @@ from patchranking.data import of_classes
 from patchranking.errors import UserError
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tune import TuneSettings, tune
-from patchranking.pruning.pruner import BaseModel
+from patchranking.pruning.base_model import BaseModel
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers.zero_shot import class_features
 

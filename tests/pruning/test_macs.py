@@ -9,8 +9,9 @@ from transformers import CLIPConfig, CLIPModel
 from patchranking.evaluation.cost import count_macs
 from patchranking.predictor.networks import Predictor
 from patchranking.pruning.attach import scorer_attached
+from patchranking.pruning.base_model import BaseModel
 from patchranking.pruning.macs import analytic_macs
-from patchranking.pruning.pruner import BaseModel, Pruner
+from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
 

@@ -4,12 +4,14 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 from patchranking.errors import UserError
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.pruner import BaseModel, Pruner
+from patchranking.pruning.base_model import BaseModel
+from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.select import gather_tokens
+from patchranking.pruning.select import best_first, gather_tokens
 
 
 def make(tower, keep=0.5, block=3, schedule=None):
@@ -144,6 +146,22 @@ def test_stages_reuse_the_first_order(case):
         here = best
     with pruner.attached(case.model):
         torch.testing.assert_close(case.encode(case.pixels), tower.pool(tokens), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_stage_with_a_predictor_of_its_own_scores_again(case, tmp_path):
+    tower, schedule = case.tower, Schedule({1: 0.8, 2: 0.5, 4: 0.3})
+    first, later = (Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches, "mlp") for _ in range(2))
+    nn.init.normal_(later.correction.weight)
+    Pruner(first, BaseModel.of(tower, "tiny"), schedule, later={2: later}).save_pretrained(tmp_path)
+    counts = schedule.kept(tower.num_patches)
+    tokens = tower.run(first.prune(tower.embed(case.pixels, 1), counts[1]), 1, 2)
+    tokens = tower.run(later.prune(tokens, counts[2], best_first), 2, 4)
+    expected = tower.pool(tower.run(tokens[:, : tower.num_prefix_tokens + counts[4]], 4))
+    with Pruner.from_pretrained(tmp_path).attached(case.model) as pruner:
+        torch.testing.assert_close(case.encode(case.pixels), expected, rtol=0, atol=1e-5)
+        pruner.keep = 1.0
+        assert torch.equal(case.encode(case.pixels), tower(case.pixels))
 
 
 def test_keep_may_change_while_attached_and_every_stage_follows(tower):

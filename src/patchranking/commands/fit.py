@@ -14,7 +14,6 @@ from patchranking.files import write_json
 from patchranking.predictor.fit import fit_pruner
 from patchranking.predictor.losses import LossName
 from patchranking.predictor.networks import NetworkName
-from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
 from patchranking.ranking.job import rank_dataset
 from patchranking.ranking.search import ScoreName, SearchName, SearchSettings
@@ -39,6 +38,7 @@ def fit(
     search: SearchName = "sketched",
     score: ScoreName = "preservation",
     blocks: list[int] | None = None,
+    rescore: bool = False,
     epochs: int = 30,
     limit: int | None = None,
     seed: int = 0,
@@ -62,6 +62,7 @@ def fit(
         search: How the patches are ranked for imitation, unless rankings are given.
         score: What counts as damage in that ranking, unless rankings are given.
         blocks: Patches go before these blocks, equal shares at each: 3 by default, 3 5 7 9 in the paper too.
+        rescore: Score again before each of these blocks, by predictors of their own, mlp or transformer.
         epochs: Passes of imitation over the images.
         limit: At most so many images, drawn by seed.
         seed: Random seed.
@@ -86,11 +87,11 @@ def fit(
         settings = SearchSettings(search, score, min(blocks or [3]), seed=seed)
         rank_dataset(loaded, subset(images, ranked, seed), rankings, settings)
     distilled = 0 if objective == "imitate" else steps
-    pruner, report = fit_pruner(loaded, images, rankings, keep, blocks, distilled, epochs, network, loss, seed)
+    pruner, report = fit_pruner(loaded, images, rankings, keep, blocks, distilled, epochs, network, loss, rescore, seed)
     point = None
     if allowed is not None and unseen is not None:
         point = choose(measure_curve(loaded, unseen, pruner, timing_batch=int(allowed.kind == "ms")), allowed)
-        pruner = Pruner(pruner.predictor, pruner.base, point.schedule)
+        pruner = pruner.scheduled(point.schedule)
     pruner.save_pretrained(out)
     imitated = None if rankings is None else finished_manifest(rankings)["settings"]
     write_json(out / "fit.json", asdict(report) | {"seed": seed, "rankings": imitated})

@@ -105,7 +105,7 @@ def measure_curve(
     stages = list(range(first, tower.depth, _BLOCKS_BETWEEN_STAGES))
     shapes = {tuple(blocks): blocks for blocks in (list(pruner.schedule.stages), [first], stages)}
     schedules = [Schedule.spread(blocks, rate) for blocks in shapes.values() for rate in rates]
-    runs = [Pruner(pruner.predictor, pruner.base, schedule) for schedule in schedules]
+    runs = [pruner.untuned.scheduled(schedule) for schedule in schedules]
     tally, skipped, sample, features = Tally(zero_shot_classes(model, data)), dict[str, str](), None, 0
     with torch.inference_mode():
         for images, pixels in read_batches(data, model.preprocess, batch_size, skipped, None, "measure"):

@@ -132,7 +132,7 @@ def _with(tower: VisionTower, reductions: Mapping[int, Reduction]) -> Encoder:
 
 
 def _at(job: Job, pruner: Pruner, schedule: Schedule) -> Encoder:
-    return _with(job.model.tower, Pruner(pruner.predictor, pruner.base, schedule, pruner.prompts).eval().reductions())
+    return _with(job.model.tower, pruner.scheduled(schedule).reductions())
 
 
 def _class_attention(job: Job, block: int, rate: float) -> Encoder:
@@ -174,7 +174,7 @@ def _tuned(job: Job, pruner: Pruner, tokens: str, schedule: Schedule) -> tuple[E
     name = "-".join(f"{block}-{round(100 * rate)}" for block, rate in schedule.stages.items())
     folder = job.out / f"tuned-{tokens}-{name}"
     folder.mkdir(parents=True, exist_ok=True)
-    found, _ = tune(job.model, train, Pruner(pruner.predictor, pruner.base, schedule).eval(), folder, settings)
+    found, _ = tune(job.model, train, pruner.untuned.scheduled(schedule), folder, settings)
     return _at(job, found, schedule), found.text_features(job.test.class_names, job.model.text)
 
 

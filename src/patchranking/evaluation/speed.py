@@ -95,7 +95,7 @@ def _encoders(
     for rate in (1.0, *(rate for rate in settings.keep_rates if rate < 1)):
         tower = as_tower(copy.deepcopy(base, dict(shared)))
         if rate < 1:
-            own = Pruner(copy.deepcopy(pruner.predictor), pruner.base, pruner.schedule.at(rate), pruner.prompts).eval()
+            own = copy.deepcopy(pruner.scheduled(pruner.schedule.at(rate)))
             own.to(dtype).attach(tower)
         macs[rate] = count_macs(tower, torch.zeros(1, 3, *tower.image_size, dtype=dtype, device=tower.device))
         encoders[rate] = tower

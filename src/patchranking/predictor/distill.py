@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,10 @@ from patchranking.ranking.gates import gated_features
 from patchranking.ranking.scores import feature_damage
 from patchranking.towers import VisionTower
 
-__all__ = ["Distillation", "distill", "soft_gates"]
+__all__ = ["Distillation", "Entering", "distill", "soft_gates"]
+
+Entering = Callable[[Tensor, float], tuple[Tensor, int]]
+"""Cached tokens and a keep rate -> the tokens that a predictor sees, and how many of their patches are to stay."""
 
 _KEEP_RATES = (0.3, 0.8)
 """Every step draws its keep rate between these."""
@@ -86,6 +90,7 @@ def distill(
     weight_decay: float = 1e-2,
     held_out_share: float = 0.1,
     seed: int = 0,
+    entering: Entering | None = None,
 ) -> Distillation:
     """Trains a predictor in place by what its choice does to the feature; no ranking is needed.
 
@@ -97,8 +102,8 @@ def distill(
     Args:
         predictor: Scores tokens ``(batch, prefix + patches, width)``.
         tower: The image encoder; its weights get no gradient.
-        tokens: Tokens that enter ``block``, ``(views, images, prefix + patches, width)``, any floating type, on any
-            device; every step draws one view of its images.
+        tokens: Cached tokens, those that enter ``block`` unless ``entering`` says otherwise, ``(views, images, prefix +
+            patches, width)``, any floating type, on any device; every step draws one view of its images.
         features: Features of the dense model, ``(views, images, features)``.
         block: Patches are dropped before this block.
         steps: Optimiser steps (AdamW, warm-up, cosine schedule down to a twentieth).
@@ -107,6 +112,7 @@ def distill(
         weight_decay: AdamW's.
         held_out_share: Share of the images held out; measured on their first view.
         seed: Seed of the split, the order and the keep rates.
+        entering: How cached tokens come to enter ``block``, where earlier stages prune them on the way.
 
     Returns:
         The sizes and the feature error on the held-out images.
@@ -123,6 +129,7 @@ def distill(
     order = torch.randperm(images, generator=generator)
     n_held_out = max(1, round(held_out_share * images))
     held_out, train = order[:n_held_out], order[n_held_out:]
+    enter = entering or (lambda cached, keep: (cached, kept_count(keep, tower.num_patches)))
     weights = list(predictor.parameters())
     optimiser = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
@@ -137,9 +144,11 @@ def distill(
             keep = low + (high - low) * torch.rand((), generator=generator).item()
             width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
             view = int(torch.randint(len(tokens), (), generator=generator))
-            entering, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
-            count = min(kept_count(keep, tower.num_patches), tower.num_patches - 1)
-            scores, corrected = predictor.correct(entering, count / tower.num_patches)
+            cached, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
+            seen, count = enter(cached, keep)
+            there = seen.shape[1] - tower.num_prefix_tokens
+            count = min(count, there - 1)
+            scores, corrected = predictor.correct(seen, count / there)
             patches, log_gates = soft_gates(scores, count, width)
             kept = gather_tokens(corrected, patches, tower.num_prefix_tokens)
             loss = feature_damage(gated_features(tower, kept, log_gates, block), full).mean()
@@ -150,7 +159,8 @@ def distill(
             schedule.step()
             bar.set_postfix(loss=f"{loss.item():.4f}")
     predictor.eval()
-    error = {str(rate): _error(predictor, tower, tokens[0], features[0], held_out, block, rate) for rate in _REPORTED}
+    unseen = tokens[0, held_out], features[0, held_out]
+    error = {str(rate): _error(predictor, tower, *unseen, block, rate, enter) for rate in _REPORTED}
     return Distillation(len(train), len(held_out), steps, error)
 
 
@@ -166,13 +176,13 @@ def _error(
     tower: VisionTower,
     tokens: Tensor,
     features: Tensor,
-    images: Tensor,
     block: int,
     keep: float,
+    enter: Entering,
 ) -> float:
     total = 0.0
-    for batch in images.split(64):
-        entering = tokens[batch].to(tower.device, tower.dtype)
-        kept = tower.pool(tower.run(predictor.prune(entering, kept_count(keep, tower.num_patches)), block))
-        total += feature_damage(kept, features[batch].to(tower.device)).sum().item()
-    return total / len(images)
+    for cached, full in zip(tokens.split(64), features.split(64), strict=True):
+        pruned = predictor.prune(*enter(cached.to(tower.device, tower.dtype), keep))
+        kept = tower.pool(tower.run(pruned, block))
+        total += feature_damage(kept, full.to(tower.device)).sum().item()
+    return total / len(tokens)

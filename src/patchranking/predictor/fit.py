@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -11,14 +12,16 @@ from torch import Tensor
 
 from patchranking.data import ImageData, read_batches
 from patchranking.errors import UserError
-from patchranking.predictor.distill import Distillation, distill
+from patchranking.predictor.distill import Distillation, Entering, distill
 from patchranking.predictor.imitate import Imitation, imitate
 from patchranking.predictor.losses import LOSSES
 from patchranking.predictor.networks import Predictor
+from patchranking.pruning.base_model import BaseModel
 from patchranking.pruning.fingerprint import matches
-from patchranking.pruning.pruner import BaseModel, Pruner
+from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.store import finished_manifest, iter_rankings
+from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["FitReport", "cache_tokens", "fit_pruner", "with_mirrored"]
@@ -34,7 +37,7 @@ class FitReport:
         n_images: Images used, those held out included.
         skipped: Key -> why an image could not be read.
         imitation: How the imitation went, where there was one.
-        distillation: How the distillation went, where there was one.
+        distillation: How the last distillation went, where there was one.
     """
 
     n_images: int
@@ -53,6 +56,7 @@ def fit_pruner(
     epochs: int = 30,
     network: str = "mixer",
     loss: str = "listnet",
+    rescore: bool = False,
     seed: int = 0,
 ) -> tuple[Pruner, FitReport]:
     """Fits a pruner for a model.
@@ -63,20 +67,28 @@ def fit_pruner(
         rankings: Folder of golden rankings of these images or some of them, joined by key, to imitate first; the first
             block must be the one ranked.
         keep: Keep rate stored with the pruner.
-        blocks: Patches are dropped before these blocks, equal shares at each; scored once, before the first.
-            When omitted, the block that was ranked, or 3.
+        blocks: Patches are dropped before these blocks, equal shares at each. When omitted, the block that was ranked,
+            or 3.
         steps: Steps of distillation, on all images; 0 leaves it out, and with it the images without a ranking.
         epochs: Passes of imitation over the images.
         network: mixer, mlp or transformer.
         loss: Of the imitation: listnet, bce, margin or top-list.
+        rescore: Whether every later stage scores again, by a predictor of its own that is distilled on what the stages
+            before it leave; otherwise it goes by the scores of the first.
         seed: Random seed.
 
     Raises:
         UserError: If the rankings are incomplete or belong to another model or to other images, if there is nothing to
-            learn from, or if no image can be read.
+            learn from, if no image can be read, or stages are to score again that are none or have a network or an
+            objective that cannot.
     """
     if loss not in LOSSES:
         raise UserError(f"Unknown loss '{loss}': choose from {', '.join(LOSSES)}.")
+    if rescore and (network == "mixer" or steps < 1 or len(blocks or []) < 2):
+        raise UserError(
+            "To score again takes two blocks or more, a network for any number of patches, mlp or transformer, and "
+            "distillation."
+        )
     if rankings is None and steps < 1:
         raise UserError("Nothing to fit to: give rankings to imitate, or 1 or more steps of distillation.")
     base = BaseModel.of(model.tower, model.name)
@@ -100,7 +112,29 @@ def fit_pruner(
     if features is not None:
         predictor.to(model.tower.device)
         distillation = distill(predictor, model.tower, tokens, features, block, steps, seed=seed)
-    return Pruner(predictor, base, schedule).eval(), FitReport(len(used), skipped, imitation, distillation)
+    pruner = Pruner(predictor, base, schedule).eval()
+    if rescore and features is not None:
+        for stage in list(schedule.stages)[1:]:
+            later = Predictor(**predictor.config).to(model.tower.device)
+            seen = _pruned_before(model.tower, pruner.scheduled(schedule), stage)
+            distillation = distill(later, model.tower, tokens, features, stage, steps, seed=seed, entering=seen)
+            pruner.later[str(stage)] = later
+    return pruner.eval(), FitReport(len(used), skipped, imitation, distillation)
+
+
+def _pruned_before(tower: VisionTower, pruner: Pruner, block: int) -> Entering:
+    """What a stage sees of tokens that enter the first one, and how many patches it leaves."""
+    before = [stage for stage in pruner.schedule.stages if stage < block]
+
+    @torch.no_grad()
+    def enter(tokens: Tensor, keep: float) -> tuple[Tensor, int]:
+        pruner.keep = keep
+        reductions = pruner.reductions()
+        for stage, following in pairwise([*before, block]):
+            tokens = tower.run(reductions[stage](tokens), stage, following)
+        return tokens, pruner.schedule.kept(tower.num_patches)[block]
+
+    return enter
 
 
 def _golden(base: BaseModel, data: ImageData, rankings: Path, block: int) -> dict[int, Tensor]:

@@ -183,7 +183,7 @@ def tune(
     report = TuneReport(
         len(tuned_on), len(held_out), skipped, progress.step, progress.loss, progress.held_out, progress.best_epoch
     )
-    return Pruner(pruner.predictor, pruner.base, pruner.schedule, prompts).eval(), report
+    return pruner.tuned_by(prompts), report
 
 
 def _class_texts(data: ImageData) -> list[str]:
@@ -285,11 +285,11 @@ def _lightning() -> ModuleType:
 
 def _identity(model: LoadedModel, data: ImageData, pruner: Pruner, chosen: list[int], settings: TuneSettings) -> str:
     keys = "\n".join(data.keys[index] for index in chosen)
-    predictor = b"".join(value.cpu().numpy().tobytes() for value in pruner.predictor.state_dict().values())
+    predictors = b"".join(value.cpu().numpy().tobytes() for value in pruner.untuned.state_dict().values())
     of = {
         "model": model.name,
         "schedule": pruner.schedule.to_dict(),
         "images": hashlib.sha256(keys.encode()).hexdigest(),
-        "predictor": hashlib.sha256(predictor).hexdigest(),
+        "predictor": hashlib.sha256(predictors).hexdigest(),
     }
     return json.dumps(asdict(settings) | of)

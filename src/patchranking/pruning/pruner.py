@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,77 +23,16 @@ from patchranking.predictor.networks import Predictor
 from patchranking.prompts.insert import prompted_features, with_visual_tokens
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.attach import Reduction, attach_reductions
-from patchranking.pruning.fingerprint import fingerprint, matches
+from patchranking.pruning.base_model import BaseModel
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import best_first, top_patches
 from patchranking.towers import TextTower, VisionTower, as_tower
 
-__all__ = ["BaseModel", "Pruner"]
+__all__ = ["Pruner"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 FORMAT = 4
-
-
-@dataclass(frozen=True)
-class BaseModel:
-    """What a pruner knows of the model it was fitted to.
-
-    Attributes:
-        name: The MODEL argument or any reference the user gave; for reading, never checked.
-        image_size: Height and width in pixels.
-        grid: Patch rows and columns.
-        num_prefix_tokens: Tokens before the patches.
-        width: Channels of a token.
-        depth: Transformer blocks.
-        activation: Activation of the MLPs.
-        fingerprint: A few weights of the model.
-    """
-
-    name: str
-    image_size: tuple[int, int]
-    grid: tuple[int, int]
-    num_prefix_tokens: int
-    width: int
-    depth: int
-    activation: str
-    fingerprint: list[float]
-
-    @classmethod
-    def of(cls, tower: VisionTower, name: str) -> Self:
-        """Describes the model behind a tower."""
-        return cls(
-            name,
-            tower.image_size,
-            tower.grid,
-            tower.num_prefix_tokens,
-            tower.width,
-            tower.depth,
-            tower.activation,
-            fingerprint(tower),
-        )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of ``dataclasses.asdict`` after a trip through JSON."""
-        sizes: dict[str, Any] = {key: tuple(values[key]) for key in ("image_size", "grid")}
-        return cls(**(values | sizes))
-
-    def check(self, tower: VisionTower) -> None:
-        """Raises UserError, naming the first difference, when ``tower`` is another model."""
-        other = BaseModel.of(tower, self.name)
-        for field in ("image_size", "grid", "num_prefix_tokens", "width", "depth", "activation"):
-            mine, its = getattr(self, field), getattr(other, field)
-            if mine != its:
-                raise UserError(
-                    f"This pruner was fitted to '{self.name}' with {field.replace('_', ' ')} {mine}, and the model has "
-                    f"{its}: load the model it was fitted to, or fit a new pruner."
-                )
-        if not matches(self.fingerprint, other.fingerprint):
-            raise UserError(
-                f"This pruner was fitted to '{self.name}', and the model has other weights: load the model it was "
-                "fitted to, or fit a new pruner."
-            )
 
 
 _CARD = """---
@@ -127,13 +67,20 @@ class Pruner(nn.Module, ModelHubMixin):
         base: The model it was fitted to.
         schedule: Where patches go and how many stay.
         prompts: Tuned tokens, if there are any; they learn no more.
+        later: Predictors of later blocks, where a stage before one of them scores again.
     """
 
     def __init__(
-        self, predictor: Predictor, base: BaseModel, schedule: Schedule, prompts: Prompts | None = None
+        self,
+        predictor: Predictor,
+        base: BaseModel,
+        schedule: Schedule,
+        prompts: Prompts | None = None,
+        later: Mapping[int, Predictor] | None = None,
     ) -> None:
         super().__init__()
         self.predictor = predictor
+        self.later = nn.ModuleDict({str(block): own for block, own in (later or {}).items()})
         self.prompts = None if prompts is None else prompts.requires_grad_(False)
         self.base = base
         self.schedule = schedule
@@ -199,8 +146,9 @@ class Pruner(nn.Module, ModelHubMixin):
     def reductions(self) -> dict[int, Reduction]:
         """What it does before which block, at the keep rate of the moment.
 
-        It scores and corrects once, before the first stage. Where stages follow, the patches go on in the order of
-        their scores, and the later stages cut the end off. Visual tokens run beside the patches from block 0 on.
+        It scores and corrects before the first stage, and before every later one that has a predictor of its own. From
+        there the patches go on in the order of their scores, and stages without one cut the end off. Visual tokens run
+        beside the patches from block 0 on.
         """
         visual = None if self.prompts is None else self.prompts.visual()
         if visual is None:
@@ -208,26 +156,28 @@ class Pruner(nn.Module, ModelHubMixin):
         return with_visual_tokens(visual, self._pruning(), self.base.num_prefix_tokens, self.base.depth)
 
     def _pruning(self) -> dict[int, Reduction]:
-        first, *later = self.schedule.stages
-        prefix = self.base.num_prefix_tokens
+        first, *after = self.schedule.stages
+        predictors: dict[int, Any] = {first: self.predictor} | {
+            block: self.later[str(block)] for block in after if str(block) in self.later
+        }
+        prefix, whole = self.base.num_prefix_tokens, self.predictor.num_patches
 
-        def score_and_drop(tokens: Tensor) -> Tensor:
-            patches = tokens.shape[1] - prefix
-            if patches != self.predictor.num_patches:
-                raise UserError(
-                    f"This pruner is for {self.predictor.num_patches} patches, and {patches} came: use one per image "
-                    "size."
-                )
-            if self.schedule.keep == 1:
-                return tokens
-            kept = self.schedule.kept(patches)[first]
-            choose = best_first if later else top_patches
-            return self.predictor.prune(tokens, kept, choose)
+        def stage(block: int, following: int | None) -> Reduction:
+            predictor = predictors.get(block)
+            choose = top_patches if following is None or following in predictors else best_first
 
-        def cut(block: int) -> Reduction:
-            return lambda tokens: tokens[:, : prefix + self.schedule.kept(self.predictor.num_patches)[block]]
+            def reduce(tokens: Tensor) -> Tensor:
+                patches = tokens.shape[1] - prefix
+                if block == first and patches != whole:
+                    raise UserError(f"This pruner is for {whole} patches, and {patches} came: use one per image size.")
+                if self.schedule.keep == 1:
+                    return tokens
+                kept = self.schedule.kept(whole)[block]
+                return tokens[:, : prefix + kept] if predictor is None else predictor.prune(tokens, kept, choose)
 
-        return {first: score_and_drop} | {block: cut(block) for block in later}
+            return reduce
+
+        return {block: stage(block, following) for block, following in zip_longest([first, *after], after)}
 
     @property
     def tuned(self) -> str:
@@ -242,8 +192,20 @@ class Pruner(nn.Module, ModelHubMixin):
 
     @property
     def untuned(self) -> Self:
-        """The same pruner without tuned tokens; it shares the predictor."""
-        return type(self)(self.predictor, self.base, self.schedule).eval()
+        """The same pruner without tuned tokens; it shares the predictors."""
+        return self.tuned_by(None)
+
+    def tuned_by(self, prompts: Prompts | None) -> Self:
+        """The same pruner with other tokens, or none; it shares the predictors."""
+        return self._with(self.schedule, prompts)
+
+    def scheduled(self, schedule: Schedule) -> Self:
+        """The same pruner on another schedule; it shares the predictors and the tokens."""
+        return self._with(schedule, self.prompts)
+
+    def _with(self, schedule: Schedule, prompts: Prompts | None) -> Self:
+        later: dict[int, Any] = {int(block): own for block, own in self.later.items()}
+        return type(self)(self.predictor, self.base, schedule, prompts, later).eval()
 
     @torch.no_grad()
     def text_features(self, class_names: Sequence[str], text: TextTower | None = None) -> Tensor:
@@ -289,6 +251,7 @@ class Pruner(nn.Module, ModelHubMixin):
             "base_model": asdict(self.base),
             "schedule": self.schedule.to_dict(),
             "predictor": self.predictor.config,
+            "later": {block: own.config for block, own in self.later.items()},
             "prompts": None if self.prompts is None else self.prompts.config,
         }
         weights = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
@@ -336,6 +299,7 @@ class Pruner(nn.Module, ModelHubMixin):
             )
         base, schedule = BaseModel.from_dict(config["base_model"]), Schedule.from_dict(config["schedule"])
         prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
-        pruner = cls(Predictor(**config["predictor"]), base, schedule, prompts)
+        later = {int(block): Predictor(**own) for block, own in config.get("later", {}).items()}
+        pruner = cls(Predictor(**config["predictor"]), base, schedule, prompts, later)
         pruner.load_state_dict(load_file(file(WEIGHTS_FILE)))
         return pruner.eval()

@@ -1,0 +1,73 @@
+"""What a pruner knows of the model it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from patchranking.errors import UserError
+from patchranking.pruning.fingerprint import fingerprint, matches
+from patchranking.towers import VisionTower
+
+__all__ = ["BaseModel"]
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """What a pruner knows of the model it was fitted to.
+
+    Attributes:
+        name: The MODEL argument or any reference the user gave; for reading, never checked.
+        image_size: Height and width in pixels.
+        grid: Patch rows and columns.
+        num_prefix_tokens: Tokens before the patches.
+        width: Channels of a token.
+        depth: Transformer blocks.
+        activation: Activation of the MLPs.
+        fingerprint: A few weights of the model.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+    grid: tuple[int, int]
+    num_prefix_tokens: int
+    width: int
+    depth: int
+    activation: str
+    fingerprint: list[float]
+
+    @classmethod
+    def of(cls, tower: VisionTower, name: str) -> Self:
+        """Describes the model behind a tower."""
+        return cls(
+            name,
+            tower.image_size,
+            tower.grid,
+            tower.num_prefix_tokens,
+            tower.width,
+            tower.depth,
+            tower.activation,
+            fingerprint(tower),
+        )
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of ``dataclasses.asdict`` after a trip through JSON."""
+        sizes: dict[str, Any] = {key: tuple(values[key]) for key in ("image_size", "grid")}
+        return cls(**(values | sizes))
+
+    def check(self, tower: VisionTower) -> None:
+        """Raises UserError, naming the first difference, when ``tower`` is another model."""
+        other = BaseModel.of(tower, self.name)
+        for field in ("image_size", "grid", "num_prefix_tokens", "width", "depth", "activation"):
+            mine, its = getattr(self, field), getattr(other, field)
+            if mine != its:
+                raise UserError(
+                    f"This pruner was fitted to '{self.name}' with {field.replace('_', ' ')} {mine}, and the model has "
+                    f"{its}: load the model it was fitted to, or fit a new pruner."
+                )
+        if not matches(self.fingerprint, other.fingerprint):
+            raise UserError(
+                f"This pruner was fitted to '{self.name}', and the model has other weights: load the model it was "
+                "fitted to, or fit a new pruner."
+            )
