@@ -41,6 +41,7 @@ def table(name: str, results: dict[str, Any]) -> str:
         "golden_search": _searches,
         "predictors": _predictors,
         "few_shot": _few_shot,
+        "schedules": _schedules,
         "throughput": _throughput,
         "compare": _comparison,
     }
@@ -121,6 +122,29 @@ def _few_shot(results: dict[str, Any]) -> str:
             f"**{dataset}**, {images} images, {shots} shots a class, {seeds} seeds: top-1 % "
             "(standard deviation over seeds)\n\n"
             + _grid(["", *("dense" if rate == 1 else f"{rate:.0%} kept" for rate in rates)], lines)
+        )
+    return "\n\n".join(parts)
+
+
+def _schedules(results: dict[str, Any]) -> str:
+    """Top-1 and feature error of every shape of schedule, means over seeds."""
+    rows, parts = results["rows"], []
+    rates = sorted({row["keep_rate"] for row in rows}, reverse=True)
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        mine = [row for row in rows if row["dataset"] == dataset]
+        lines = []
+        for kind, early in dict.fromkeys((row["schedule"], row["early"]) for row in mine):
+            cells = []
+            for rate in rates:
+                own = [row for row in mine if (row["schedule"], row["early"], row["keep_rate"]) == (kind, early, rate)]
+                cells.append(f"{_mean(own, 'top1'):.1f} ({1 - _mean(own, 'feature_cosine'):.4f})")
+            lines.append([kind, "–" if early is None else f"{early:.0%}", *cells])
+        seeds = len({row["seed"] for row in mine})
+        first = mine[0]
+        parts.append(
+            f"**{dataset}**, {first['n_images']} images, dense top-1 {first['top1_dense']:.1f} %, {seeds} "
+            f"seed{'s' * (seeds > 1)}: top-1 % (1 - cosine), in a column at equal multiply-accumulates\n\n"
+            + _grid(["schedule", "gone at the first stage", *(f"as {rate:.0%} at once" for rate in rates)], lines)
         )
     return "\n\n".join(parts)
 
