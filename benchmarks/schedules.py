@@ -69,7 +69,8 @@ def main(
         if str(seed) in done:
             continue
         images = load_data(train, train_limit, 0)
-        again, _ = fit_pruner(loaded, images, None, 0.5, blocks, steps, network=network, rescore=True, seed=seed)
+        shape = Schedule.spread(blocks, 0.5)
+        again, _ = fit_pruner(loaded, images, None, shape, steps, network=network, rescore=True, seed=seed)
         once = Pruner(again.predictor, again.base, again.schedule).eval()
         runs: dict[tuple[str, float, float | None], Pruner] = {}
         for rate in keep:

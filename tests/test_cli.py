@@ -288,6 +288,17 @@ def test_fit_keeps_within_a_budget(run, mistake, tmp_path):
     assert float(list(stages.values())[-1]) < 0.6
 
 
+def test_stages_of_a_schedule_score_again(run, mistake, tmp_path):
+    job = ["fit", "demo", "demo:train", "--limit", 8, "--objective", "distill", "--steps", 1, "--out", tmp_path]
+    job += ["--schedule", "{3: 0.6, 5: 0.5}", "--rescore", "true"]
+    assert run(*job, "--network", "mlp")[0] == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert (config["schedule"], list(config["later"])) == ({"3": 0.6, "5": 0.5}, ["5"])
+    assert run("evaluate", "demo", "demo", "--limit", 4, "--pruner", tmp_path, "--out", tmp_path / "evaluate")[0] == 0
+    assert "a network for any number of patches" in mistake(*job)
+    assert "give --schedule, or --blocks" in mistake(*job, "--blocks", 3)
+
+
 def test_a_fit_that_ranks_nothing_is_refused(mistake, tmp_path):
     assert "At least 1 image must be ranked" in mistake("fit", "demo", "demo", "--ranked", 0, "--out", tmp_path)
 

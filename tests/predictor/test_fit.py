@@ -13,6 +13,7 @@ from patchranking.predictor import fit
 from patchranking.predictor.fit import fit_pruner
 from patchranking.predictor.imitate import Imitation
 from patchranking.pruning.fingerprint import fingerprint
+from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.scores import feature_damage
 from patchranking.ranking.store import shard_name, write_manifest, write_shard
 
@@ -52,13 +53,14 @@ def pictures(tower, tmp_path):
     return model, load_data(str(root))
 
 
+SCHEDULE = Schedule({1: 0.9, 2: 0.7, 4: 0.5})
 IMPORTANCE = {f"{index}.png": np.roll(np.arange(16, dtype=np.float32), 3 * index) for index in range(1, 6)}
 
 
 @pytest.mark.parametrize("steps", [0, 2])
 def test_the_pruner_attaches(pictures, store, steps):
     model, data = pictures
-    pruner, report = fit_pruner(model, data, store("rankings", IMPORTANCE), 0.5, [2], steps, epochs=2)
+    pruner, report = fit_pruner(model, data, store("rankings", IMPORTANCE), Schedule({2: 0.5}), steps, epochs=2)
     assert report.imitation.n_train + report.imitation.n_held_out == 5
     if steps:
         assert report.n_images == report.distillation.n_train + report.distillation.n_held_out == 6
@@ -90,7 +92,13 @@ def test_rankings_are_joined_by_key(pictures, store, monkeypatch):
 
     monkeypatch.setattr(fit, "imitate", spy)
     foreign = {"another.png": np.zeros(16, np.float32)}
-    fit_pruner(model, data, store("rankings", foreign | dict(reversed(IMPORTANCE.items()))), blocks=[2], steps=0)
+    fit_pruner(
+        model,
+        data,
+        store("rankings", foreign | dict(reversed(IMPORTANCE.items()))),
+        schedule=Schedule({2: 0.6}),
+        steps=0,
+    )
     assert len(seen) == 5
     for key, row in IMPORTANCE.items():
         image = model.preprocess(data.image(data.keys.index(key)))
@@ -114,24 +122,24 @@ def test_the_features_cached_enter_the_block_that_was_ranked(pictures, store, mo
     seen = []
     embed = model.tower.embed
     monkeypatch.setattr(model.tower, "embed", lambda pixels, upto=0: seen.append(upto) or embed(pixels, upto))
-    fit_pruner(model, data, store("rankings", IMPORTANCE), blocks=[2], steps=0, epochs=1)
+    fit_pruner(model, data, store("rankings", IMPORTANCE), schedule=Schedule({2: 0.6}), steps=0, epochs=1)
     assert set(seen) == {2}
 
 
 def test_rankings_of_another_model_or_other_images_are_refused(pictures, store):
     model, data = pictures
     with pytest.raises(UserError, match="None of these images"):
-        fit_pruner(model, data, store("others", {"x": np.zeros(16), "y": np.zeros(16)}), blocks=[2])
+        fit_pruner(model, data, store("others", {"x": np.zeros(16), "y": np.zeros(16)}), schedule=Schedule({2: 0.6}))
     other = [value + 1 for value in fingerprint(model.tower)]
     with pytest.raises(UserError, match="weights differ"):
-        fit_pruner(model, data, store("foreign", IMPORTANCE, fingerprint=other), blocks=[2])
+        fit_pruner(model, data, store("foreign", IMPORTANCE, fingerprint=other), schedule=Schedule({2: 0.6}))
     with pytest.raises(UserError, match="before block 2, not 3"):
-        fit_pruner(model, data, store("elsewhere", IMPORTANCE), blocks=[3])
+        fit_pruner(model, data, store("elsewhere", IMPORTANCE), schedule=Schedule({3: 0.6}))
 
 
 def test_without_rankings_every_readable_image_is_distilled_from(pictures):
     model, data = pictures
-    pruner, report = fit_pruner(model, data, blocks=[2, 4], steps=2, network="mlp")
+    pruner, report = fit_pruner(model, data, schedule=Schedule({2: 0.8, 4: 0.6}), steps=2, network="mlp")
     assert report.n_images == report.distillation.n_train + report.distillation.n_held_out == 6
     assert list(report.skipped) == ["broken.png"]
     assert report.imitation is None
@@ -142,7 +150,7 @@ def test_without_rankings_every_readable_image_is_distilled_from(pictures):
 def test_stages_that_score_again_are_fitted_to_what_the_ones_before_them_leave(pictures):
     """The error reported is that of the pruner attached, on the images held out."""
     model, data = pictures
-    pruner, report = fit_pruner(model, data, blocks=[1, 2, 4], steps=2, network="transformer", rescore=True)
+    pruner, report = fit_pruner(model, data, schedule=SCHEDULE, steps=2, network="transformer", rescore=True)
     assert list(pruner.later) == ["2", "4"]
     held_out = torch.randperm(6, generator=torch.Generator().manual_seed(0))[:1].tolist()
     readable = [index for index, key in enumerate(data.keys) if key != "broken.png"]
@@ -155,11 +163,11 @@ def test_stages_that_score_again_are_fitted_to_what_the_ones_before_them_leave(p
         assert error == pytest.approx(found, abs=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"network": "mixer"}, {"blocks": [2]}, {"steps": 0}])
+@pytest.mark.parametrize("changes", [{"network": "mixer"}, {"schedule": Schedule({2: 0.5})}, {"steps": 0}])
 def test_what_cannot_score_again_is_refused(pictures, changes):
     model, data = pictures
-    with pytest.raises(UserError, match="To score again takes two blocks or more"):
-        fit_pruner(model, data, **{"blocks": [2, 4], "network": "mlp", "rescore": True, "steps": 2} | changes)
+    with pytest.raises(UserError, match="To score again takes two stages or more"):
+        fit_pruner(model, data, **{"schedule": SCHEDULE, "network": "mlp", "rescore": True, "steps": 2} | changes)
 
 
 def test_nothing_to_learn_from_is_refused(pictures):
@@ -167,7 +175,7 @@ def test_nothing_to_learn_from_is_refused(pictures):
     with pytest.raises(UserError, match="Nothing to fit to"):
         fit_pruner(model, data, steps=0)
     with pytest.raises(UserError, match="blocks 0 to 4"):
-        fit_pruner(model, data, blocks=[7], steps=1)
+        fit_pruner(model, data, schedule=Schedule({7: 0.6}), steps=1)
     with pytest.raises(UserError, match="Unknown loss"):
         fit_pruner(model, data, loss="hinge")
     with pytest.raises(UserError, match="Unknown network"):

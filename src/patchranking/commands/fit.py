@@ -14,6 +14,7 @@ from patchranking.files import write_json
 from patchranking.predictor.fit import fit_pruner
 from patchranking.predictor.losses import LossName
 from patchranking.predictor.networks import NetworkName
+from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import check_keep_rate
 from patchranking.ranking.job import rank_dataset
 from patchranking.ranking.search import ScoreName, SearchName, SearchSettings
@@ -38,6 +39,7 @@ def fit(
     search: SearchName = "sketched",
     score: ScoreName = "preservation",
     blocks: list[int] | None = None,
+    schedule: dict[int, float] | None = None,
     rescore: bool = False,
     epochs: int = 30,
     limit: int | None = None,
@@ -62,12 +64,15 @@ def fit(
         search: How the patches are ranked for imitation, unless rankings are given.
         score: What counts as damage in that ranking, unless rankings are given.
         blocks: Patches go before these blocks, equal shares at each: 3 by default, 3 5 7 9 in the paper too.
-        rescore: Score again before each of these blocks, by predictors of their own, mlp or transformer.
+        schedule: Share kept before each block, such as '{3: 0.55, 5: 0.47}', in place of keep and blocks.
+        rescore: Score again before each later block, by predictors of their own, mlp or transformer.
         epochs: Passes of imitation over the images.
         limit: At most so many images, drawn by seed.
         seed: Random seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
+    if schedule is not None and blocks is not None:
+        raise UserError("A schedule names its blocks: give --schedule, or --blocks and --keep.")
     check_keep_rate(keep)
     if ranked < 1:
         raise UserError(f"At least 1 image must be ranked, not {ranked}; --objective distill ranks none.")
@@ -76,18 +81,18 @@ def fit(
         raise UserError("A budget is measured on images that the fit has not seen: give --budget with --budget_data.")
     if rankings is not None and objective == "distill":
         raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
-    if rankings is not None:
-        finished_manifest(rankings)
+    first = 3 if rankings is None else finished_manifest(rankings)["settings"]["block"]
+    stages = Schedule.spread(blocks or [first], keep) if schedule is None else Schedule(schedule)
     loaded = load(model, device, seed)
     images = load_data(data, limit, seed, "train")
     unseen = None if budget_data is None else load_data(budget_data, None, seed)
     make_folder(out)
     if rankings is None and objective != "distill":
         rankings = out / "rankings"
-        settings = SearchSettings(search, score, min(blocks or [3]), seed=seed)
+        settings = SearchSettings(search, score, stages.block, seed=seed)
         rank_dataset(loaded, subset(images, ranked, seed), rankings, settings)
     distilled = 0 if objective == "imitate" else steps
-    pruner, report = fit_pruner(loaded, images, rankings, keep, blocks, distilled, epochs, network, loss, rescore, seed)
+    pruner, report = fit_pruner(loaded, images, rankings, stages, distilled, epochs, network, loss, rescore, seed)
     point = None
     if allowed is not None and unseen is not None:
         point = choose(measure_curve(loaded, unseen, pruner, timing_batch=int(allowed.kind == "ms")), allowed)
@@ -103,8 +108,8 @@ def fit(
         print(f"1 - cosine to the dense feature, {report.distillation.n_held_out} held-out images: {errors}")
     if point is not None:
         lost = "" if point.points_lost is None else f", {point.points_lost:.2f} points lost"
-        stages = ", ".join(f"{rate:.0%} before block {block}" for block, rate in point.schedule.stages.items())
-        print(f"within {budget}: {stages} stay; cosine {point.feature_cosine:.4f}{lost}, {point.gmacs:.3f} GMACs")
+        chosen = ", ".join(f"{rate:.0%} before block {block}" for block, rate in point.schedule.stages.items())
+        print(f"within {budget}: {chosen} stay; cosine {point.feature_cosine:.4f}{lost}, {point.gmacs:.3f} GMACs")
     left_out = len(images) - report.n_images - len(report.skipped)
     print(
         f"{len(images)} images in = {report.n_images} used + {len(report.skipped)} skipped + {left_out} without a "

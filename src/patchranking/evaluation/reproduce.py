@@ -151,7 +151,7 @@ def _pruner(job: Job, block: int) -> Pruner:
         return Pruner.from_pretrained(folder)
     train = _train(job, f"a pruner that drops before block {block}")
     rankings = _rankings(job, train, "sketched", "preservation", block, "train")
-    fitted, _ = fit_pruner(job.model, train, rankings, 0.6, [block], job.steps, seed=job.seed)
+    fitted, _ = fit_pruner(job.model, train, rankings, Schedule({block: 0.6}), job.steps, seed=job.seed)
     fitted.save_pretrained(folder)
     return fitted
 

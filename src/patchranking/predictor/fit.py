@@ -50,8 +50,7 @@ def fit_pruner(
     model: LoadedModel,
     data: ImageData,
     rankings: Path | None = None,
-    keep: float = 0.6,
-    blocks: Sequence[int] | None = None,
+    schedule: Schedule | None = None,
     steps: int = 300,
     epochs: int = 30,
     network: str = "mixer",
@@ -64,11 +63,9 @@ def fit_pruner(
     Args:
         model: The model.
         data: The images, in any order.
-        rankings: Folder of golden rankings of these images or some of them, joined by key, to imitate first; the first
-            block must be the one ranked.
-        keep: Keep rate stored with the pruner.
-        blocks: Patches are dropped before these blocks, equal shares at each. When omitted, the block that was ranked,
-            or 3.
+        rankings: Folder of golden rankings of these images or some of them, joined by key, to imitate first, made for
+            the first block of the schedule.
+        schedule: Where patches go and how many stay; when omitted, 60 % before the block that was ranked, or 3.
         steps: Steps of distillation, on all images; 0 leaves it out, and with it the images without a ranking.
         epochs: Passes of imitation over the images.
         network: mixer, mlp or transformer.
@@ -84,16 +81,16 @@ def fit_pruner(
     """
     if loss not in LOSSES:
         raise UserError(f"Unknown loss '{loss}': choose from {', '.join(LOSSES)}.")
-    if rescore and (network == "mixer" or steps < 1 or len(blocks or []) < 2):
+    if rescore and (network == "mixer" or steps < 1 or schedule is None or len(schedule.stages) < 2):
         raise UserError(
-            "To score again takes two blocks or more, a network for any number of patches, mlp or transformer, and "
+            "To score again takes two stages or more, a network for any number of patches, mlp or transformer, and "
             "distillation."
         )
     if rankings is None and steps < 1:
         raise UserError("Nothing to fit to: give rankings to imitate, or 1 or more steps of distillation.")
     base = BaseModel.of(model.tower, model.name)
     ranked = 3 if rankings is None else finished_manifest(rankings)["settings"]["block"]
-    schedule = Schedule.spread([ranked] if blocks is None else blocks, keep)
+    schedule = schedule or Schedule({ranked: 0.6})
     schedule.check(model.tower)
     block = schedule.block
     if steps > 0:
