@@ -20,7 +20,7 @@ from jsonargparse import auto_cli
 from patchranking.data import ImageData, load_data, read_batches
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.tally import Tally, zero_shot_classes
-from patchranking.files import write_json
+from patchranking.files import as_file_name, write_json
 from patchranking.prompts.tune import CHECKPOINT, TuneSettings, tune
 from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.pruner import Pruner
@@ -92,7 +92,7 @@ def main(
                     augment=augment,
                     seed=seed,
                 )
-                folder = work / "".join(letter if letter.isalnum() else "-" for letter in f"{model} {name}")
+                folder = work / as_file_name(f"{model} {name}")
                 row |= _tuned(loaded, fitted, images, tests, folder, settings)
             done[name] = row
             write_json(partial, done)

@@ -25,7 +25,7 @@ from patchranking.data import ImageData, load_data, subset
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.tally import zero_shot_classes
-from patchranking.files import write_json
+from patchranking.files import as_file_name, write_json
 from patchranking.predictor.distill import distill
 from patchranking.predictor.fit import cache_tokens, with_mirrored
 from patchranking.predictor.imitate import imitate
@@ -134,9 +134,7 @@ def _read(
     golden: dict[int, Tensor] = {}
     if golden_images is not None:
         ranked = subset(images, golden_images, 0)
-        folder = work / "".join(
-            letter if letter.isalnum() else "-" for letter in f"{model.name}-{images.name}-{images.split}-{len(ranked)}"
-        )
+        folder = work / as_file_name(f"{model.name}-{images.name}-{images.split}-{len(ranked)}")
         folder.mkdir(parents=True, exist_ok=True)
         rank_dataset(model, ranked, folder, SearchSettings(block=BLOCK))
         place = {images.keys[index]: row for row, index in enumerate(used)}

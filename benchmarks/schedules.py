@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 from jsonargparse import auto_cli
-from torch import Tensor
 
-from patchranking.data import ImageData, load_data, read_batches
+from patchranking.data import ImageData, load_data
+from patchranking.evaluation.budget import tally_pruners
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
-from patchranking.evaluation.tally import Tally, zero_shot_classes
 from patchranking.files import write_json
 from patchranking.predictor.fit import fit_pruner
 from patchranking.pruning.attach import attach_reductions
@@ -61,15 +60,14 @@ def main(
         out: The JSON file.
     """
     loaded = load_model(model)
-    tests = [load_data(name, limit, 0) for name in test]
+    images, tests = load_data(train, train_limit, 0), [load_data(name, limit, 0) for name in test]
+    shape = Schedule.spread(blocks, 0.5)
     partial = out.with_suffix(".partial")
     done: dict[str, list[dict[str, Any]]] = json.loads(partial.read_text()) if partial.is_file() else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
         if str(seed) in done:
             continue
-        images = load_data(train, train_limit, 0)
-        shape = Schedule.spread(blocks, 0.5)
         again, _ = fit_pruner(loaded, images, None, shape, steps, network=network, rescore=True, seed=seed)
         once = Pruner(again.predictor, again.base, again.schedule).eval()
         runs: dict[tuple[str, float, float | None], Pruner] = {}
@@ -100,24 +98,12 @@ def _as_costly(tower: VisionTower, blocks: list[int], keep: float, early: float)
 def _measure(
     model: LoadedModel, data: ImageData, runs: dict[tuple[str, float, float | None], Pruner]
 ) -> list[dict[str, Any]]:
-    tower, labels = model.tower, data.labels
-    tally, first = Tally(zero_shot_classes(model, data)), min(run.schedule.block for run in runs.values())
-    sample: Tensor | None = None
-    for images, pixels in read_batches(data, model.preprocess, 64, {}):
-        pixels = pixels.to(tower.device, tower.dtype)
-        sample = pixels[:1] if sample is None else sample
-        tokens = tower.embed(pixels, first)
-        full = tower.pool(tower.run(tokens, first))
-        own = torch.tensor([labels[image] for image in images], device=tower.device)
-        tally.add(("dense", 1.0), images, full, full, own, None)
-        for number, run in enumerate(runs.values()):
-            with attach_reductions(tower, run.reductions()):
-                pruned = tower.pool(tower.run(tokens, first))
-            tally.add((str(number), 0.0), images, pruned, full, own, None)
+    tally, pixels, _ = tally_pruners(model, data, list(runs.values()), 64)
     rows = []
     for number, ((kind, rate, early), run) in enumerate(runs.items()):
-        with attach_reductions(tower, run.reductions()):
-            macs = count_macs(tower, sample)
+        with attach_reductions(model.tower, run.reductions()):
+            macs = count_macs(model.tower, pixels[:1])
+        key = (str(number), run.keep)
         rows.append(
             {
                 "dataset": f"{data.name}/{data.split}",
@@ -127,9 +113,9 @@ def _measure(
                 "stages": run.schedule.to_dict(),
                 "gmacs": macs / 1e9,
                 "n_images": len(data),
-                "top1": tally.mean((str(number), 0.0), "top1"),
+                "top1": tally.mean(key, "top1"),
                 "top1_dense": tally.mean(("dense", 1.0), "top1"),
-                "feature_cosine": tally.mean((str(number), 0.0), "feature_cosine"),
+                "feature_cosine": tally.mean(key, "feature_cosine"),
             }
         )
     return rows

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and names for them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing", "write_json"]
+__all__ = ["as_file_name", "replacing", "write_json"]
+
+
+def as_file_name(text: str) -> str:
+    """A text with a dash for all but letters and digits."""
+    return "".join(letter if letter.isalnum() else "-" for letter in text)
 
 
 @contextmanager

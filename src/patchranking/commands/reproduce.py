@@ -13,7 +13,7 @@ from patchranking.evaluation.environment import environment
 from patchranking.evaluation.published import markdown
 from patchranking.evaluation.reproduce import Job
 from patchranking.evaluation.reproduce import reproduce as reproduce_table
-from patchranking.files import write_json
+from patchranking.files import as_file_name, write_json
 from patchranking.prompts.tune import TuneSettings
 from patchranking.pruning.pruner import Pruner
 
@@ -67,7 +67,7 @@ def reproduce(
     for number_of, name in enumerate(data):
         test = load_data(name, limit, seed)
         images = load_data(train[number_of], limit, seed, "train") if train else None
-        folder = out / "".join(letter if letter.isalnum() else "-" for letter in f"{model} {name}")
+        folder = out / as_file_name(f"{model} {name}")
         done = folder / f"{table}.json"
         if not done.is_file():
             job = Job(loaded, test, images, fitted, folder, ranked, steps, tuning, seed)

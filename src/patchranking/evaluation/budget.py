@@ -20,7 +20,7 @@ from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["Budget", "OperatingPoint", "choose", "measure_curve"]
+__all__ = ["Budget", "OperatingPoint", "choose", "measure_curve", "tally_pruners"]
 
 BudgetKind = Literal["points", "cosine", "ms"]
 _RATES = tuple(round(0.95 - 0.05 * step, 2) for step in range(14))
@@ -106,24 +106,7 @@ def measure_curve(
     shapes = {tuple(blocks): blocks for blocks in (list(pruner.schedule.stages), [first], stages)}
     schedules = [Schedule.spread(blocks, rate) for blocks in shapes.values() for rate in rates]
     runs = [pruner.untuned.scheduled(schedule) for schedule in schedules]
-    tally, skipped, sample, features = Tally(zero_shot_classes(model, data)), dict[str, str](), None, 0
-    with torch.inference_mode():
-        for images, pixels in read_batches(data, model.preprocess, batch_size, skipped, None, "measure"):
-            pixels = pixels.to(tower.device, tower.dtype)
-            sample = pixels if sample is None else sample
-            tokens = tower.embed(pixels, first)
-            full = tower.pool(tower.run(tokens, first))
-            features = full.shape[-1]
-            labels = None
-            if data.labels is not None:
-                labels = torch.tensor([data.labels[image] for image in images], device=full.device)
-            tally.add(("dense", 1.0), images, full, full, labels, None)
-            for number, run in enumerate(runs):
-                with attach_reductions(tower, run.reductions()):
-                    pruned = tower.pool(tower.run(tokens, first))
-                tally.add((str(number), run.keep), images, pruned, full, labels, None)
-    if sample is None:
-        raise UserError(f"None of the images can be read, for example: {next(iter(skipped.items()))}.")
+    tally, sample, full = tally_pruners(model, data, runs, batch_size)
     speeds = _speeds(model, runs, sample.repeat(timing_batch, 1, 1, 1)[:timing_batch]) if timing_batch else {}
     dense_top1 = tally.mean(("dense", 1.0), "top1")
     points = []
@@ -133,13 +116,53 @@ def measure_curve(
         points.append(
             OperatingPoint(
                 schedule,
-                analytic_macs(tower, features, schedule) / 1e9,
+                analytic_macs(tower, full.shape[-1], schedule) / 1e9,
                 cosine,
                 None if dense_top1 is None or top1 is None else dense_top1 - top1,
                 1000 * timing_batch / speeds[str(number)] if speeds else None,
             )
         )
     return points
+
+
+@torch.inference_mode()
+def tally_pruners(
+    model: LoadedModel, data: ImageData, pruners: Sequence[Pruner], batch_size: int = 32
+) -> tuple[Tally, Tensor, Tensor]:
+    """Measures pruners of one model on the same images; the blocks before the first pruned one run once.
+
+    Args:
+        model: The model the pruners were fitted to.
+        data: Images, labelled for accuracy.
+        pruners: Without tuned visual tokens.
+        batch_size: Images a batch.
+
+    Returns:
+        A tally with ``("dense", 1.0)`` and, for pruner i, ``(str(i), keep)``; pixels of the first batch, and their
+        dense features.
+
+    Raises:
+        UserError: If no image can be read.
+    """
+    tower, first = model.tower, min(pruner.schedule.block for pruner in pruners)
+    tally, skipped = Tally(zero_shot_classes(model, data)), dict[str, str]()
+    sample: tuple[Tensor, Tensor] | None = None
+    for images, pixels in read_batches(data, model.preprocess, batch_size, skipped, None, "measure"):
+        pixels = pixels.to(tower.device, tower.dtype)
+        tokens = tower.embed(pixels, first)
+        full = tower.pool(tower.run(tokens, first))
+        sample = sample or (pixels, full)
+        labels = None
+        if data.labels is not None:
+            labels = torch.tensor([data.labels[image] for image in images], device=full.device)
+        tally.add(("dense", 1.0), images, full, full, labels, None)
+        for number, pruner in enumerate(pruners):
+            with attach_reductions(tower, pruner.reductions()):
+                pruned = tower.pool(tower.run(tokens, first))
+            tally.add((str(number), pruner.keep), images, pruned, full, labels, None)
+    if sample is None:
+        raise UserError(f"None of the images can be read, for example: {next(iter(skipped.items()))}.")
+    return tally, *sample
 
 
 def choose(curve: Sequence[OperatingPoint], budget: Budget) -> OperatingPoint:
