@@ -1,9 +1,9 @@
 r"""Schedules at equal multiply-accumulates: at once, in two stages by one order, and in two stages that score again.
 
-    python benchmarks/schedules.py MODEL TRAIN '[TEST, ...]' --blocks '[3,5]' \
+    python benchmarks/schedules.py MODEL TRAIN '[TEST, ...]' --blocks '[3,6]' \
         --out benchmarks/results/schedules-NAME.json
 
-The first predictor is the same in all of them. Every finished fit is written, and a run that is killed goes on.
+The first predictor is the same in all of them, and a later mlp where it is a mixer. Every finished fit is written, and a run that is killed goes on.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from typing import Any
 import torch
 from jsonargparse import auto_cli
 
-from patchranking.data import ImageData, load_data
+from patchranking.data import ImageData, load_data, subset
 from patchranking.evaluation.budget import tally_pruners
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
-from patchranking.files import write_json
+from patchranking.files import as_file_name, write_json
 from patchranking.predictor.fit import fit_pruner
 from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
+from patchranking.ranking.job import rank_dataset
+from patchranking.ranking.search import SearchSettings
 from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel, load_model
 
@@ -33,15 +35,17 @@ def main(
     model: str,
     train: str,
     test: list[str],
-    blocks: list[int] = [3, 5],  # noqa: B006
+    blocks: list[int] = [3, 6],  # noqa: B006
     keep: list[float] = [0.6, 0.5, 0.4],  # noqa: B006
-    early: list[float] = [0.5, 0.85],  # noqa: B006
-    network: str = "mlp",
+    early: list[float] = [0.5, 0.7],  # noqa: B006
+    network: str = "mixer",
+    ranked: int = 400,
     steps: int = 300,
     seeds: int = 3,
     train_limit: int | None = None,
     limit: int | None = None,
     out: Path = Path("benchmarks/results/schedules.json"),
+    work: Path = Path("runs/schedules"),
 ) -> None:
     """Runs the comparison.
 
@@ -52,23 +56,31 @@ def main(
         blocks: The first stage and the second.
         keep: Keep rates of pruning at once, whose multiply-accumulates the stages have too.
         early: Shares of what goes that go in the first stage already.
-        network: mlp or transformer.
+        network: mixer, mlp or transformer.
+        ranked: So many training images are ranked and imitated before the first distillation; 0 leaves it out.
         steps: Steps of distillation of each predictor.
         seeds: Seeds 0, 1, ... of the weights and the order.
         train_limit: At most so many training images.
         limit: At most so many images of each test set.
         out: The JSON file.
+        work: Folder for the rankings.
     """
     loaded = load_model(model)
     images, tests = load_data(train, train_limit, 0), [load_data(name, limit, 0) for name in test]
     shape = Schedule.spread(blocks, 0.5)
+    rankings = None
+    if ranked:
+        chosen = subset(images, ranked, 0)
+        rankings = work / as_file_name(f"{loaded.name}-{images.name}-{images.split}-{len(chosen)}-{blocks[0]}")
+        rankings.mkdir(parents=True, exist_ok=True)
+        rank_dataset(loaded, chosen, rankings, SearchSettings(block=blocks[0]))
     partial = out.with_suffix(".partial")
     done: dict[str, list[dict[str, Any]]] = json.loads(partial.read_text()) if partial.is_file() else {}
     out.parent.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
         if str(seed) in done:
             continue
-        again, _ = fit_pruner(loaded, images, None, shape, steps, network=network, rescore=True, seed=seed)
+        again, _ = fit_pruner(loaded, images, rankings, shape, steps, network=network, rescore=True, seed=seed)
         once = Pruner(again.predictor, again.base, again.schedule).eval()
         runs: dict[tuple[str, float, float | None], Pruner] = {}
         for rate in keep:

@@ -163,7 +163,7 @@ def test_stages_that_score_again_are_fitted_to_what_the_ones_before_them_leave(p
         assert error == pytest.approx(found, abs=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"network": "mixer"}, {"schedule": Schedule({2: 0.5})}, {"steps": 0}])
+@pytest.mark.parametrize("changes", [{"schedule": Schedule({2: 0.5})}, {"steps": 0}])
 def test_what_cannot_score_again_is_refused(pictures, changes):
     model, data = pictures
     with pytest.raises(UserError, match="To score again takes two stages or more"):

@@ -65,7 +65,7 @@ def fit(
         score: What counts as damage in that ranking, unless rankings are given.
         blocks: Patches go before these blocks, equal shares at each: 3 by default, 3 5 7 9 in the paper too.
         schedule: Share kept before each block, such as '{3: 0.55, 5: 0.47}', in place of keep and blocks.
-        rescore: Score again before each later block, by predictors of their own, mlp or transformer.
+        rescore: Score again before each later block, by predictors of their own.
         epochs: Passes of imitation over the images.
         limit: At most so many images, drawn by seed.
         seed: Random seed.

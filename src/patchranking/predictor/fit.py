@@ -27,6 +27,8 @@ from patchranking.towers.load import LoadedModel
 __all__ = ["FitReport", "cache_tokens", "fit_pruner", "with_mirrored"]
 
 _IMAGES_PER_BATCH = 32
+_ANY_LENGTH = "mlp"
+"""The network of later stages after a mixer, since their number of patches changes with the keep rate."""
 
 
 @dataclass(frozen=True)
@@ -71,21 +73,17 @@ def fit_pruner(
         network: mixer, mlp or transformer.
         loss: Of the imitation: listnet, bce, margin or top-list.
         rescore: Whether every later stage scores again, by a predictor of its own that is distilled on what the stages
-            before it leave; otherwise it goes by the scores of the first.
+            before it leave, an mlp where the first is a mixer; otherwise it goes by the scores of the first.
         seed: Random seed.
 
     Raises:
         UserError: If the rankings are incomplete or belong to another model or to other images, if there is nothing to
-            learn from, if no image can be read, or stages are to score again that are none or have a network or an
-            objective that cannot.
+            learn from, if no image can be read, or stages are to score again that are none or are not distilled.
     """
     if loss not in LOSSES:
         raise UserError(f"Unknown loss '{loss}': choose from {', '.join(LOSSES)}.")
-    if rescore and (network == "mixer" or steps < 1 or schedule is None or len(schedule.stages) < 2):
-        raise UserError(
-            "To score again takes two stages or more, a network for any number of patches, mlp or transformer, and "
-            "distillation."
-        )
+    if rescore and (steps < 1 or schedule is None or len(schedule.stages) < 2):
+        raise UserError("To score again takes two stages or more, and distillation.")
     if rankings is None and steps < 1:
         raise UserError("Nothing to fit to: give rankings to imitate, or 1 or more steps of distillation.")
     base = BaseModel.of(model.tower, model.name)
@@ -111,8 +109,9 @@ def fit_pruner(
         distillation = distill(predictor, model.tower, tokens, features, block, steps, seed=seed)
     pruner = Pruner(predictor, base, schedule).eval()
     if rescore and features is not None:
+        again = _ANY_LENGTH if network == "mixer" else network
         for stage in list(schedule.stages)[1:]:
-            later = Predictor(**predictor.config).to(model.tower.device)
+            later = Predictor(**predictor.config | {"network": again}).to(model.tower.device)
             seen = _pruned_before(model.tower, pruner.scheduled(schedule), stage)
             distillation = distill(later, model.tower, tokens, features, stage, steps, seed=seed, entering=seen)
             pruner.later[str(stage)] = later
