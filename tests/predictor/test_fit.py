@@ -147,11 +147,12 @@ def test_without_rankings_every_readable_image_is_distilled_from(pictures):
     assert pruner.predictor.config["network"] == "mlp"
 
 
-def test_stages_that_score_again_are_fitted_to_what_the_ones_before_them_leave(pictures):
+@pytest.mark.parametrize(("network", "later"), [("transformer", "transformer"), ("mixer", "mlp")])
+def test_stages_that_score_again_are_fitted_to_what_the_ones_before_them_leave(pictures, network, later):
     """The error reported is that of the pruner attached, on the images held out."""
     model, data = pictures
-    pruner, report = fit_pruner(model, data, schedule=SCHEDULE, steps=2, network="transformer", rescore=True)
-    assert list(pruner.later) == ["2", "4"]
+    pruner, report = fit_pruner(model, data, schedule=SCHEDULE, steps=2, network=network, rescore=True)
+    assert {block: own.config["network"] for block, own in pruner.later.items()} == {"2": later, "4": later}
     held_out = torch.randperm(6, generator=torch.Generator().manual_seed(0))[:1].tolist()
     readable = [index for index, key in enumerate(data.keys) if key != "broken.png"]
     pixels = torch.stack([model.preprocess(data.image(readable[index])) for index in held_out])
