@@ -3,8 +3,8 @@ r"""Schedules at equal multiply-accumulates: at once, in two stages by one order
     python benchmarks/schedules.py MODEL TRAIN '[TEST, ...]' --blocks '[3,6]' \
         --out benchmarks/results/schedules-NAME.json
 
-The first predictor is the same in all of them; a later one is an mlp where it is a mixer. Every finished fit is written,
-and a run that is killed goes on.
+The first predictor is the same in all of them; a later one is an mlp where it is a mixer. Every finished fit is
+written, and a run that is killed goes on.
 """
 
 from __future__ import annotations
