@@ -291,11 +291,12 @@ def test_fit_keeps_within_a_budget(run, mistake, tmp_path):
 def test_stages_of_a_schedule_score_again(run, mistake, tmp_path):
     job = ["fit", "demo", "demo:train", "--limit", 8, "--objective", "distill", "--steps", 1, "--out", tmp_path]
     job += ["--schedule", "{3: 0.6, 5: 0.5}", "--rescore", "true"]
-    assert run(*job, "--network", "mlp")[0] == 0
+    assert run(*job)[0] == 0
     config = json.loads((tmp_path / "config.json").read_text())
     assert (config["schedule"], list(config["later"])) == ({"3": 0.6, "5": 0.5}, ["5"])
+    assert (config["predictor"]["network"], config["later"]["5"]["network"]) == ("mixer", "mlp")
     assert run("evaluate", "demo", "demo", "--limit", 4, "--pruner", tmp_path, "--out", tmp_path / "evaluate")[0] == 0
-    assert "a network for any number of patches" in mistake(*job)
+    assert "two stages or more" in mistake(*job[:-4], "--rescore", "true")
     assert "give --schedule, or --blocks" in mistake(*job, "--blocks", 3)
 
 
