@@ -135,7 +135,6 @@ def _read(
     if golden_images is not None:
         ranked = subset(images, golden_images, 0)
         folder = work / as_file_name(f"{model.name}-{images.name}-{images.split}-{len(ranked)}")
-        folder.mkdir(parents=True, exist_ok=True)
         rank_dataset(model, ranked, folder, SearchSettings(block=BLOCK))
         place = {images.keys[index]: row for row, index in enumerate(used)}
         golden = {place[key]: torch.from_numpy(row) for key, row in iter_rankings(folder) if key in place}

@@ -73,7 +73,6 @@ def main(
     if ranked:
         chosen = subset(images, ranked, 0)
         rankings = work / as_file_name(f"{loaded.name}-{images.name}-{images.split}-{len(chosen)}-{blocks[0]}")
-        rankings.mkdir(parents=True, exist_ok=True)
         rank_dataset(loaded, chosen, rankings, SearchSettings(block=blocks[0]))
     partial = out.with_suffix(".partial")
     done: dict[str, list[dict[str, Any]]] = json.loads(partial.read_text()) if partial.is_file() else {}

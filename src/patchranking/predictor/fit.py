@@ -109,7 +109,7 @@ def fit_pruner(
         distillation = distill(predictor, model.tower, tokens, features, block, steps, seed=seed)
     pruner = Pruner(predictor, base, schedule).eval()
     if rescore and features is not None:
-        again = _ANY_LENGTH if network == "mixer" else network
+        again = network if predictor.any_length else _ANY_LENGTH
         for stage in list(schedule.stages)[1:]:
             later = Predictor(**predictor.config | {"network": again}).to(model.tower.device)
             seen = _pruned_before(model.tower, pruner.scheduled(schedule), stage)
