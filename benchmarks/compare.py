@@ -58,7 +58,7 @@ def main(
         settings = EvaluationSettings(methods=METHODS, keep_rates=keep, timing_batch=timing_batch, wall=0)
         done[name], _ = evaluate(loaded, images, [fitted], settings)
         for seed in range(1, seeds):
-            again = EvaluationSettings(methods=("random",), keep_rates=keep, timing_batch=0, wall=0, seed=seed)
+            again = EvaluationSettings(("random",), keep, fitted.schedule, timing_batch=0, wall=0, seed=seed)
             rows = evaluate(loaded, images, [], again)[0]["rows"]
             done[name]["rows"] += [row for row in rows if row["method"] == "random"]
         write_json(partial, done)

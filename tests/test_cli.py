@@ -256,7 +256,7 @@ def test_rank_fit_evaluate(run, tmp_path):
         ("random", 0.5),
         ("patchranking", 0.5),
     }
-    assert {row["schedule"] and tuple(row["schedule"]) for row in results["rows"]} == {None, ("6",)}
+    assert {row["schedule"] and tuple(row["schedule"]) for row in results["rows"]} == {None, ("6", "7")}
 
 
 def test_fit_ranks_with_the_search_and_the_score_asked_for(run, tmp_path):
@@ -296,7 +296,7 @@ def test_stages_of_a_schedule_score_again(run, mistake, tmp_path):
     assert (config["schedule"], list(config["later"])) == ({"3": 0.6, "5": 0.5}, ["5"])
     assert (config["predictor"]["network"], config["later"]["5"]["network"]) == ("mixer", "mlp")
     assert run("evaluate", "demo", "demo", "--limit", 4, "--pruner", tmp_path, "--out", tmp_path / "evaluate")[0] == 0
-    assert "two stages or more" in mistake(*job[:-4], "--rescore", "true")
+    assert "two stages or more" in mistake(*job[:-4], "--blocks", 3, "--rescore", "true")
     assert "give --schedule, or --blocks" in mistake(*job, "--blocks", 3)
 
 

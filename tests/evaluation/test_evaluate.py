@@ -15,7 +15,9 @@ from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
+from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.base_model import BaseModel
+from patchranking.pruning.baselines.evit import evit
 from patchranking.pruning.baselines.tome import tome, tome_schedule
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
@@ -139,15 +141,15 @@ def test_wrong_settings_are_refused(model, data, pruner):
         evaluate(model, data, [pruner], settings(keep_rates=(1.5,)))
 
 
-def test_a_progressive_pruner_and_evit_are_measured_as_they_run(model, data):
+def test_stages_and_evit_in_stages_are_measured_as_they_run(model, data):
     tower, schedule = model.tower, Schedule({1: 0.8, 3: 0.5})
     pruner = Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), schedule).eval()
     results, _ = evaluate(model, data, [pruner], settings(methods=("evit", "tome"), keep_rates=(0.5, 0.25)))
     rows = {(row["method"], row["keep_rate"]): row for row in results["rows"]}
     assert rows["patchranking", 0.5]["schedule"] == {"1": 0.8, "3": 0.5}
     assert rows["patchranking", 0.25]["schedule"] == pytest.approx({"1": 0.7, "3": 0.25})
-    assert rows["evit", 0.5]["schedule"] == {"1": 0.5}
-    assert rows["tome", 0.5]["schedule"] == tome_schedule(tower, 1, 8).to_dict()
+    assert rows["evit", 0.5]["schedule"] == {"1": 0.8, "3": 0.5}
+    assert rows["tome", 0.5]["schedule"] == tome_schedule(tower, schedule).to_dict()
     readable = [index for index, key in enumerate(data.keys) if "broken" not in key]
     pixels = torch.stack([model.preprocess(data.image(index)) for index in readable])
     pruner.keep = 0.5
@@ -155,7 +157,10 @@ def test_a_progressive_pruner_and_evit_are_measured_as_they_run(model, data):
         full = tower(pixels)
         with pruner.attached(tower):
             cosine = F.cosine_similarity(tower(pixels), full).mean().item()
-        merged = F.cosine_similarity(tome(tower, pixels, tome_schedule(tower, 1, 8)), full).mean().item()
+        merged = F.cosine_similarity(tome(tower, pixels, tome_schedule(tower, schedule)), full).mean().item()
+        with attach_reductions(tower, {1: evit(tower, 1, 13), 3: evit(tower, 3, 8)}):
+            fused = F.cosine_similarity(tower(pixels), full).mean().item()
+    assert rows["evit", 0.5]["feature_cosine"] == pytest.approx(fused, abs=1e-5)
     assert rows["tome", 0.5]["feature_cosine"] == pytest.approx(merged, abs=1e-5)
     assert rows["patchranking", 0.5]["feature_cosine"] == pytest.approx(cosine, abs=1e-5)
 

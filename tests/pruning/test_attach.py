@@ -3,13 +3,19 @@ from __future__ import annotations
 import pytest
 import torch
 
-from patchranking.pruning.attach import scorer_attached
+from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
+from patchranking.pruning.stages import dropping, staged
 
 
 def first_channel(tower):
     return lambda tokens: tokens[:, tower.num_prefix_tokens :, 0]
+
+
+def attached(tower, schedule):
+    drops = {schedule.block: dropping(first_channel(tower), tower.num_prefix_tokens)}
+    return attach_reductions(tower, staged(lambda: schedule, tower.num_patches, tower.num_prefix_tokens, drops))
 
 
 @torch.inference_mode()
@@ -17,10 +23,10 @@ def test_keep_all_and_detached_are_bit_identical_and_keys_stay(case):
     tower = case.tower
     dense = case.encode(case.pixels)
     keys = list(case.model.state_dict())
-    with scorer_attached(tower, Schedule({3: 1.0}), first_channel(tower)):
+    with attached(tower, Schedule({3: 1.0})):
         assert torch.equal(case.encode(case.pixels), dense)
         assert list(case.model.state_dict()) == keys
-    with scorer_attached(tower, Schedule({3: 0.5}), first_channel(tower)):
+    with attached(tower, Schedule({3: 0.5})):
         assert not torch.equal(case.encode(case.pixels), dense)
         assert list(case.model.state_dict()) == keys
     assert torch.equal(case.encode(case.pixels), dense)
@@ -34,7 +40,7 @@ def test_the_hook_equals_gathering_by_hand(case, block):
     tokens = tower.embed(case.pixels, block)
     chosen = top_patches(first_channel(tower)(tokens), round(rate * tower.num_patches))
     expected = tower.pool(tower.run(gather_tokens(tokens, chosen, tower.num_prefix_tokens), block))
-    with scorer_attached(tower, Schedule({block: rate}), first_channel(tower)):
+    with attached(tower, Schedule({block: rate})):
         assert torch.equal(case.encode(case.pixels), expected)
 
     """Pruning in the last block equals masking the attention to the dropped patches, for a class-token readout."""
@@ -51,5 +57,5 @@ def test_the_hook_equals_gathering_by_hand(case, block):
 
 def test_the_hook_survives_autocast_and_training_mode(tower):
     tower.module.train()
-    with scorer_attached(tower, Schedule({3: 0.5}), first_channel(tower)), torch.autocast("cpu", torch.bfloat16):
+    with attached(tower, Schedule({3: 0.5})), torch.autocast("cpu", torch.bfloat16):
         assert tower(torch.randn(2, 3, 32, 32)).shape == (2, 24)

@@ -8,8 +8,9 @@ from transformers import CLIPConfig, CLIPModel
 
 from patchranking.evaluation.cost import count_macs
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.attach import scorer_attached
+from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.base_model import BaseModel
+from patchranking.pruning.baselines import baseline_reductions
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
@@ -43,7 +44,7 @@ def test_pruned_counts_agree_with_the_formula(case):
     pooling_attention = getattr(tower.module, "attn_pool", None)
     for rate in (1.0, 0.5):
         schedule = Schedule({2: rate})
-        with scorer_attached(tower, schedule, lambda tokens: tokens[:, tower.num_prefix_tokens :, 0]):
+        with attach_reductions(tower, baseline_reductions("centre-crop", tower, schedule, 0)):
             counted = count_macs(tower, case.pixels)
             if pooling_attention is not None:
                 counted -= count_macs(pooling_attention, tower.run(tower.embed(case.pixels), 0))

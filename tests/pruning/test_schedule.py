@@ -40,6 +40,17 @@ def test_spread_is_the_papers_twenty_tokens_a_stage():
     assert Schedule.spread([3], 0.6) == Schedule({3: 0.6})
 
 
+def test_by_default_the_second_stage_is_a_third_of_the_way_on():
+    assert [list(Schedule.default(3, depth, 0.5).stages) for depth in (12, 24, 8, 5, 4)] == [
+        [3, 6],
+        [3, 10],
+        [3, 5],
+        [3, 4],
+        [3],
+    ]
+    assert Schedule.default(3, 12, 0.5).to_dict() == {"3": 0.75, "6": 0.5}
+
+
 @given(st.floats(0.01, 1), st.floats(0.01, 1))
 def test_another_keep_rate_is_met_exactly_and_stages_keep_their_order(first, second):
     schedule = Schedule.spread([1, 2, 4], first).at(second)

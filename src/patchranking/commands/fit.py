@@ -11,7 +11,7 @@ from patchranking.data import load_data, subset
 from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget, choose, measure_curve
 from patchranking.files import write_json
-from patchranking.predictor.fit import fit_pruner
+from patchranking.predictor.fit import default_schedule, fit_pruner
 from patchranking.predictor.losses import LossName
 from patchranking.predictor.networks import NetworkName
 from patchranking.pruning.schedule import Schedule
@@ -40,7 +40,7 @@ def fit(
     score: ScoreName = "preservation",
     blocks: list[int] | None = None,
     schedule: dict[int, float] | None = None,
-    rescore: bool = False,
+    rescore: bool | None = None,
     epochs: int = 30,
     limit: int | None = None,
     seed: int = 0,
@@ -63,9 +63,10 @@ def fit(
         loss: How rankings are imitated.
         search: How the patches are ranked for imitation, unless rankings are given.
         score: What counts as damage in that ranking, unless rankings are given.
-        blocks: Patches go before these blocks, equal shares at each: 3 by default, 3 5 7 9 in the paper too.
+        blocks: Patches go before these blocks, equal shares at each. By default 3 and a third of the way from there to
+            the end, such as 3 and 6 of 12, or 3 alone without distillation; 3 alone or 3 5 7 9 in the paper.
         schedule: Share kept before each block, such as '{3: 0.55, 5: 0.47}', in place of keep and blocks.
-        rescore: Score again before each later block, by predictors of their own.
+        rescore: Score again before each later block, by predictors of their own; by default where they are distilled.
         epochs: Passes of imitation over the images.
         limit: At most so many images, drawn by seed.
         seed: Random seed.
@@ -82,8 +83,10 @@ def fit(
     if rankings is not None and objective == "distill":
         raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
     first = 3 if rankings is None else finished_manifest(rankings)["settings"]["block"]
-    stages = Schedule.spread(blocks or [first], keep) if schedule is None else Schedule(schedule)
+    distilled = 0 if objective == "imitate" else steps
     loaded = load(model, device, seed)
+    stages = Schedule.spread(blocks, keep) if blocks else default_schedule(loaded.tower, first, keep, distilled)
+    stages = stages if schedule is None else Schedule(schedule)
     images = load_data(data, limit, seed, "train")
     unseen = None if budget_data is None else load_data(budget_data, None, seed)
     make_folder(out)
@@ -91,7 +94,6 @@ def fit(
         rankings = out / "rankings"
         settings = SearchSettings(search, score, stages.block, seed=seed)
         rank_dataset(loaded, subset(images, ranked, seed), rankings, settings)
-    distilled = 0 if objective == "imitate" else steps
     pruner, report = fit_pruner(loaded, images, rankings, stages, distilled, epochs, network, loss, rescore, seed)
     point = None
     if allowed is not None and unseen is not None:

@@ -1,4 +1,4 @@
-"""Compares ways of choosing patches on the same images, at the same block and the same counts."""
+"""Compares ways of choosing patches on the same images, before the same blocks and at the same counts."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from patchranking.data import ImageData, read_batches
 from patchranking.errors import UserError
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.rows import rows_of
-from patchranking.evaluation.run import ORACLES, TUNED, EvaluationSettings, Run, encoder, pruned
+from patchranking.evaluation.run import ORACLES, TUNED, EvaluationSettings, Run, by_scores, encoder
 from patchranking.evaluation.tally import Tally, object_share, zero_shot_classes
-from patchranking.pruning.baselines import BASELINES, ENCODERS, REDUCTIONS
+from patchranking.pruning.attach import Scorer, attach_reductions
+from patchranking.pruning.baselines import BASELINES, ENCODERS, baseline_reductions
 from patchranking.pruning.pruner import Pruner
-from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.select import best_first, gather_tokens, kept_count, top_patches
+from patchranking.pruning.select import best_first, check_keep_rate
+from patchranking.pruning.stages import Survivors
 from patchranking.ranking.sketched import sketched
 from patchranking.report.wall import WallImage
+from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["ORACLES", "EvaluationSettings", "evaluate"]
 
-_WALL_METHODS = ("patchranking", "cls-attention")
 _GOLDEN_IMAGES_PER_BATCH = 8
 
 
@@ -71,7 +72,6 @@ def _prepare(model: LoadedModel, data: ImageData, pruners: Sequence[Pruner], set
     unknown = [name for name in settings.methods if name not in known]
     if unknown:
         raise UserError(f"Unknown method '{unknown[0]}': choose from {', '.join(known)}.")
-    block = settings.block
     for one in pruners:
         one.base.check(model.tower)
         one.to(model.tower.device)
@@ -80,18 +80,21 @@ def _prepare(model: LoadedModel, data: ImageData, pruners: Sequence[Pruner], set
         raise UserError(f"Two pruners hold the same kind of tokens, {', '.join(kinds)}: give one of each.")
     by_kind = dict(zip(kinds, pruners, strict=True))
     pruner = by_kind.pop("none", pruners[0].untuned if pruners else None)
-    if pruner is not None:
-        block = pruner.schedule.block
+    schedule = settings.schedule if pruner is None else pruner.schedule
+    schedule.check(model.tower)
     for rate in settings.keep_rates:
-        Schedule({block: rate}).check(model.tower)
+        check_keep_rate(rate)
     rates = sorted({float(rate) for rate in settings.keep_rates if rate < 1}, reverse=True)
-    scorers = {
-        name: BASELINES[name](model.tower, block, settings.seed) for name in settings.methods if name in BASELINES
+    at, survivors = {rate: schedule.at(rate) for rate in rates}, Survivors()
+    reductions = {
+        name: {rate: baseline_reductions(name, model.tower, at[rate], settings.seed, survivors) for rate in rates}
+        for name in settings.methods
+        if name in BASELINES
     }
     if pruner is not None:
-        scorers["patchranking"] = pruner
+        reductions["patchranking"] = {rate: pruner.scheduled(at[rate]).reductions(survivors) for rate in rates}
     encoders = {
-        name: {rate: ENCODERS[name][0](model.tower, block, kept_count(rate, model.tower.num_patches)) for rate in rates}
+        name: {rate: ENCODERS[name][0](model.tower, at[rate]) for rate in rates}
         for name in settings.methods
         if name in ENCODERS
     }
@@ -99,7 +102,21 @@ def _prepare(model: LoadedModel, data: ImageData, pruners: Sequence[Pruner], set
     chosen = set(order[: settings.golden_images]) if "golden" in settings.methods else set()
     tuned_classes = {kind: _tuned_classes(model, data, one) for kind, one in by_kind.items()}
     tally = Tally(zero_shot_classes(model, data), frozenset(order[: settings.index_images]))
-    return Run(model, data, settings, block, rates, scorers, encoders, pruner, by_kind, tuned_classes, tally, chosen)
+    return Run(
+        model,
+        data,
+        settings,
+        schedule,
+        rates,
+        reductions,
+        encoders,
+        pruner,
+        survivors,
+        by_kind,
+        tuned_classes,
+        tally,
+        chosen,
+    )
 
 
 def _tuned_classes(model: LoadedModel, data: ImageData, pruner: Pruner) -> Tensor | None:
@@ -110,41 +127,34 @@ def _tuned_classes(model: LoadedModel, data: ImageData, pruner: Pruner) -> Tenso
 
 
 def _measure(run: Run, images: list[int], pixels: Tensor) -> None:
-    tower = run.model.tower
-    tokens = tower.embed(pixels, run.block)
-    full = tower.pool(tower.run(tokens, run.block))
+    tower, first = run.model.tower, run.schedule.block
+    tokens = tower.embed(pixels, first)
+    full = tower.pool(tower.run(tokens, first))
     labels = None if run.data.labels is None else torch.tensor([run.data.labels[i] for i in images], device=full.device)
     masks = [run.data.mask(i) for i in images]
     objects = None
     if all(mask is not None for mask in masks):
         objects = torch.stack([object_share(mask, tower.grid) for mask in masks if mask is not None]).to(full.device)
     run.tally.add(("dense", 1.0), images, full, full, labels, None if objects is None else objects.sum(1))
-    scores = {name: scorer(tokens) for name, scorer in run.scorers.items()}
-    rows = {name: list(range(len(images))) for name in scores}
     oracle = [row for row, image in enumerate(images) if image in run.golden]
+    reductions, golden = dict(run.reductions), None
     if oracle:
-        parts = [
-            sketched(tower, pixels[part], run.block).importance
-            for part in torch.tensor(oracle, device=pixels.device).split(_GOLDEN_IMAGES_PER_BATCH)
-        ]
-        scores["golden"], rows["golden"] = torch.cat(parts), oracle
-    for name, importance in scores.items():
-        some = rows[name]
+        golden = _golden(tower, pixels[oracle], first)
+        reductions["golden"] = {rate: by_scores(run, lambda _: golden, rate) for rate in run.rates}
+    for name, at in reductions.items():
+        some = oracle if name in ORACLES else list(range(len(images)))
         for rate in run.rates:
-            patches = top_patches(importance, kept_count(rate, tower.num_patches))
-            if name == "patchranking" or name in REDUCTIONS:
-                with pruned(run, name, rate):
-                    features = tower.pool(tower.run(tokens, run.block))
-            else:
-                kept = gather_tokens(tokens[some], patches, tower.num_prefix_tokens)
-                features = tower.pool(tower.run(kept, run.block))
+            run.survivors.places = None
+            with attach_reductions(tower, at[rate]):
+                features = tower.pool(tower.run(tokens[some], first))
+            places = run.survivors.places
             run.tally.add(
                 (name, rate),
                 [images[row] for row in some],
                 features,
                 full[some],
                 None if labels is None else labels[some],
-                None if objects is None else objects[some].gather(1, patches).sum(1),
+                None if objects is None or places is None else objects[some].gather(1, places).sum(1),
             )
     for name in run.encoders:
         for rate in run.rates:
@@ -155,18 +165,26 @@ def _measure(run: Run, images: list[int], pixels: Tensor) -> None:
             run.tally.add((name, rate), images, encoder(run, name, rate)(pixels), full, labels, None, classes)
     shown = oracle if run.golden else range(len(images))
     for row in list(shown)[: run.settings.wall - len(run.wall)]:
-        run.wall.append(
-            _wall_image(run, images[row], pixels[row], {n: s[rows[n].index(row)] for n, s in scores.items()})
-        )
+        ranking = None if golden is None else golden[oracle.index(row)]
+        run.wall.append(_wall_image(run, images[row], pixels[row], tokens[row : row + 1], ranking))
 
 
-def _wall_image(run: Run, image: int, pixels: Tensor, scores: dict[str, Tensor]) -> WallImage:
+def _golden(tower: VisionTower, pixels: Tensor, block: int) -> Tensor:
+    """The oracle's importance of the patches, ``(images, patches)``."""
+    return torch.cat([sketched(tower, part, block).importance for part in pixels.split(_GOLDEN_IMAGES_PER_BATCH)])
+
+
+def _wall_image(run: Run, image: int, pixels: Tensor, tokens: Tensor, golden: Tensor | None) -> WallImage:
+    """An image of the wall, with the order in which methods put the patches that enter the first stage."""
     tower = run.model.tower
+    scorers: dict[str, Scorer] = {} if run.pruner is None else {"patchranking": run.pruner}
+    if "cls-attention" in run.reductions:
+        scorers["cls-attention"] = BASELINES["cls-attention"](tower, run.schedule.block, run.settings.seed)
     places = {}
-    for name in filter(scores.__contains__, _WALL_METHODS):
-        order = best_first(scores[name][None], tower.num_patches)[0]
+    for name, scorer in scorers.items():
+        order = best_first(scorer(tokens), tower.num_patches)[0]
         places[name] = order.argsort().view(tower.grid).cpu().numpy()
-    golden = scores["golden"].view(tower.grid).float().cpu().numpy() if "golden" in scores else None
+    importance = None if golden is None else golden.view(tower.grid).float().cpu().numpy()
     label = run.data.labels[image] if run.data.labels is not None else None
     caption = run.data.keys[image] if label is None else run.data.class_names[label]
-    return WallImage(run.model.picture(pixels), caption, golden, places)
+    return WallImage(run.model.picture(pixels), caption, importance, places)

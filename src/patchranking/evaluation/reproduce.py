@@ -18,8 +18,7 @@ from patchranking.predictor.fit import fit_pruner
 from patchranking.predictor.measures import matching_rate
 from patchranking.prompts.tune import TuneSettings, tune
 from patchranking.pruning.attach import Reduction, attach_reductions
-from patchranking.pruning.baselines import BASELINES, ENCODERS, REDUCTIONS
-from patchranking.pruning.macs import analytic_macs
+from patchranking.pruning.baselines import ENCODERS, baseline_reductions
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, kept_count, top_patches
@@ -135,11 +134,9 @@ def _at(job: Job, pruner: Pruner, schedule: Schedule) -> Encoder:
     return _with(job.model.tower, pruner.scheduled(schedule).reductions())
 
 
-def _class_attention(job: Job, block: int, rate: float) -> Encoder:
+def _baseline(job: Job, name: str, schedule: Schedule) -> Encoder:
     tower = job.model.tower
-    scorer, kept = BASELINES["cls-attention"](tower, block, job.seed), kept_count(rate, tower.num_patches)
-    drop: Reduction = lambda tokens: gather_tokens(tokens, top_patches(scorer(tokens), kept), tower.num_prefix_tokens)  # noqa: E731
-    return _with(tower, {block: drop})
+    return _with(tower, baseline_reductions(name, tower, schedule, job.seed))
 
 
 def _pruner(job: Job, block: int) -> Pruner:
@@ -236,17 +233,10 @@ def _matching(job: Job, golden: Mapping[str, Any], pruner: Pruner) -> float:
 
 def _table4(job: Job) -> Cells:
     tower, schedule = job.model.tower, _progressive(job.model.tower)
-    counts = schedule.kept(tower.num_patches)
-    evit = {block: REDUCTIONS["evit"](tower, block, kept) for block, kept in counts.items()}
-    aim = analytic_macs(tower, 0, schedule)
-    alike = min(
-        range(1, tower.num_patches + 1),
-        key=lambda kept: abs(analytic_macs(tower, 0, Schedule({_BLOCK: kept / tower.num_patches})) - aim),
-    )
-    merged = ENCODERS["tome"][0](tower, _BLOCK, alike)
+    merged = ENCODERS["tome"][0](tower, schedule)
     encoders: dict[tuple[str, str], Encoder] = {
         ("dense", "progressive"): tower,
-        ("evit", "progressive"): _with(tower, evit),
+        ("evit", "progressive"): _baseline(job, "evit", schedule),
         ("a-vit", "progressive"): lambda pixels: ENCODERS["a-vit"][1](tower, pixels, schedule),
         ("tome", "progressive"): lambda pixels: ENCODERS["tome"][1](tower, pixels, merged),
         ("patchranking", "progressive"): _at(job, _pruner(job, schedule.block), schedule),
@@ -276,7 +266,7 @@ def _figure1(job: Job) -> Cells:
     encoders: dict[tuple[str, str], Encoder] = {}
     classes = {}
     for rate in rates:
-        encoders["cls-attention", f"{rate:.0%}"] = _class_attention(job, _BLOCK, rate)
+        encoders["cls-attention", f"{rate:.0%}"] = _baseline(job, "cls-attention", Schedule({_BLOCK: rate}))
         encoders["patchranking", f"{rate:.0%}"] = _at(job, pruner, Schedule({_BLOCK: rate}))
         for tokens in ("text", "both"):
             key = (f"patchranking + {tokens}", f"{rate:.0%}")
@@ -288,7 +278,7 @@ def _figure5(job: Job) -> Cells:
     pruner, rates = _pruner(job, 0), (0.9, 0.8, 0.7, 0.6, 0.5)
     encoders: dict[tuple[str, str], Encoder] = {}
     for rate in rates:
-        encoders["cls-attention", f"{rate:.0%}"] = _class_attention(job, 0, rate)
+        encoders["cls-attention", f"{rate:.0%}"] = _baseline(job, "cls-attention", Schedule({0: rate}))
         encoders["patchranking", f"{rate:.0%}"] = _at(job, pruner, Schedule({0: rate}))
     return _accuracies(job, encoders)
 

@@ -39,7 +39,7 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
     captions = {kind: _captions(run, kind) for kind in ("none", *run.tuned)}
     rows = []
     for rate in [1.0, *run.rates]:
-        methods = ["dense"] if rate == 1 else [*run.scorers, *run.encoders, *(ORACLES if run.golden else ())]
+        methods = ["dense"] if rate == 1 else [*run.reductions, *run.encoders, *(ORACLES if run.golden else ())]
         methods += [f"{'dense' if rate == 1 else 'patchranking'}{TUNED}{kind}" for kind in run.tuned]
         encoders = {name: encoder(run, name, rate) for name in methods}
         timed = {"dense": tower} | {name: encode for name, encode in encoders.items() if name not in ORACLES}
@@ -129,7 +129,7 @@ def _captions(run: Run, kind: str) -> tuple[Tensor, Tensor] | None:
 
 
 def _same_images(run: Run, rate: float) -> dict[str, dict[str, float | None]]:
-    keys = [_DENSE, *((name, rate) for name in (*run.scorers, *run.encoders))]
+    keys = [_DENSE, *((name, rate) for name in (*run.reductions, *run.encoders))]
     return {
         key[0]: {measure: run.tally.mean(key, measure, run.golden) for measure in ("top1", "feature_cosine")}
         for key in keys

@@ -10,16 +10,26 @@ from torch import Tensor
 
 from patchranking.data import ImageData
 from patchranking.evaluation.tally import Tally
-from patchranking.pruning.attach import Scorer, attach_reductions, scorer_attached
-from patchranking.pruning.baselines import ENCODERS, REDUCTIONS
+from patchranking.pruning.attach import Reduction, Scorer, attach_reductions
+from patchranking.pruning.baselines import ENCODERS
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.select import kept_count
+from patchranking.pruning.stages import Survivors, dropping, staged
 from patchranking.report.wall import WallImage
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["ORACLES", "TUNED", "EvaluationSettings", "Run", "encoder", "macs_by_formula", "pruned", "schedule_of"]
+__all__ = [
+    "ORACLES",
+    "TUNED",
+    "EvaluationSettings",
+    "Run",
+    "by_scores",
+    "encoder",
+    "macs_by_formula",
+    "pruned",
+    "schedule_of",
+]
 
 ORACLES = ("golden",)
 """Methods that look at the result before they choose; no deployable method."""
@@ -35,7 +45,7 @@ class EvaluationSettings:
     Attributes:
         methods: Baselines and ``golden``; ``dense`` and the pruners given are always there.
         keep_rates: Shares of the patches kept; 1.0 is the dense row.
-        block: Where patches go when no pruner is given.
+        schedule: Where patches go when no pruner is given; every method drops patches there, as many of them.
         golden_images: Images, drawn by seed, for the golden oracle, which runs the model many times on each.
         index_images: Images, drawn by seed, whose features are kept for nearest neighbours and retrieval.
         batch_size: Images a batch.
@@ -46,7 +56,7 @@ class EvaluationSettings:
 
     methods: Sequence[str] = ("random", "cls-attention", "evit", "tome", "golden")
     keep_rates: Sequence[float] = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
-    block: int = 3
+    schedule: Schedule = field(default_factory=lambda: Schedule({3: 0.6}))
     golden_images: int = 100
     index_images: int = 10_000
     batch_size: int = 32
@@ -62,11 +72,12 @@ class Run:
     model: LoadedModel
     data: ImageData
     settings: EvaluationSettings
-    block: int
+    schedule: Schedule
     rates: list[float]
-    scorers: dict[str, Scorer]
+    reductions: dict[str, dict[float, dict[int, Reduction]]]
     encoders: dict[str, dict[float, Schedule]]
     pruner: Pruner | None
+    survivors: Survivors
     tuned: dict[str, Pruner]
     tuned_classes: dict[str, Tensor | None]
     tally: Tally
@@ -77,11 +88,7 @@ class Run:
 
 def schedule_of(run: Run, name: str, rate: float) -> Schedule:
     """Where a method drops or merges patches, and how many stay."""
-    if name in run.encoders:
-        return run.encoders[name][rate]
-    if run.pruner is not None and name.startswith("patchranking"):
-        return run.pruner.schedule.at(rate)
-    return Schedule({run.block: rate})
+    return run.encoders[name][rate] if name in run.encoders else run.schedule.at(rate)
 
 
 def macs_by_formula(run: Run, name: str, rate: float, features: int) -> float:
@@ -91,19 +98,22 @@ def macs_by_formula(run: Run, name: str, rate: float, features: int) -> float:
     return analytic_macs(run.model.tower, features, schedule_of(run, name, rate), beside)
 
 
+def by_scores(run: Run, scorer: Scorer, rate: float) -> dict[int, Reduction]:
+    """Reductions that go by one score of every patch, given before the first stage."""
+    tower, schedule = run.model.tower, run.schedule.at(rate)
+    drops = {schedule.block: dropping(scorer, tower.num_prefix_tokens)}
+    return staged(lambda: schedule, tower.num_patches, tower.num_prefix_tokens, drops, run.survivors)
+
+
 def pruned(run: Run, name: str, rate: float) -> AbstractContextManager[object]:
     """Makes the tower prune as the method does; the oracle's scores, made before, cost nothing here."""
     tower = run.model.tower
     kind = name.partition(TUNED)[2]
-    pruner = run.tuned[kind] if kind else run.pruner if name == "patchranking" else None
-    if pruner is not None:
-        pruner.keep = rate
-        return attach_reductions(tower, pruner.reductions())
-    if name in REDUCTIONS:
-        kept = kept_count(rate, tower.num_patches)
-        return attach_reductions(tower, {run.block: REDUCTIONS[name](tower, run.block, kept)})
-    scorer = run.scorers.get(name, lambda tokens: tokens[:, tower.num_prefix_tokens :, 0])
-    return scorer_attached(tower, Schedule({run.block: rate}), scorer)
+    if kind:
+        return attach_reductions(tower, run.tuned[kind].scheduled(schedule_of(run, name, rate)).reductions())
+    if name in ORACLES:
+        return attach_reductions(tower, by_scores(run, lambda tokens: tokens[:, tower.num_prefix_tokens :, 0], rate))
+    return attach_reductions(tower, run.reductions[name][rate])
 
 
 def encoder(run: Run, name: str, rate: float) -> Callable[[Tensor], Tensor]:

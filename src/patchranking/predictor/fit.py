@@ -24,7 +24,7 @@ from patchranking.ranking.store import finished_manifest, iter_rankings
 from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["FitReport", "cache_tokens", "fit_pruner", "with_mirrored"]
+__all__ = ["FitReport", "cache_tokens", "default_schedule", "fit_pruner", "with_mirrored"]
 
 _IMAGES_PER_BATCH = 32
 _ANY_LENGTH = "mlp"
@@ -57,7 +57,7 @@ def fit_pruner(
     epochs: int = 30,
     network: str = "mixer",
     loss: str = "listnet",
-    rescore: bool = False,
+    rescore: bool | None = None,
     seed: int = 0,
 ) -> tuple[Pruner, FitReport]:
     """Fits a pruner for a model.
@@ -67,13 +67,15 @@ def fit_pruner(
         data: The images, in any order.
         rankings: Folder of golden rankings of these images or some of them, joined by key, to imitate first, made for
             the first block of the schedule.
-        schedule: Where patches go and how many stay; when omitted, 60 % before the block that was ranked, or 3.
+        schedule: Where patches go and how many stay; when omitted, 60 %, in two stages from the block that was ranked
+            on, or 3, or at once where nothing is distilled.
         steps: Steps of distillation, on all images; 0 leaves it out, and with it the images without a ranking.
         epochs: Passes of imitation over the images.
         network: mixer, mlp or transformer.
         loss: Of the imitation: listnet, bce, margin or top-list.
         rescore: Whether every later stage scores again, by a predictor of its own that is distilled on what the stages
-            before it leave, an mlp where the first is a mixer; otherwise it goes by the scores of the first.
+            before it leave, an mlp where the first is a mixer; otherwise it goes by the scores of the first. When
+            omitted, they do wherever there is distillation.
         seed: Random seed.
 
     Raises:
@@ -88,7 +90,7 @@ def fit_pruner(
         raise UserError("Nothing to fit to: give rankings to imitate, or 1 or more steps of distillation.")
     base = BaseModel.of(model.tower, model.name)
     ranked = 3 if rankings is None else finished_manifest(rankings)["settings"]["block"]
-    schedule = schedule or Schedule({ranked: 0.6})
+    schedule = schedule or default_schedule(model.tower, ranked, 0.6, steps)
     schedule.check(model.tower)
     block = schedule.block
     if steps > 0:
@@ -108,7 +110,7 @@ def fit_pruner(
         predictor.to(model.tower.device)
         distillation = distill(predictor, model.tower, tokens, features, block, steps, seed=seed)
     pruner = Pruner(predictor, base, schedule).eval()
-    if rescore and features is not None:
+    if rescore is not False and features is not None:
         again = network if predictor.any_length else _ANY_LENGTH
         for stage in list(schedule.stages)[1:]:
             later = Predictor(**predictor.config | {"network": again}).to(model.tower.device)
@@ -116,6 +118,11 @@ def fit_pruner(
             distillation = distill(later, model.tower, tokens, features, stage, steps, seed=seed, entering=seen)
             pruner.later[str(stage)] = later
     return pruner.eval(), FitReport(len(used), skipped, imitation, distillation)
+
+
+def default_schedule(tower: VisionTower, first: int, keep: float, steps: int) -> Schedule:
+    """In two stages where so many steps of distillation teach the second to score again, otherwise at once."""
+    return Schedule.default(first, tower.depth, keep) if steps > 0 else Schedule({first: keep})
 
 
 def _pruned_before(tower: VisionTower, pruner: Pruner, block: int) -> Entering:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from torch import Tensor, nn
 
-from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.towers import VisionTower
 
-__all__ = ["Reduction", "Scorer", "attach_reductions", "scorer_attached"]
+__all__ = ["Reduction", "Scorer", "attach_reductions"]
 
 Scorer = Callable[[Tensor], Tensor]
 """Maps tokens ``(batch, prefix + patches, width)`` to importance ``(batch, patches)``, higher = keep."""
@@ -48,22 +46,3 @@ def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction]) -
         else:
             hooks.callback(tower.blocks[block].register_forward_pre_hook(hook(reduce)).remove)
     return hooks
-
-
-@contextmanager
-def scorer_attached(tower: VisionTower, schedule: Schedule, scorer: Scorer) -> Iterator[None]:
-    """Drops the lowest-scored patches before the schedule's first block, for the length of a ``with`` block.
-
-    Raises:
-        UserError: If the tower has no such block.
-    """
-    schedule.check(tower)
-    kept = schedule.kept(tower.num_patches)[schedule.block]
-
-    def drop(tokens: Tensor) -> Tensor:
-        if kept == tower.num_patches:
-            return tokens
-        return gather_tokens(tokens, top_patches(scorer(tokens), kept), tower.num_prefix_tokens)
-
-    with attach_reductions(tower, {schedule.block: drop}):
-        yield

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +24,7 @@ from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.attach import Reduction, attach_reductions
 from patchranking.pruning.base_model import BaseModel
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.select import best_first, top_patches
+from patchranking.pruning.stages import Survivors, staged
 from patchranking.towers import TextTower, VisionTower, as_tower
 
 __all__ = ["Pruner"]
@@ -143,41 +142,26 @@ class Pruner(nn.Module, ModelHubMixin):
         finally:
             self.detach()
 
-    def reductions(self) -> dict[int, Reduction]:
+    def reductions(self, watch: Survivors | None = None) -> dict[int, Reduction]:
         """What it does before which block, at the keep rate of the moment.
 
         It scores and corrects before the first stage, and before every later one that has a predictor of its own. From
         there the patches go on in the order of their scores, and stages without one cut the end off. Visual tokens run
         beside the patches from block 0 on.
+
+        Args:
+            watch: Told which patches stay.
         """
         visual = None if self.prompts is None else self.prompts.visual()
         if visual is None:
-            return self._pruning()
-        return with_visual_tokens(visual, self._pruning(), self.base.num_prefix_tokens, self.base.depth)
+            return self._pruning(watch)
+        return with_visual_tokens(visual, self._pruning(watch), self.base.num_prefix_tokens, self.base.depth)
 
-    def _pruning(self) -> dict[int, Reduction]:
-        first, *after = self.schedule.stages
-        predictors: dict[int, Any] = {first: self.predictor} | {
-            block: self.later[str(block)] for block in after if str(block) in self.later
-        }
-        prefix, whole = self.base.num_prefix_tokens, self.predictor.num_patches
-
-        def stage(block: int, following: int | None) -> Reduction:
-            predictor = predictors.get(block)
-            choose = top_patches if following is None or following in predictors else best_first
-
-            def reduce(tokens: Tensor) -> Tensor:
-                patches = tokens.shape[1] - prefix
-                if block == first and patches != whole:
-                    raise UserError(f"This pruner is for {whole} patches, and {patches} came: use one per image size.")
-                if self.schedule.keep == 1:
-                    return tokens
-                kept = self.schedule.kept(whole)[block]
-                return tokens[:, : prefix + kept] if predictor is None else predictor.prune(tokens, kept, choose)
-
-            return reduce
-
-        return {block: stage(block, following) for block, following in zip_longest([first, *after], after)}
+    def _pruning(self, watch: Survivors | None) -> dict[int, Reduction]:
+        drops = {block: own.prune for block, own in self._later().items()}
+        drops[self.schedule.block] = self.predictor.prune
+        num_patches, prefix = self.predictor.num_patches, self.base.num_prefix_tokens
+        return staged(lambda: self.schedule, num_patches, prefix, drops, watch)
 
     @property
     def tuned(self) -> str:
@@ -204,8 +188,11 @@ class Pruner(nn.Module, ModelHubMixin):
         return self._with(schedule, self.prompts)
 
     def _with(self, schedule: Schedule, prompts: Prompts | None) -> Self:
-        later: dict[int, Any] = {int(block): own for block, own in self.later.items()}
-        return type(self)(self.predictor, self.base, schedule, prompts, later).eval()
+        return type(self)(self.predictor, self.base, schedule, prompts, self._later()).eval()
+
+    def _later(self) -> dict[int, Any]:
+        """Predictors of later stages, by block."""
+        return {int(block): own for block, own in self.later.items()}
 
     @torch.no_grad()
     def text_features(self, class_names: Sequence[str], text: TextTower | None = None) -> Tensor:

@@ -42,6 +42,11 @@ class Schedule:
         drop = 1 - check_keep_rate(keep)
         return cls({block: keep + drop * (steps - stage) / steps for stage, block in enumerate(sorted(blocks), 1)})
 
+    @classmethod
+    def default(cls, first: int, depth: int, keep: float) -> Self:
+        """Equal shares before block ``first`` and a third of the way from there to the end: 3 and 6 of 12 blocks."""
+        return cls.spread(sorted({first, first + round((depth - first) / 3)}), keep)
+
     @property
     def block(self) -> int:
         """The first pruned block."""

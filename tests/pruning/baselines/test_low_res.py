@@ -48,8 +48,8 @@ def test_it_leaves_the_model_as_it_was_and_the_full_size_alone(case):
 
 def test_its_macs_are_those_of_pruning(tower):
     for kept in (14, 12, 8):
-        schedule = low_res_schedule(tower, 3, kept)
-        aim = analytic_macs(tower, 0, Schedule({3: kept / 16}))
+        beside = Schedule({3: kept / 16})
+        schedule, aim = low_res_schedule(tower, beside), analytic_macs(tower, 0, beside)
         assert analytic_macs(tower, 0, schedule) == pytest.approx(aim, rel=0.15)
         rows, columns = small_grid(tower.grid, schedule.kept(16)[0])
         assert rows * columns == schedule.kept(16)[0]

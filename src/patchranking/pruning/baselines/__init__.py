@@ -1,4 +1,4 @@
-"""Other ways to choose the patches, one file a method, at the same block and the same counts."""
+"""Other ways to choose the patches, one file a method, before the same blocks and at the same counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from patchranking.pruning.attach import Reduction, Scorer
-from patchranking.pruning.baselines.a_vit import a_vit, a_vit_schedule
+from patchranking.pruning.baselines.a_vit import a_vit
 from patchranking.pruning.baselines.centre import centre_crop
 from patchranking.pruning.baselines.class_attention import class_attention
 from patchranking.pruning.baselines.evit import evit
@@ -15,9 +15,10 @@ from patchranking.pruning.baselines.low_res import low_res, low_res_schedule
 from patchranking.pruning.baselines.random import random
 from patchranking.pruning.baselines.tome import tome, tome_schedule
 from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.stages import Survivors, dropping, staged
 from patchranking.towers import VisionTower
 
-__all__ = ["BASELINES", "ENCODERS", "REDUCTIONS"]
+__all__ = ["BASELINES", "ENCODERS", "baseline_reductions"]
 
 BASELINES: dict[str, Callable[[VisionTower, int, int], Scorer]] = {
     "random": random,
@@ -27,15 +28,36 @@ BASELINES: dict[str, Callable[[VisionTower, int, int], Scorer]] = {
 }
 """Baseline name -> function of (tower, block, seed) that makes its scorer."""
 
-REDUCTIONS: dict[str, Callable[[VisionTower, int, int], Reduction]] = {"evit": evit}
-"""Baselines that do more than drop patches: name -> function of (tower, block, kept) that makes its reduction."""
-
 ENCODERS: dict[
     str,
     tuple[
-        Callable[[VisionTower, int, int], Schedule],
+        Callable[[VisionTower, Schedule], Schedule],
         Callable[[VisionTower, Tensor, Schedule], Tensor],
     ],
-] = {"a-vit": (a_vit_schedule, a_vit), "tome": (tome_schedule, tome), "low-res": (low_res_schedule, low_res)}
-"""Baselines that act in more blocks than one, at the counts of the others or at their MACs: name -> function of (tower,
-block, kept) that makes the schedule, and function of (tower, pixels, schedule) that encodes."""
+] = {
+    "a-vit": (lambda tower, beside: beside, a_vit),
+    "tome": (tome_schedule, tome),
+    "low-res": (low_res_schedule, low_res),
+}
+"""Baselines that do more than drop patches before some blocks: name -> function of (tower, schedule of the others) that
+makes their own, at the same counts or the same MACs, and function of (tower, pixels, schedule) that encodes."""
+
+
+def baseline_reductions(
+    name: str, tower: VisionTower, schedule: Schedule, seed: int, watch: Survivors | None = None
+) -> dict[int, Reduction]:
+    """Reductions of a baseline at the blocks and the counts of a schedule.
+
+    Args:
+        name: A key of ``BASELINES``.
+        tower: The image encoder.
+        schedule: Where patches go and how many stay.
+        seed: Of the random baseline.
+        watch: Told which patches stay; ``evit``, which mixes patches, tells nothing.
+    """
+    patches, prefix = tower.num_patches, tower.num_prefix_tokens
+    if name == "evit":
+        return {block: evit(tower, block, kept) for block, kept in schedule.kept(patches).items()}
+    scored = list(schedule.stages) if name == "cls-attention" else [schedule.block]
+    drops = {block: dropping(BASELINES[name](tower, block, seed), prefix) for block in scored}
+    return staged(lambda: schedule, patches, prefix, drops, watch)

@@ -9,7 +9,7 @@ from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.towers import VisionTower
 
-__all__ = ["a_vit", "a_vit_schedule", "halting"]
+__all__ = ["a_vit", "halting"]
 
 _GAMMA, _BETA = 5.0, -10.0
 """Scale and shift of the halting score, as in the paper."""
@@ -25,11 +25,6 @@ def halting(tokens: Tensor) -> Tensor:
         ``(batch, tokens)``, float32, between 0 and 1.
     """
     return torch.sigmoid(_GAMMA * tokens[..., 0].float() + _BETA)
-
-
-def a_vit_schedule(tower: VisionTower, block: int, kept: int) -> Schedule:
-    """Everything goes at once where the method it stands beside drops patches, so that counts agree."""
-    return Schedule({block: kept / tower.num_patches})
 
 
 def a_vit(tower: VisionTower, pixels: Tensor, schedule: Schedule) -> Tensor:

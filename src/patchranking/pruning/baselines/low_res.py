@@ -32,19 +32,18 @@ def small_grid(grid: tuple[int, int], patches: int) -> tuple[int, int]:
     return max(fitting, key=lambda size: (size[0] * size[1], -abs(size[0] * columns - size[1] * rows)))
 
 
-def low_res_schedule(tower: VisionTower, block: int, kept: int) -> Schedule:
-    """All blocks at one size, at the MACs of dropping patches before ``block`` until ``kept`` stay.
+def low_res_schedule(tower: VisionTower, beside: Schedule) -> Schedule:
+    """All blocks at one size, at the MACs of another schedule.
 
     Args:
         tower: The image encoder.
-        block: Where the method it stands beside drops patches.
-        kept: How many patches that method keeps.
+        beside: How the methods it stands beside drop patches.
 
     Returns:
         The share of the patches that the nearest small grid has, from the first block on.
     """
     patches = tower.num_patches
-    aim = analytic_macs(tower, 0, Schedule({block: kept / patches}))
+    aim = analytic_macs(tower, 0, beside)
     grids = {small_grid(tower.grid, count) for count in range(1, patches + 1)}
     sizes = [Schedule({0: rows * columns / patches}) for rows, columns in sorted(grids)]
     return min(sizes, key=lambda schedule: abs(analytic_macs(tower, 0, schedule) - aim))

@@ -51,19 +51,18 @@ def merge(tokens: Tensor, sizes: Tensor, metric: Tensor, kept: int, num_prefix_t
     return reduce(tokens * weights) / total, total.squeeze(-1)
 
 
-def tome_schedule(tower: VisionTower, block: int, kept: int) -> Schedule:
-    """Spreads merging evenly over the blocks, at the MACs of dropping patches before ``block`` until ``kept`` stay.
+def tome_schedule(tower: VisionTower, beside: Schedule) -> Schedule:
+    """Spreads merging evenly over the blocks, at the MACs of another schedule.
 
     Args:
         tower: The image encoder.
-        block: Where the method it stands beside drops patches.
-        kept: How many patches that method keeps.
+        beside: How the methods it stands beside drop patches.
 
     Returns:
         Patches before each block but the first, as shares; the nearest whole numbers of merged patches.
     """
     patches = tower.num_patches
-    aim = analytic_macs(tower, 0, Schedule({block: kept / patches}))
+    aim = analytic_macs(tower, 0, beside)
 
     def spread(merged: int) -> Schedule:
         last = max(1, tower.depth - 1)

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patchranking.errors import UserError
+from patchranking.pruning.attach import attach_reductions
+from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.stages import Survivors, dropping, staged
+
+PREFIX, PATCHES = 1, 16
+
+
+def channel(number):
+    return dropping(lambda tokens: tokens[:, PREFIX:, number], PREFIX)
+
+
+def numbered(seed=0):
+    """Tokens with random scores in channels 0 and 1, and the number of the patch in channel 2."""
+    tokens = torch.rand(3, PREFIX + PATCHES, 3, generator=torch.Generator().manual_seed(seed))
+    tokens[..., 2] = torch.arange(PREFIX + PATCHES) - PREFIX
+    return tokens
+
+
+def through(reductions, tokens):
+    for reduce in reductions.values():
+        tokens = reduce(tokens)
+    return tokens
+
+
+@given(
+    st.lists(st.integers(1, PATCHES), min_size=1, max_size=4),
+    st.sets(st.integers(1, 3)),
+    st.integers(0, 99),
+)
+def test_what_stays_and_what_is_told_equal_a_search_by_hand(counts, again, seed):
+    counts = sorted(counts, reverse=True)
+    schedule = Schedule({block: count / PATCHES for block, count in enumerate(counts)})
+    drops = {0: channel(0)} | {block: channel(block % 2) for block in again if block < len(counts)}
+    watch, tokens = Survivors(), numbered(seed)
+    kept = through(staged(lambda: schedule, PATCHES, PREFIX, drops, watch), tokens)
+    for row in range(len(tokens)):
+        scores, left = tokens[row, PREFIX:], list(range(PATCHES))
+        by = 0
+        for block, count in enumerate(counts):
+            by = block % 2 if block in drops else by
+            left = sorted(left, key=lambda patch, by=by: -scores[patch, by].item())[:count]
+        found = kept[row, PREFIX:, 2].int().tolist()
+        assert sorted(found) == sorted(left)
+        if schedule.keep < 1:
+            assert watch.places is not None
+            assert watch.places[row].tolist() == found
+    assert torch.equal(kept[:, :PREFIX], tokens[:, :PREFIX])
+
+
+def test_patches_keep_their_places_where_the_next_stage_scores_again_and_go_in_order_where_it_cuts():
+    tokens, schedule = numbered(), Schedule({0: 0.75, 1: 0.5})
+    again = staged(lambda: schedule, PATCHES, PREFIX, {0: channel(0), 1: channel(1)})
+    cut = staged(lambda: schedule, PATCHES, PREFIX, {0: channel(0)})
+    assert (again[0](tokens)[:, PREFIX:, 2].diff(dim=1) > 0).all()
+    assert (cut[0](tokens)[:, PREFIX:, 0].diff(dim=1) <= 0).all()
+
+
+def test_the_schedule_is_asked_at_every_call_and_at_1_tokens_pass_as_they_are():
+    schedules, tokens = [Schedule({0: 1.0}), Schedule({0: 0.5})], numbered()
+    reduce = staged(lambda: schedules[0], PATCHES, PREFIX, {0: channel(0)})[0]
+    assert reduce(tokens) is tokens
+    del schedules[0]
+    assert reduce(tokens).shape[1] == PREFIX + 8
+
+
+def test_another_number_of_patches_is_refused():
+    reduce = staged(lambda: Schedule({0: 0.5}), PATCHES, PREFIX, {0: channel(0)})[0]
+    with pytest.raises(UserError, match="for 16 patches, and 15 came"):
+        reduce(numbered()[:, :-1])
+
+
+@torch.inference_mode()
+def test_in_a_running_model_stages_equal_gathering_by_hand(case):
+    tower = case.tower
+    prefix, patches = tower.num_prefix_tokens, tower.num_patches
+    schedule = Schedule({1: 0.75, 3: 0.5})
+    first = dropping(lambda tokens: tokens[:, prefix:, 0], prefix)
+    tokens = tower.embed(case.pixels, 1)
+    order = tokens[:, prefix:, 0].argsort(dim=1, descending=True, stable=True)
+    most, half = schedule.kept(patches).values()
+    index = (order[:, :most] + prefix).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    kept = tower.run(torch.cat([tokens[:, :prefix], tokens.gather(1, index)], 1), 1, 3)
+    expected = tower.pool(tower.run(kept[:, : prefix + half], 3))
+    with attach_reductions(tower, staged(lambda: schedule, patches, prefix, {1: first})):
+        assert torch.equal(case.encode(case.pixels), expected)
