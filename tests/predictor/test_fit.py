@@ -167,10 +167,10 @@ def test_stages_that_score_again_are_fitted_to_what_the_ones_before_them_leave(p
 def test_by_default_a_second_stage_scores_again_where_there_is_distillation(pictures, store):
     model, data = pictures
     pruner, _ = fit_pruner(model, data, steps=2)
-    assert pruner.schedule.to_dict() == {"3": 0.8, "4": 0.6}
+    assert pruner.schedule.to_dict() == {"3": 0.75, "4": 0.5}
     assert list(pruner.later) == ["4"]
     imitating, _ = fit_pruner(model, data, store("rankings", IMPORTANCE), steps=0, epochs=1)
-    assert imitating.schedule.to_dict() == {"2": 0.6}
+    assert imitating.schedule.to_dict() == {"2": 0.5}
     by_one_order, _ = fit_pruner(model, data, steps=2, rescore=False)
     assert not by_one_order.later
 

@@ -30,7 +30,7 @@ def fit(
     objective: Literal["both", "distill", "imitate"] = "both",
     rankings: Path | None = None,
     ranked: int = 400,
-    keep: float = 0.6,
+    keep: float = 0.5,
     budget: str | None = None,
     budget_data: str | None = None,
     steps: int = 300,

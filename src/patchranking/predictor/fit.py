@@ -67,7 +67,7 @@ def fit_pruner(
         data: The images, in any order.
         rankings: Folder of golden rankings of these images or some of them, joined by key, to imitate first, made for
             the first block of the schedule.
-        schedule: Where patches go and how many stay; when omitted, 60 %, in two stages from the block that was ranked
+        schedule: Where patches go and how many stay; when omitted, 50 %, in two stages from the block that was ranked
             on, or 3, or at once where nothing is distilled.
         steps: Steps of distillation, on all images; 0 leaves it out, and with it the images without a ranking.
         epochs: Passes of imitation over the images.
@@ -90,7 +90,7 @@ def fit_pruner(
         raise UserError("Nothing to fit to: give rankings to imitate, or 1 or more steps of distillation.")
     base = BaseModel.of(model.tower, model.name)
     ranked = 3 if rankings is None else finished_manifest(rankings)["settings"]["block"]
-    schedule = schedule or default_schedule(model.tower, ranked, 0.6, steps)
+    schedule = schedule or default_schedule(model.tower, ranked, 0.5, steps)
     schedule.check(model.tower)
     block = schedule.block
     if steps > 0:
