@@ -245,7 +245,7 @@ def _one(name: tuple[str, str], rows: list[dict[str, Any]]) -> str:
         f"**{'/'.join(name)}**, {dense['n_images']} images, dense top-1 {dense['top1']:.1f} %, "
         f"{dense['gmacs']:.2f} GMACs: top-1 % (feature cosine)",
         "",
-        "| patches kept | " + " | ".join(f"{rate:.0%}" for rate in rates) + " |",
+        "| patches left | " + " | ".join(f"{rate:.0%}" for rate in rates) + " |",
         "|---|" + "---|" * len(rates),
     ]
     for method in filter(lambda name: (name, rates[0]) in mine, METHODS):

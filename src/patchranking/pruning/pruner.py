@@ -40,7 +40,7 @@ tags: [clip, token-pruning]
 ---
 # Pruner for {name}
 
-Drops the patches that matter least before block {block} of `{name}` ({height} x {width} pixels, {rows} x {columns}
+Drops the patches that matter least before block {blocks} of `{name}` ({height} x {width} pixels, {rows} x {columns}
 patches), inside the running model:
 
     import patchranking
@@ -230,7 +230,8 @@ class Pruner(nn.Module, ModelHubMixin):
         """The README.md that goes with the artefact."""
         (height, width), (rows, columns) = self.base.image_size, self.base.grid
         sizes = {"height": height, "width": width, "rows": rows, "columns": columns}
-        return ModelCard(_CARD.format(name=self.base.name, block=self.schedule.block, keep=self.keep, **sizes))
+        blocks = " and ".join(map(str, self.schedule.stages))
+        return ModelCard(_CARD.format(name=self.base.name, blocks=blocks, keep=self.keep, **sizes))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         config = {
