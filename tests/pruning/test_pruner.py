@@ -118,14 +118,19 @@ def test_the_weights_are_safetensors_of_the_predictor_alone(tower, tmp_path):
 
 
 def test_the_model_card_names_the_base(tower, tmp_path):
-    make(tower).save_pretrained(tmp_path)
+    make(tower, schedule=Schedule({1: 0.75, 3: 0.5})).save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
+    assert "before block 1 and 3 of `tiny`" in card
     assert "library_name: patchranking" in card
     assert "# Pruner for tiny" in card
 
 
-def test_compiles_without_graph_breaks(tower):
-    with make(tower).attached(tower), torch.inference_mode():
+@pytest.mark.parametrize("blocks", [[3], [1, 3]])
+def test_compiles_without_graph_breaks(tower, blocks):
+    first = make(tower, schedule=Schedule.spread(blocks, 0.5))
+    later = {block: Predictor(tower.width, 1, 16, "mlp") for block in blocks[1:]}
+    pruner = Pruner(first.predictor, first.base, first.schedule, later=later).eval()
+    with pruner.attached(tower), torch.inference_mode():
         pixels = torch.randn(2, 3, 32, 32)
         expected = tower(pixels)
         compiled = torch.compile(tower.__call__, fullgraph=True, backend="eager")
