@@ -6,7 +6,7 @@ import torch
 from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
-from patchranking.pruning.stages import dropping, staged
+from patchranking.pruning.stages import by_scores
 
 
 def first_channel(tower):
@@ -14,8 +14,7 @@ def first_channel(tower):
 
 
 def attached(tower, schedule):
-    drops = {schedule.block: dropping(first_channel(tower), tower.num_prefix_tokens)}
-    return attach_reductions(tower, staged(lambda: schedule, tower.num_patches, tower.num_prefix_tokens, drops))
+    return attach_reductions(tower, by_scores(tower, schedule, {schedule.block: first_channel(tower)}))
 
 
 @torch.inference_mode()

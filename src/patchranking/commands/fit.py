@@ -84,9 +84,9 @@ def fit(
         raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
     first = 3 if rankings is None else finished_manifest(rankings)["settings"]["block"]
     distilled = 0 if objective == "imitate" else steps
+    asked = Schedule.spread(blocks, keep) if blocks else None if schedule is None else Schedule(schedule)
     loaded = load(model, device, seed)
-    stages = Schedule.spread(blocks, keep) if blocks else default_schedule(loaded.tower, first, keep, distilled)
-    stages = stages if schedule is None else Schedule(schedule)
+    stages = asked or default_schedule(loaded.tower, first, keep, distilled)
     images = load_data(data, limit, seed, "train")
     unseen = None if budget_data is None else load_data(budget_data, None, seed)
     make_folder(out)

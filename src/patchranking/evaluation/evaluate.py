@@ -13,13 +13,13 @@ from patchranking.data import ImageData, read_batches
 from patchranking.errors import UserError
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.rows import rows_of
-from patchranking.evaluation.run import ORACLES, TUNED, EvaluationSettings, Run, by_scores, encoder
+from patchranking.evaluation.run import ORACLES, TUNED, EvaluationSettings, Run, encoder
 from patchranking.evaluation.tally import Tally, object_share, zero_shot_classes
 from patchranking.pruning.attach import Scorer, attach_reductions
 from patchranking.pruning.baselines import BASELINES, ENCODERS, baseline_reductions
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.select import best_first, check_keep_rate
-from patchranking.pruning.stages import Survivors
+from patchranking.pruning.stages import Survivors, by_scores
 from patchranking.ranking.sketched import sketched
 from patchranking.report.wall import WallImage
 from patchranking.towers import VisionTower
@@ -140,7 +140,10 @@ def _measure(run: Run, images: list[int], pixels: Tensor) -> None:
     reductions, golden = dict(run.reductions), None
     if oracle:
         golden = _golden(tower, pixels[oracle], first)
-        reductions["golden"] = {rate: by_scores(run, lambda _: golden, rate) for rate in run.rates}
+        reductions["golden"] = {
+            rate: by_scores(tower, run.schedule.at(rate), {first: lambda _: golden}, run.survivors)
+            for rate in run.rates
+        }
     for name, at in reductions.items():
         some = oracle if name in ORACLES else list(range(len(images)))
         for rate in run.rates:

@@ -15,7 +15,7 @@ from patchranking.pruning.baselines import ENCODERS
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.stages import Survivors, dropping, staged
+from patchranking.pruning.stages import Survivors, by_scores
 from patchranking.report.wall import WallImage
 from patchranking.towers.load import LoadedModel
 
@@ -24,7 +24,6 @@ __all__ = [
     "TUNED",
     "EvaluationSettings",
     "Run",
-    "by_scores",
     "encoder",
     "macs_by_formula",
     "pruned",
@@ -98,13 +97,6 @@ def macs_by_formula(run: Run, name: str, rate: float, features: int) -> float:
     return analytic_macs(run.model.tower, features, schedule_of(run, name, rate), beside)
 
 
-def by_scores(run: Run, scorer: Scorer, rate: float) -> dict[int, Reduction]:
-    """Reductions that go by one score of every patch, given before the first stage."""
-    tower, schedule = run.model.tower, run.schedule.at(rate)
-    drops = {schedule.block: dropping(scorer, tower.num_prefix_tokens)}
-    return staged(lambda: schedule, tower.num_patches, tower.num_prefix_tokens, drops, run.survivors)
-
-
 def pruned(run: Run, name: str, rate: float) -> AbstractContextManager[object]:
     """Makes the tower prune as the method does; the oracle's scores, made before, cost nothing here."""
     tower = run.model.tower
@@ -112,7 +104,8 @@ def pruned(run: Run, name: str, rate: float) -> AbstractContextManager[object]:
     if kind:
         return attach_reductions(tower, run.tuned[kind].scheduled(schedule_of(run, name, rate)).reductions())
     if name in ORACLES:
-        return attach_reductions(tower, by_scores(run, lambda tokens: tokens[:, tower.num_prefix_tokens :, 0], rate))
+        free: Scorer = lambda tokens: tokens[:, tower.num_prefix_tokens :, 0]  # noqa: E731
+        return attach_reductions(tower, by_scores(tower, run.schedule.at(rate), {run.schedule.block: free}))
     return attach_reductions(tower, run.reductions[name][rate])
 
 

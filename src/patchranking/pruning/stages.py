@@ -12,8 +12,9 @@ from patchranking.errors import UserError
 from patchranking.pruning.attach import Reduction, Scorer
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import best_first, gather_tokens, top_patches
+from patchranking.towers import VisionTower
 
-__all__ = ["Drop", "Survivors", "dropping", "staged"]
+__all__ = ["Drop", "Survivors", "by_scores", "dropping", "staged"]
 
 Choose = Callable[[Tensor, int], Tensor]
 """Maps scores ``(batch, patches)`` and a count to indices of patches: ``top_patches`` or ``best_first``."""
@@ -94,3 +95,18 @@ def staged(
         return reduce
 
     return {block: stage(block, following) for block, following in zip_longest(blocks, blocks[1:])}
+
+
+def by_scores(
+    tower: VisionTower, schedule: Schedule, scorers: Mapping[int, Scorer], watch: Survivors | None = None
+) -> dict[int, Reduction]:
+    """Reductions that drop the patches a scorer puts last, and leave the others as they are.
+
+    Args:
+        tower: The image encoder.
+        schedule: Where patches go and how many stay.
+        scorers: Block -> what scores there; the first block needs one.
+        watch: Told what every stage has chosen.
+    """
+    drops = {block: dropping(scorer, tower.num_prefix_tokens) for block, scorer in scorers.items()}
+    return staged(lambda: schedule, tower.num_patches, tower.num_prefix_tokens, drops, watch)

@@ -15,7 +15,7 @@ from patchranking.pruning.baselines.low_res import low_res, low_res_schedule
 from patchranking.pruning.baselines.random import random
 from patchranking.pruning.baselines.tome import tome, tome_schedule
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.stages import Survivors, dropping, staged
+from patchranking.pruning.stages import Survivors, by_scores
 from patchranking.towers import VisionTower
 
 __all__ = ["BASELINES", "ENCODERS", "baseline_reductions"]
@@ -55,9 +55,7 @@ def baseline_reductions(
         seed: Of the random baseline.
         watch: Told which patches stay; ``evit``, which mixes patches, tells nothing.
     """
-    patches, prefix = tower.num_patches, tower.num_prefix_tokens
     if name == "evit":
-        return {block: evit(tower, block, kept) for block, kept in schedule.kept(patches).items()}
+        return {block: evit(tower, block, kept) for block, kept in schedule.kept(tower.num_patches).items()}
     scored = list(schedule.stages) if name == "cls-attention" else [schedule.block]
-    drops = {block: dropping(BASELINES[name](tower, block, seed), prefix) for block in scored}
-    return staged(lambda: schedule, patches, prefix, drops, watch)
+    return by_scores(tower, schedule, {block: BASELINES[name](tower, block, seed) for block in scored}, watch)
