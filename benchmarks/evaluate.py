@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse import auto_cli
@@ -54,7 +55,8 @@ def main(
     fitted = Pruner.from_pretrained(pruner)
     fit = json.loads((pruner / "fit.json").read_text())
     settings = EvaluationSettings(golden_images=golden_images, timing_batch=timing_batch, wall=wall, seed=seed)
-    rows, pictures, results = [], [], {}
+    rows, pictures = [], []
+    results: dict[str, Any] = {}
     for name in data:
         results, images = evaluate(loaded, load_data(name, limit, seed), [fitted], settings)
         rows += results["rows"]

@@ -101,7 +101,7 @@ def main(
                 }
             )
     environments = {name: environment(loaded.tower.device) for name, _ in runs}
-    kept = _earlier(out, rows[0], {row["search"] for row in rows})
+    kept = _earlier(out, rows[0], {str(row["search"]) for row in rows})
     merged = {"environment": kept["environment"] | environments, "rows": kept["rows"] + rows}
     merged["rows"].sort(key=lambda row: (-row["keep_rate"], SEARCHES.index(row["search"]), row["seed"]))
     merged["cost_by_patches"] = _cost_by_patches(list(dict.fromkeys(row["search"] for row in merged["rows"])))

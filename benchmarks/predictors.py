@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from patchranking.predictor.losses import LOSSES
 from patchranking.predictor.measures import kendall, matching_rate, spearman
 from patchranking.predictor.networks import Predictor
 from patchranking.pruning.baselines import BASELINES
-from patchranking.pruning.select import gather_tokens, kept_count, top_patches
+from patchranking.pruning.select import kept_count, top_patches
+from patchranking.pruning.stages import Drop, dropping
 from patchranking.ranking.job import rank_dataset
 from patchranking.ranking.scores import feature_damage
 from patchranking.ranking.search import SearchSettings
@@ -43,9 +45,6 @@ from patchranking.towers.load import LoadedModel, load_model
 BLOCK = 3
 RATES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 RANKED = 400
-
-Choice = Callable[[Tensor, int], Tensor]
-"""Maps tokens and the number of patches to keep to the tokens that go on."""
 
 
 @dataclass
@@ -97,33 +96,34 @@ def main(
     train = _read(loaded, load_data(data, train_limit, 0), ranked, work, mirrored=True)
     tests = [_read(loaded, load_data(name, limit, 0), golden_images, work) for name in test]
     done: dict[str, list[dict[str, Any]]] = {}
-    partial = out.with_suffix(".partial")
-    if partial.is_file():
-        done = json.loads(partial.read_text())
+    unfinished = out.with_suffix(".partial")
+    if unfinished.is_file():
+        done = json.loads(unfinished.read_text())
     out.parent.mkdir(parents=True, exist_ok=True)
 
     def keep(name: str, rows: Callable[[], list[dict[str, Any]]]) -> None:
         if name not in done:
             done[name] = rows()
-            write_json(partial, done)
+            write_json(unfinished, done)
             half = [row for row in done[name] if row["keep_rate"] == 0.5]
             print(name, *(f"{row['dataset']} {row['top1']} {row['feature_cosine']:.4f}" for row in half), flush=True)
 
     for seed in range(seeds):
         for name in ("random", "cls-attention") if seed == 0 else ("random",):
             scorer = BASELINES[name](loaded.tower, BLOCK, seed)
+            drop = dropping(scorer, loaded.tower.num_prefix_tokens)
             about = {"fit_on": None, "network": name, "objective": None, "n_train": 0, "seed": seed, "macs_share": None}
-            keep(f"{name} {seed}", lambda s=scorer, a=about: _rows(loaded, s, _drop(loaded, s), tests, a))
+            keep(f"{name} {seed}", partial(_rows, loaded, scorer, drop, tests, about))
         default = (networks[0], objectives[0], sizes[0])
         others = [(network, *default[1:]) for network in networks]
         others += [(default[0], objective, default[2]) for objective in objectives]
         others += [(*default[:2], size) for size in sizes]
         for chosen in dict.fromkeys(others):
             name = " ".join(map(str, (*chosen, seed)))
-            keep(name, lambda c=chosen, s=seed: _fit(loaded, train, tests, steps, *c, s))
+            keep(name, partial(_fit, loaded, train, tests, steps, *chosen, seed))
     rows = [row for rows in done.values() for row in rows]
     write_json(out, {"environment": environment(loaded.tower.device), "rows": rows})
-    partial.unlink()
+    unfinished.unlink()
 
 
 def _read(
@@ -172,21 +172,15 @@ def _fit(
     return _rows(model, predictor, predictor.prune, tests, about | {"macs_share": scoring / dense})
 
 
-def _drop(model: LoadedModel, scorer: Callable[[Tensor], Tensor]) -> Choice:
-    return lambda tokens, count: gather_tokens(
-        tokens, top_patches(scorer(tokens), count), model.tower.num_prefix_tokens
-    )
-
-
 @torch.inference_mode()
 def _rows(
-    model: LoadedModel, scorer: Callable[[Tensor], Tensor], choose: Choice, tests: list[Images], about: dict[str, Any]
+    model: LoadedModel, scorer: Callable[[Tensor], Tensor], drop: Drop, tests: list[Images], about: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    return [row for images in tests for row in _test(model, scorer, choose, images, about)]
+    return [row for images in tests for row in _test(model, scorer, drop, images, about)]
 
 
 def _test(
-    model: LoadedModel, scorer: Callable[[Tensor], Tensor], choose: Choice, images: Images, about: dict[str, Any]
+    model: LoadedModel, scorer: Callable[[Tensor], Tensor], drop: Drop, images: Images, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
     tower, patches = model.tower, model.tower.num_patches
     some = sorted(images.golden)
@@ -196,7 +190,9 @@ def _test(
     for rate in RATES:
         count = kept_count(rate, patches)
         batches = images.tokens[0].split(64)
-        features = torch.cat([tower.pool(tower.run(choose(tokens.float(), count), BLOCK)) for tokens in batches])
+        features = torch.cat(
+            [tower.pool(tower.run(drop(tokens.float(), count, top_patches), BLOCK)) for tokens in batches]
+        )
         agreement = {}
         if scores is not None and golden is not None:
             agreement = {

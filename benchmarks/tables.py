@@ -56,9 +56,8 @@ def charts(rows: list[dict[str, Any]]) -> dict[Path, str]:
     }
 
 
-def _mean(rows: list[dict[str, Any]], key: str) -> float | None:
-    values = [row[key] for row in rows if row.get(key) is not None]
-    return float(np.mean(values)) if values else None
+def _mean(rows: list[dict[str, Any]], key: str) -> float:
+    return float(np.mean([row[key] for row in rows if row.get(key) is not None]))
 
 
 def _grid(heads: list[str], lines: list[list[str]]) -> str:
