@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def charts(rows: list[dict[str, Any]]) -> dict[Path, str]:
 
 
 def _mean(rows: list[dict[str, Any]], key: str) -> float:
-    return float(np.mean([row[key] for row in rows if row.get(key) is not None]))
+    return fmean(row[key] for row in rows if row.get(key) is not None)
 
 
 def _grid(heads: list[str], lines: list[list[str]]) -> str:

@@ -11,7 +11,7 @@ from patchranking.data import load_data, subset
 from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget, choose, measure_curve
 from patchranking.files import write_json
-from patchranking.predictor.fit import default_schedule, fit_pruner
+from patchranking.predictor.fit import default_schedule, first_block, fit_pruner
 from patchranking.predictor.losses import LossName
 from patchranking.predictor.networks import NetworkName
 from patchranking.pruning.schedule import Schedule
@@ -82,9 +82,13 @@ def fit(
         raise UserError("A budget is measured on images that the fit has not seen: give --budget with --budget_data.")
     if rankings is not None and objective == "distill":
         raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
-    first = 3 if rankings is None else finished_manifest(rankings)["settings"]["block"]
+    first = first_block(rankings)
     distilled = 0 if objective == "imitate" else steps
-    asked = Schedule.spread(blocks, keep) if blocks else None if schedule is None else Schedule(schedule)
+    asked = None
+    if schedule is not None:
+        asked = Schedule(schedule)
+    elif blocks:
+        asked = Schedule.spread(blocks, keep)
     loaded = load(model, device, seed)
     stages = asked or default_schedule(loaded.tower, first, keep, distilled)
     images = load_data(data, limit, seed, "train")

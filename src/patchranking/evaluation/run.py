@@ -104,8 +104,8 @@ def pruned(run: Run, name: str, rate: float) -> AbstractContextManager[object]:
     if kind:
         return attach_reductions(tower, run.tuned[kind].scheduled(schedule_of(run, name, rate)).reductions())
     if name in ORACLES:
-        free: Scorer = lambda tokens: tokens[:, tower.num_prefix_tokens :, 0]  # noqa: E731
-        return attach_reductions(tower, by_scores(tower, run.schedule.at(rate), {run.schedule.block: free}))
+        free: dict[int, Scorer] = {run.schedule.block: lambda tokens: tokens[:, tower.num_prefix_tokens :, 0]}
+        return attach_reductions(tower, by_scores(tower, run.schedule.at(rate), free))
     return attach_reductions(tower, run.reductions[name][rate])
 
 

@@ -24,7 +24,7 @@ from patchranking.ranking.store import finished_manifest, iter_rankings
 from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["FitReport", "cache_tokens", "default_schedule", "fit_pruner", "with_mirrored"]
+__all__ = ["FitReport", "cache_tokens", "default_schedule", "first_block", "fit_pruner", "with_mirrored"]
 
 _IMAGES_PER_BATCH = 32
 _ANY_LENGTH = "mlp"
@@ -89,8 +89,7 @@ def fit_pruner(
     if rankings is None and steps < 1:
         raise UserError("Nothing to fit to: give rankings to imitate, or 1 or more steps of distillation.")
     base = BaseModel.of(model.tower, model.name)
-    ranked = 3 if rankings is None else finished_manifest(rankings)["settings"]["block"]
-    schedule = schedule or default_schedule(model.tower, ranked, 0.5, steps)
+    schedule = schedule or default_schedule(model.tower, first_block(rankings), 0.5, steps)
     schedule.check(model.tower)
     block = schedule.block
     if steps > 0:
@@ -118,6 +117,16 @@ def fit_pruner(
             distillation = distill(later, model.tower, tokens, features, stage, steps, seed=seed, entering=seen)
             pruner.later[str(stage)] = later
     return pruner.eval(), FitReport(len(used), skipped, imitation, distillation)
+
+
+def first_block(rankings: Path | None) -> int:
+    """Where patches go first unless a schedule says: the block that was ranked on, or 3, the paper's.
+
+    Raises:
+        UserError: If the rankings are incomplete.
+    """
+    block: int = 3 if rankings is None else finished_manifest(rankings)["settings"]["block"]
+    return block
 
 
 def default_schedule(tower: VisionTower, first: int, keep: float, steps: int) -> Schedule:
