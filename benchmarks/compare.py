@@ -18,7 +18,7 @@ from jsonargparse import auto_cli
 from patchranking.data import load_data
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.files import write_json
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.towers.load import load_model
 
 METHODS = ("random", "centre-crop", "cls-attention", "evit", "a-vit", "tome", "low-res")

@@ -16,7 +16,7 @@ from jsonargparse import auto_cli
 
 from patchranking.data import load_data
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.report.figures import wall_picture
 from patchranking.report.page import write_report
 from patchranking.towers.load import load_model

@@ -19,12 +19,12 @@ from jsonargparse import auto_cli
 
 from patchranking.data import ImageData, load_data, read_batches
 from patchranking.evaluation.environment import environment
-from patchranking.evaluation.tally import Tally, zero_shot_classes
 from patchranking.files import as_file_name, write_json
-from patchranking.prompts.tune import CHECKPOINT, TuneSettings, tune
+from patchranking.methods.tally import Tally, zero_shot_classes
+from patchranking.pruner import Pruner
 from patchranking.pruning.attach import attach_reductions
-from patchranking.pruning.pruner import Pruner
 from patchranking.towers.load import LoadedModel, load_model
+from patchranking.tuning.tune import CHECKPOINT, TuneSettings, tune
 
 
 def main(
@@ -36,7 +36,7 @@ def main(
     tokens: list[str] = ["text", "visual", "both"],  # noqa: B006
     keep: list[float] = [1.0, 0.6, 0.5],  # noqa: B006
     shots: int = 16,
-    number: int = 16,
+    num_tokens: int = 16,
     epochs: int = 20,
     learning_rate: float = 2e-3,
     augment: bool = True,
@@ -56,7 +56,7 @@ def main(
         tokens: Kinds of tokens to tune.
         keep: Keep rates; 1 is the dense model.
         shots: Images a class.
-        number: Tokens of each encoder.
+        num_tokens: Tokens of each encoder.
         epochs: Passes over the images.
         learning_rate: Of SGD.
         augment: Whether to tune on random crops.
@@ -85,7 +85,7 @@ def main(
             else:
                 settings = TuneSettings(
                     tokens=kind,
-                    number=number,
+                    num_tokens=num_tokens,
                     shots=shots,
                     epochs=epochs,
                     learning_rate=learning_rate,

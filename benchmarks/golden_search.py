@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from patchranking.data import ImageData, load_data, read_batches
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
-from patchranking.evaluation.tally import zero_shot_classes
 from patchranking.files import write_json
+from patchranking.methods.tally import zero_shot_classes
 from patchranking.pruning.select import gather_tokens, kept_count
-from patchranking.ranking.scores import feature_damage
+from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.search import SEARCHES, SearchSettings, prepare_search
 from patchranking.towers import as_tower
 from patchranking.towers.load import LoadedModel, load_model

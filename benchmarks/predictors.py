@@ -25,19 +25,19 @@ from torch import Tensor
 from patchranking.data import ImageData, load_data, subset
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
-from patchranking.evaluation.tally import zero_shot_classes
 from patchranking.files import as_file_name, write_json
+from patchranking.fitting.fit import cache_tokens, with_mirrored
+from patchranking.methods import BASELINES
+from patchranking.methods.tally import zero_shot_classes
 from patchranking.predictor.distill import distill
-from patchranking.predictor.fit import cache_tokens, with_mirrored
 from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES
 from patchranking.predictor.measures import kendall, matching_rate, spearman
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.baselines import BASELINES
 from patchranking.pruning.select import kept_count, top_patches
 from patchranking.pruning.stages import Drop, dropping
 from patchranking.ranking.job import rank_dataset
-from patchranking.ranking.scores import feature_damage
+from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.store import iter_rankings
 from patchranking.towers.load import LoadedModel, load_model

@@ -21,10 +21,10 @@ from patchranking.evaluation.budget import tally_pruners
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
 from patchranking.files import as_file_name, write_json
-from patchranking.predictor.fit import fit_pruner
+from patchranking.fitting.fit import fit_pruner
+from patchranking.pruner import Pruner
 from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.macs import analytic_macs
-from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.job import rank_dataset
 from patchranking.ranking.search import SearchSettings

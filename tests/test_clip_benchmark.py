@@ -14,8 +14,8 @@ from patchranking.clip_benchmark import accuracy, load_pruned
 from patchranking.errors import UserError
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
-from patchranking.pruning.base_model import BaseModel
 from patchranking.pruning.schedule import Schedule
+from patchranking.towers.base_model import BaseModel
 
 
 @pytest.fixture(scope="module")

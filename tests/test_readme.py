@@ -10,9 +10,9 @@ import torch
 
 from patchranking import cli
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.base_model import BaseModel
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
+from patchranking.towers.base_model import BaseModel
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

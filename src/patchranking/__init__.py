@@ -7,7 +7,7 @@ declare_missing_operators()
 from patchranking import demo  # noqa: E402
 from patchranking.data import load_data  # noqa: E402
 from patchranking.errors import MissingExtraError, UserError  # noqa: E402
-from patchranking.pruning.pruner import Pruner  # noqa: E402
+from patchranking.pruner import Pruner  # noqa: E402
 from patchranking.ranking.iterative import iterative  # noqa: E402
 from patchranking.ranking.leave_out import leave_out  # noqa: E402
 from patchranking.ranking.ranking import Ranking  # noqa: E402

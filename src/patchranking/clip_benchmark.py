@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from patchranking.errors import MissingExtraError, UserError
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
 from patchranking.towers.load import LoadedModel, load_model
 

@@ -11,9 +11,9 @@ from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget, OperatingPoint, choose, measure_curve
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.base_model import BaseModel
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
+from patchranking.towers.base_model import BaseModel
 
 
 @pytest.mark.parametrize(

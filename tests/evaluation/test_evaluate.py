@@ -13,15 +13,15 @@ from patchranking.data import load_data
 from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
+from patchranking.methods.evit import evit
+from patchranking.methods.tome import tome, tome_schedule
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
+from patchranking.pruner import Pruner
 from patchranking.pruning.attach import attach_reductions
-from patchranking.pruning.base_model import BaseModel
-from patchranking.pruning.baselines.evit import evit
-from patchranking.pruning.baselines.tome import tome, tome_schedule
-from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.sketched import sketched
+from patchranking.towers.base_model import BaseModel
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_stages_and_evit_in_stages_are_measured_as_they_run(model, data):
 def test_tuned_tokens_have_rows_of_their_own(model, data, pruner):
     tower = model.tower
     prompts = {
-        kind: Prompts(kind, 8, tower.width, number=3, class_names=data.class_names, features=24)
+        kind: Prompts(kind, 8, tower.width, num_tokens=3, class_names=data.class_names, features=24)
         for kind in ("text", "both")
     }
     tuned = [pruner.tuned_by(found) for found in prompts.values()]
@@ -201,7 +201,7 @@ def test_tuned_tokens_have_rows_of_their_own(model, data, pruner):
 
 
 def test_tuned_pruners_alone_bring_the_untuned_rows(model, data, pruner):
-    tuned = pruner.tuned_by(Prompts("visual", 8, model.tower.width, number=3))
+    tuned = pruner.tuned_by(Prompts("visual", 8, model.tower.width, num_tokens=3))
     alone, _ = evaluate(model, data, [tuned.eval()], settings(timing_batch=0))
     both, _ = evaluate(model, data, [pruner, tuned], settings(timing_batch=0))
     assert alone["rows"] == both["rows"]

@@ -9,11 +9,11 @@ from patchranking import Pruner, load_data, load_model
 from patchranking.data import of_classes
 from patchranking.errors import UserError
 from patchranking.evaluation.reproduce import Job, reproduce
-from patchranking.prompts.tune import TuneSettings
+from patchranking.methods.a_vit import a_vit
+from patchranking.methods.evit import evit
 from patchranking.pruning.attach import attach_reductions
-from patchranking.pruning.baselines.a_vit import a_vit
-from patchranking.pruning.baselines.evit import evit
 from patchranking.pruning.schedule import Schedule
+from patchranking.tuning.tune import TuneSettings
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def job(model, folder):
-    tuning = TuneSettings(shots=1, epochs=1, number=2, batch_size=8, augment=False)
+    tuning = TuneSettings(shots=1, epochs=1, num_tokens=2, batch_size=8, augment=False)
     return Job(model, scenes("test", 200), scenes("train", 200), None, folder, 6, 2, tuning, 0)
 
 

@@ -11,10 +11,10 @@ from patchranking.evaluation.cost import count_macs, time_in_turn
 from patchranking.evaluation.memory import peak_activations
 from patchranking.evaluation.speed import SpeedSettings, measure_speed
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.base_model import BaseModel
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
+from patchranking.towers.base_model import BaseModel
 
 
 def pruner_for(tower):

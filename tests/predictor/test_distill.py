@@ -10,7 +10,7 @@ from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.ranking.gates import gated_features
-from patchranking.ranking.scores import feature_damage
+from patchranking.ranking.objectives import feature_damage
 
 
 def gated(tower, tokens, scores, count, width, block=3):

@@ -9,9 +9,13 @@ from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.select import gather_tokens
 from patchranking.towers import TextTower
 
-from .conftest import embedded
-
 NAMES = ["red umbrella.", "sun."]
+
+
+def embedded(text, phrase):
+    """The embedding of a phrase, without start and end."""
+    ids = text.tokenize([phrase, ""])
+    return text.embedding(ids[0][~torch.isin(ids[0], ids[1])]).detach()
 
 
 @torch.no_grad()

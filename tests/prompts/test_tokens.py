@@ -11,10 +11,10 @@ from patchranking.prompts.tokens import Prompts
     ("arguments", "context", "visual"),
     [
         ({"tokens": "text"}, (1, 16, 6), None),
-        ({"tokens": "visual", "number": 4}, None, (1, 4, 8)),
-        ({"tokens": "both", "number": 2, "depth": 3}, (3, 2, 6), (3, 2, 8)),
+        ({"tokens": "visual", "num_tokens": 4}, None, (1, 4, 8)),
+        ({"tokens": "both", "num_tokens": 2, "depth": 3}, (3, 2, 6), (3, 2, 8)),
         ({"tokens": "both", "coupled": False}, (1, 16, 6), (1, 16, 8)),
-        ({"tokens": "text", "own_context": True, "class_names": ["a", "b"]}, (1, 2, 16, 6), None),
+        ({"tokens": "text", "class_specific": True, "class_names": ["a", "b"]}, (1, 2, 16, 6), None),
     ],
 )
 def test_shapes(arguments, context, visual):
@@ -24,7 +24,7 @@ def test_shapes(arguments, context, visual):
 
 
 def test_coupled_tokens_are_a_linear_map_of_the_text_tokens():
-    prompts = Prompts("both", 6, 8, number=3, depth=2)
+    prompts = Prompts("both", 6, 8, num_tokens=3, depth=2)
     for level in range(2):
         couple = prompts.couplings[level]
         torch.testing.assert_close(
@@ -36,7 +36,7 @@ def test_coupled_tokens_are_a_linear_map_of_the_text_tokens():
 
 @pytest.mark.parametrize(("number", "words"), [(2, [1, 2]), (3, [0, 1, 2]), (8, [1, 2, 0, 1, 2, 0, 1, 2])])
 def test_text_tokens_start_as_the_phrase_again_and_again(number, words):
-    prompts, phrase = Prompts("text", 6, 8, number=number, depth=2), torch.randn(3, 6)
+    prompts, phrase = Prompts("text", 6, 8, num_tokens=number, depth=2), torch.randn(3, 6)
     deeper = prompts.context[1].clone()
     prompts.start_from(phrase, torch.zeros(2, 8))
     assert torch.equal(prompts.context[0], phrase[words])
@@ -58,10 +58,10 @@ def test_visual_tokens_start_around_the_mean_patch_of_their_level(arguments):
     ("arguments", "message"),
     [
         ({"tokens": "audio"}, "choose from text, visual, both"),
-        ({"tokens": "text", "number": 0}, "1 or more"),
+        ({"tokens": "text", "num_tokens": 0}, "1 or more"),
         ({"tokens": "text", "depth": 0}, "1 or more"),
-        ({"tokens": "both", "own_context": True, "class_names": ["a"]}, "choose free visual tokens"),
-        ({"tokens": "text", "own_context": True}, "no classes"),
+        ({"tokens": "both", "class_specific": True, "class_names": ["a"]}, "choose free visual tokens"),
+        ({"tokens": "text", "class_specific": True}, "no classes"),
     ],
 )
 def test_what_cannot_be_is_said(arguments, message):

@@ -7,14 +7,14 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 from patchranking.evaluation.cost import count_macs
+from patchranking.methods import baseline_reductions
 from patchranking.predictor.networks import Predictor
+from patchranking.pruner import Pruner
 from patchranking.pruning.attach import attach_reductions
-from patchranking.pruning.base_model import BaseModel
-from patchranking.pruning.baselines import baseline_reductions
 from patchranking.pruning.macs import analytic_macs
-from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
+from patchranking.towers.base_model import BaseModel
 
 
 def vit_b16(library):

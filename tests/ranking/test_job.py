@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from patchranking.data import load_data
 from patchranking.errors import UserError
-from patchranking.pruning.fingerprint import fingerprint
 from patchranking.ranking import job, shards
 from patchranking.ranking.job import rank_dataset
 from patchranking.ranking.leave_out import leave_out
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.store import MANIFEST, finished_manifest, iter_rankings, shard_name
+from patchranking.towers.fingerprint import fingerprint
 from patchranking.towers.load import LoadedModel
 
 FAST = SearchSettings("leave-out", block=3, window=2, stride=2)

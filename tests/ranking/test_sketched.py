@@ -8,8 +8,8 @@ from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.ranking.gates import gated_features, probes, sketched_jacobian
 from patchranking.ranking.iterative import iterative
 from patchranking.ranking.leave_out import leave_out
+from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.ranking import Ranking
-from patchranking.ranking.scores import feature_damage
 from patchranking.ranking.sketched import sketched
 
 

@@ -10,10 +10,10 @@ from patchranking.evaluation.environment import environment
 from patchranking.evaluation.speed import BackendName, PrecisionName, SpeedSettings, measure_speed
 from patchranking.files import write_json
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.base_model import BaseModel
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import check_keep_rate
+from patchranking.towers.base_model import BaseModel
 
 __all__ = ["benchmark"]
 

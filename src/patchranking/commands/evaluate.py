@@ -10,7 +10,7 @@ from patchranking.data import ClassesName, load_data, of_classes
 from patchranking.evaluation.evaluate import EvaluationSettings
 from patchranking.evaluation.evaluate import evaluate as run_evaluation
 from patchranking.files import write_json
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
 from patchranking.report.page import write_report
 from patchranking.towers.load import LoadedModel

@@ -11,7 +11,7 @@ from patchranking.data import load_data, subset
 from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget, choose, measure_curve
 from patchranking.files import write_json
-from patchranking.predictor.fit import default_schedule, first_block, fit_pruner
+from patchranking.fitting.fit import default_schedule, first_block, fit_pruner
 from patchranking.predictor.losses import LossName
 from patchranking.predictor.networks import NetworkName
 from patchranking.pruning.schedule import Schedule

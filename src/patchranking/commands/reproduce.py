@@ -14,8 +14,8 @@ from patchranking.evaluation.published import markdown
 from patchranking.evaluation.reproduce import Job
 from patchranking.evaluation.reproduce import reproduce as reproduce_table
 from patchranking.files import as_file_name, write_json
-from patchranking.prompts.tune import TuneSettings
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
+from patchranking.tuning.tune import TuneSettings
 
 __all__ = ["reproduce"]
 
@@ -62,7 +62,7 @@ def reproduce(
     fitted = None if pruner is None else Pruner.from_pretrained(pruner)
     loaded = load(model, device, seed)
     make_folder(out)
-    tuning = TuneSettings(number=number, epochs=epochs, learning_rate=learning_rate, augment=augment)
+    tuning = TuneSettings(num_tokens=number, epochs=epochs, learning_rate=learning_rate, augment=augment)
     rows: list[dict[str, Any]] = []
     for number_of, name in enumerate(data):
         test = load_data(name, limit, seed)

@@ -11,9 +11,9 @@ from patchranking.commands.common import load, make_folder, print_skipped
 from patchranking.data import ClassesName, load_data, of_classes
 from patchranking.files import write_json
 from patchranking.prompts.tokens import TokensName
-from patchranking.prompts.tune import TuneSettings
-from patchranking.prompts.tune import tune as tune_tokens
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
+from patchranking.tuning.tune import TuneSettings
+from patchranking.tuning.tune import tune as tune_tokens
 
 __all__ = ["tune"]
 
@@ -26,11 +26,11 @@ def tune(
     tokens: TokensName = "both",
     shots: int = 16,
     keep: float | None = None,
-    number: int = 16,
+    num_tokens: int = 16,
     depth: int = 1,
     coupled: bool = True,
-    own_context: bool = False,
-    start: str = "a photo of a",
+    class_specific: bool = False,
+    init_text: str = "a photo of a",
     epochs: int = 20,
     batch_size: int = 32,
     learning_rate: float = 2e-3,
@@ -54,11 +54,11 @@ def tune(
         tokens: Text context, visual tokens, or both.
         shots: Images a class; of captioned images, all are used.
         keep: Keep rate to tune at, 1 for the dense model; the pruner's own when omitted.
-        number: Tokens of each encoder.
+        num_tokens: Tokens of each encoder.
         depth: Blocks that get fresh tokens; 1 is shallow.
         coupled: Make visual tokens a learned linear map of the text tokens, as in the paper.
-        own_context: Give each class a text context of its own.
-        start: Phrase that text tokens start from, repeated; visual ones start from the mean patch; '' for random ones.
+        class_specific: Give each class a text context of its own.
+        init_text: Phrase that text tokens start from, repeated; visual ones start from the mean patch; '' for random.
         epochs: Passes over the images.
         batch_size: Images a step, over all devices.
         learning_rate: Of SGD.
@@ -79,11 +79,11 @@ def tune(
     make_folder(out)
     settings = TuneSettings(
         tokens=tokens,
-        number=number,
+        num_tokens=num_tokens,
         depth=depth,
         coupled=coupled,
-        own_context=own_context,
-        start=start,
+        class_specific=class_specific,
+        init_text=init_text,
         shots=shots,
         epochs=epochs,
         batch_size=batch_size,

@@ -13,10 +13,10 @@ from torch import Tensor
 from patchranking.data import ImageData, read_batches
 from patchranking.errors import UserError
 from patchranking.evaluation.cost import images_per_second
-from patchranking.evaluation.tally import Tally, zero_shot_classes
+from patchranking.methods.tally import Tally, zero_shot_classes
+from patchranking.pruner import Pruner
 from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.macs import analytic_macs
-from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers.load import LoadedModel
 

@@ -14,10 +14,10 @@ from patchranking.errors import UserError
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.rows import rows_of
 from patchranking.evaluation.run import ORACLES, TUNED, EvaluationSettings, Run, encoder
-from patchranking.evaluation.tally import Tally, object_share, zero_shot_classes
+from patchranking.methods import BASELINES, ENCODERS, baseline_reductions
+from patchranking.methods.tally import Tally, object_share, zero_shot_classes
+from patchranking.pruner import Pruner
 from patchranking.pruning.attach import Scorer, attach_reductions
-from patchranking.pruning.baselines import BASELINES, ENCODERS, baseline_reductions
-from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.select import best_first, check_keep_rate
 from patchranking.pruning.stages import Survivors, by_scores
 from patchranking.ranking.sketched import sketched

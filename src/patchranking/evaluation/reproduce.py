@@ -13,13 +13,12 @@ from torch import Tensor
 from patchranking.data import ImageData, read_batches, subset
 from patchranking.errors import UserError
 from patchranking.evaluation.published import PUBLISHED, paper_name
-from patchranking.evaluation.tally import Tally, zero_shot_classes
-from patchranking.predictor.fit import fit_pruner
+from patchranking.fitting.fit import fit_pruner
+from patchranking.methods import ENCODERS, baseline_reductions
+from patchranking.methods.tally import Tally, zero_shot_classes
 from patchranking.predictor.measures import matching_rate
-from patchranking.prompts.tune import TuneSettings, tune
+from patchranking.pruner import Pruner
 from patchranking.pruning.attach import Reduction, attach_reductions
-from patchranking.pruning.baselines import ENCODERS, baseline_reductions
-from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, kept_count, top_patches
 from patchranking.ranking.job import rank_dataset
@@ -27,6 +26,7 @@ from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.store import iter_rankings
 from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel
+from patchranking.tuning.tune import TuneSettings, tune
 
 __all__ = ["TABLES", "Job", "reproduce"]
 

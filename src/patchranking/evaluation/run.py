@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from patchranking.data import ImageData
-from patchranking.evaluation.tally import Tally
+from patchranking.methods import ENCODERS
+from patchranking.methods.tally import Tally
+from patchranking.pruner import Pruner
 from patchranking.pruning.attach import Reduction, Scorer, attach_reductions
-from patchranking.pruning.baselines import ENCODERS
 from patchranking.pruning.macs import analytic_macs
-from patchranking.pruning.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import Survivors, by_scores
 from patchranking.report.wall import WallImage

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from patchranking.errors import UserError
 from patchranking.evaluation.cost import count_macs, time_in_turn
 from patchranking.evaluation.memory import peak_activations
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.towers import as_tower
 
 __all__ = ["SpeedSettings", "measure_speed"]

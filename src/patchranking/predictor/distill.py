@@ -16,7 +16,7 @@ from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
 from patchranking.pruning.select import gather_tokens, kept_count, top_patches
 from patchranking.ranking.gates import gated_features
-from patchranking.ranking.scores import feature_damage
+from patchranking.ranking.objectives import feature_damage
 from patchranking.towers import VisionTower
 
 __all__ = ["Distillation", "Entering", "distill", "soft_gates"]

@@ -21,7 +21,7 @@ def prompted_features(text: TextTower, context: Tensor, texts: list[str]) -> Ten
 
     Args:
         text: The text encoder.
-        context: ``(depth, number, width)``, or ``(depth, texts, number, width)``, one for each.
+        context: ``(depth, num_tokens, width)``, or ``(depth, texts, num_tokens, width)``, one for each.
         texts: Such as ``"tabby cat."``.
 
     Returns:
@@ -57,8 +57,8 @@ def context_attached(text: TextTower, context: Tensor, first: int) -> Iterator[N
 
     Args:
         text: The text encoder.
-        context: ``(depth, number, width)`` or ``(depth, texts, number, width)``; level 0 replaces embeddings, level d
-            what enters block d.
+        context: ``(depth, num_tokens, width)`` or ``(depth, texts, num_tokens, width)``; level 0 replaces embeddings,
+            level d what enters block d.
         first: The first of these positions.
 
     Raises:
@@ -93,7 +93,7 @@ def with_visual_tokens(
     so that an average over patches stays one over patches.
 
     Args:
-        visual: ``(depth, number, width)``; level 0 enters before block 0, level d takes its place before block d.
+        visual: ``(depth, num_tokens, width)``; level 0 enters before block 0, level d takes its place before block d.
         reductions: Block index -> reduction of the tokens without the visual ones.
         num_prefix_tokens: Tokens before the patches.
         tower_depth: Blocks of the image encoder.

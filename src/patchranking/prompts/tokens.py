@@ -25,10 +25,10 @@ class Prompts(nn.Module):
         tokens: ``text``, ``visual`` or ``both``.
         text_width: Channels of the text encoder's tokens.
         width: Channels of the image encoder's tokens.
-        number: Tokens of each encoder.
+        num_tokens: Tokens of each encoder.
         depth: Levels: before so many blocks fresh tokens take the place of the former ones; 1 is shallow.
         coupled: Whether visual tokens are a learned linear map of the text tokens, the paper's ``M P_t``, or free.
-        own_context: Whether each class has a text context of its own, or all share one.
+        class_specific: Whether each class has a text context of its own, or all share one.
         class_names: The classes tuned on; none when tuned on captions.
         features: Size of a feature, when there are classes.
 
@@ -50,43 +50,43 @@ class Prompts(nn.Module):
         tokens: str,
         text_width: int,
         width: int,
-        number: int = 16,
+        num_tokens: int = 16,
         depth: int = 1,
         coupled: bool = True,
-        own_context: bool = False,
+        class_specific: bool = False,
         class_names: Sequence[str] = (),
         features: int = 0,
     ) -> None:
         super().__init__()
         if tokens not in TOKENS:
             raise UserError(f"Unknown tokens '{tokens}': choose from {', '.join(TOKENS)}.")
-        if number < 1 or depth < 1:
-            raise UserError(f"Learnable tokens need a number and a depth of 1 or more, not {number} and {depth}.")
-        if own_context and tokens == "both" and coupled:
+        if num_tokens < 1 or depth < 1:
+            raise UserError(f"Learnable tokens need num_tokens and a depth of 1 or more, not {num_tokens} and {depth}.")
+        if class_specific and tokens == "both" and coupled:
             raise UserError("A context for each class cannot be mapped to visual tokens: choose free visual tokens.")
-        if own_context and not class_names:
+        if class_specific and not class_names:
             raise UserError("There are no classes to have a context of their own.")
         self.config: dict[str, Any] = {
             "tokens": tokens,
             "text_width": text_width,
             "width": width,
-            "number": number,
+            "num_tokens": num_tokens,
             "depth": depth,
             "coupled": coupled,
-            "own_context": own_context,
+            "class_specific": class_specific,
             "class_names": list(class_names),
             "features": features,
         }
         self.tokens, self.class_names = tokens, list(class_names)
-        owners = (len(class_names),) if own_context else ()
+        owners = (len(class_names),) if class_specific else ()
         self.register_buffer("class_features", torch.zeros(len(class_names), features))
         self.context = self.couplings = self.free = None
         if tokens != "visual":
-            self.context = nn.Parameter(_STD * torch.randn(depth, *owners, number, text_width))
+            self.context = nn.Parameter(_STD * torch.randn(depth, *owners, num_tokens, text_width))
         if tokens == "both" and coupled:
             self.couplings = nn.ModuleList(nn.Linear(text_width, width) for _ in range(depth))
         elif tokens != "text":
-            self.free = nn.Parameter(_STD * torch.randn(depth, number, width))
+            self.free = nn.Parameter(_STD * torch.randn(depth, num_tokens, width))
 
     def start_from(self, embedded: Tensor, patches: Tensor) -> None:
         """Begins where the model is at home, since random tokens throw it far off.
@@ -109,7 +109,7 @@ class Prompts(nn.Module):
                 self.free.add_(patches[:, None])
 
     def visual(self) -> Tensor | None:
-        """The visual tokens, ``(depth, number, width)``, or None."""
+        """The visual tokens, ``(depth, num_tokens, width)``, or None."""
         if self.couplings is not None and self.context is not None:
             return torch.stack([couple(own) for couple, own in zip(self.couplings, self.context, strict=True)])
         return self.free

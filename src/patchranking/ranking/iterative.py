@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from patchranking.errors import UserError
+from patchranking.ranking.objectives import Objective, preservation
 from patchranking.ranking.ranking import Ranking
-from patchranking.ranking.scores import Score, preservation
 from patchranking.ranking.variants import variant_damage
 from patchranking.ranking.windows import survivors
 from patchranking.towers import VisionTower
@@ -17,7 +17,7 @@ __all__ = ["iterative"]
 
 @torch.inference_mode()
 def iterative(
-    tower: VisionTower, pixels: Tensor, block: int = 3, group: int = 4, score: Score = preservation
+    tower: VisionTower, pixels: Tensor, block: int = 3, group: int = 4, objective: Objective = preservation
 ) -> Ranking:
     """Removes the patches that do the least damage, ``group`` at a time, and scores the survivors again.
 
@@ -28,7 +28,7 @@ def iterative(
         pixels: Preprocessed images ``(batch, 3, height, width)``.
         block: Patches are removed before this block.
         group: Patches removed a round.
-        score: What counts as damage.
+        objective: What counts as damage.
 
     Returns:
         The ranking; the importance of a patch is its place in the removal order, between 0 and 1.
@@ -39,7 +39,7 @@ def iterative(
     if group < 1:
         raise UserError(f"The iterative search removes at least 1 patch a round, not {group}.")
     tokens = tower.embed(pixels, block)
-    damage = score(tower.pool(tower.run(tokens, block)))
+    damage = objective(tower.pool(tower.run(tokens, block)))
     alive = torch.arange(tower.num_patches, device=pixels.device).expand(len(tokens), -1)
     removed = []
     while (left := alive.shape[1]) > 1:

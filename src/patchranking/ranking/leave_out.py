@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from patchranking.ranking.objectives import Objective, preservation
 from patchranking.ranking.ranking import Ranking
-from patchranking.ranking.scores import Score, preservation
 from patchranking.ranking.variants import variant_damage
 from patchranking.ranking.windows import patch_means, survivors, windows
 from patchranking.towers import VisionTower
@@ -21,7 +21,7 @@ def leave_out(
     block: int = 3,
     window: int = 2,
     stride: int = 1,
-    score: Score = preservation,
+    objective: Objective = preservation,
 ) -> Ranking:
     """Scores every patch by the damage its windows do when they are left out (paper, section 3.1, Eq. 1-4).
 
@@ -33,7 +33,7 @@ def leave_out(
         block: Patches are removed before this block.
         window: Side of the removed window in patches (the paper's r).
         stride: Step between windows in patches.
-        score: What counts as damage.
+        objective: What counts as damage.
 
     Returns:
         The ranking; the importance of a patch is the mean damage of its windows.
@@ -44,6 +44,6 @@ def leave_out(
     removed = windows(tower.grid, window, stride)
     kept = survivors(removed, tower.num_patches).to(pixels.device)
     tokens = tower.embed(pixels, block)
-    damage = score(tower.pool(tower.run(tokens, block)))
+    damage = objective(tower.pool(tower.run(tokens, block)))
     found = variant_damage(tower, tokens, block, kept.expand(len(tokens), -1, -1), damage)
     return Ranking.from_importance(patch_means(found, removed, tower.num_patches))

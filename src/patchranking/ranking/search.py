@@ -15,8 +15,8 @@ from patchranking.errors import UserError
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.iterative import iterative
 from patchranking.ranking.leave_out import leave_out
+from patchranking.ranking.objectives import Objective, confidence, label, preservation
 from patchranking.ranking.ranking import Ranking
-from patchranking.ranking.scores import Score, confidence, label, preservation
 from patchranking.ranking.sketched import sketched
 from patchranking.ranking.windows import windows
 from patchranking.towers.load import LoadedModel
@@ -103,11 +103,11 @@ def prepare_search(model: LoadedModel, data: ImageData, settings: SearchSettings
     if settings.search.startswith("sketched"):
         tower.check_gates()
     search = partial(settings.function, tower, **settings.arguments)
-    score = _scores(model, data, settings.score)
-    return lambda pixels, indices: search(pixels.to(tower.device, tower.dtype), score=score(indices))
+    objective = _objectives(model, data, settings.score)
+    return lambda pixels, indices: search(pixels.to(tower.device, tower.dtype), objective=objective(indices))
 
 
-def _scores(model: LoadedModel, data: ImageData, name: str) -> Callable[[Sequence[int]], Score]:
+def _objectives(model: LoadedModel, data: ImageData, name: str) -> Callable[[Sequence[int]], Objective]:
     if name == "preservation":
         return lambda indices: preservation
     if model.text is None:

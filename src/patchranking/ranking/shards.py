@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from patchranking.data import ImageData, read_batches
-from patchranking.pruning.fingerprint import fingerprint
 from patchranking.ranking.search import SearchSettings, prepare_search
 from patchranking.ranking.store import shard_name, write_shard
+from patchranking.towers.fingerprint import fingerprint
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["ShardRanker"]

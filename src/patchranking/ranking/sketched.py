@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from patchranking.errors import UserError
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.ranking.gates import gated_features, probes, sketched_jacobian
+from patchranking.ranking.objectives import Damage, Objective, preservation
 from patchranking.ranking.ranking import Ranking, places
-from patchranking.ranking.scores import Damage, Score, preservation
 from patchranking.towers import VisionTower
 
 __all__ = ["sketched"]
@@ -37,7 +37,7 @@ def sketched(
     block: int = 3,
     num_probes: int = 3,
     steps: int = 12,
-    score: Score = preservation,
+    objective: Objective = preservation,
     seed: int = 0,
 ) -> Ranking:
     """Greedy search made soft: the order of removal is improved by gradient descent on the damage it does.
@@ -54,7 +54,7 @@ def sketched(
         block: Patches are removed before this block.
         num_probes: Backward passes of the sketch.
         steps: Gradient steps.
-        score: What counts as damage.
+        objective: What counts as damage.
         seed: Seed of the probes, which all images share.
 
     Returns:
@@ -71,7 +71,7 @@ def sketched(
         log_gates = tokens.new_zeros(len(tokens), tower.num_patches, dtype=torch.float32, requires_grad=True)
         full = gated_features(tower, tokens, log_gates, block)
         sketch = sketched_jacobian(full, log_gates, probes(num_probes, full.shape[1], seed))
-        damage = score(full.detach())
+        damage = objective(full.detach())
         del full
         moved = sketch.square().sum(1).sqrt()
         importance = places(moved.argsort(dim=1, stable=True))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from patchranking.pruning.select import gather_tokens
-from patchranking.ranking.scores import Damage
+from patchranking.ranking.objectives import Damage
 from patchranking.towers import VisionTower
 
 __all__ = ["variant_damage"]

@@ -22,10 +22,10 @@ from patchranking.predictor.networks import Predictor
 from patchranking.prompts.insert import prompted_features, with_visual_tokens
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.attach import Reduction, attach_reductions
-from patchranking.pruning.base_model import BaseModel
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import Survivors, staged
 from patchranking.towers import TextTower, VisionTower, as_tower
+from patchranking.towers.base_model import BaseModel
 
 __all__ = ["Pruner"]
 
@@ -219,7 +219,7 @@ class Pruner(nn.Module, ModelHubMixin):
         if not others:
             return self.prompts.class_features[[known[name] for name in class_names]]
         tuned_on = f"These tokens were tuned on {len(known)} classes, and '{others[0]}' is none of them"
-        if self.prompts.context is None or self.prompts.config["own_context"]:
+        if self.prompts.context is None or self.prompts.config["class_specific"]:
             raise UserError(f"{tuned_on}: use the model's own text features for it.")
         if text is None:
             raise UserError(f"{tuned_on}: give the text encoder, patchranking.as_text_tower(model, tokenizer).")

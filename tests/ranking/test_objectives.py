@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from patchranking.ranking.scores import confidence, feature_damage, label, preservation
+from patchranking.ranking.objectives import confidence, feature_damage, label, preservation
 
 
 def test_damage_is_one_minus_cosine():

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchranking.data import ImageData
-from patchranking.ranking.scores import feature_damage
+from patchranking.ranking.objectives import feature_damage
 from patchranking.towers.load import LoadedModel
 from patchranking.towers.zero_shot import class_features
 

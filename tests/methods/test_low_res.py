@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from patchranking.pruning.baselines.low_res import low_res, low_res_schedule, small_grid
+from patchranking.methods.low_res import low_res, low_res_schedule, small_grid
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower

@@ -5,8 +5,8 @@ import copy
 import pytest
 import torch
 
-from patchranking.pruning.fingerprint import fingerprint, matches
 from patchranking.towers import as_tower
+from patchranking.towers.fingerprint import fingerprint, matches
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

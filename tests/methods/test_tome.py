@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from patchranking.pruning.baselines.tome import merge, tome, tome_schedule
+from patchranking.methods.tome import merge, tome, tome_schedule
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from patchranking.data import load_data
 from patchranking.errors import UserError
-from patchranking.prompts.few_shot import few_shots, hold_out, passes, readable
+from patchranking.tuning.few_shot import few_shots, hold_out, passes, readable
 
 
 @pytest.fixture

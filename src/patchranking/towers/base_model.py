@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from patchranking.errors import UserError
-from patchranking.pruning.fingerprint import fingerprint, matches
 from patchranking.towers import VisionTower
+from patchranking.towers.fingerprint import fingerprint, matches
 
 __all__ = ["BaseModel"]
 

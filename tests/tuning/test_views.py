@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from patchranking import load_data, load_model
-from patchranking.prompts.views import Views, augmentation
+from patchranking.tuning.views import Views, augmentation
 
 
 @pytest.fixture

@@ -19,14 +19,14 @@ from tqdm import tqdm
 
 from patchranking.data import ImageData, read_batches
 from patchranking.errors import MissingExtraError, UserError
-from patchranking.prompts.checkpoint import Checkpoint
-from patchranking.prompts.few_shot import few_shots, hold_out, passes, readable
-from patchranking.prompts.learner import Learner
 from patchranking.prompts.tokens import Prompts
-from patchranking.prompts.views import Views, augmentation
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.towers import TextTower
 from patchranking.towers.load import LoadedModel
+from patchranking.tuning.checkpoint import Checkpoint
+from patchranking.tuning.few_shot import few_shots, hold_out, passes, readable
+from patchranking.tuning.learner import Learner
+from patchranking.tuning.views import Views, augmentation
 
 __all__ = ["TuneReport", "TuneSettings", "tune"]
 
@@ -39,11 +39,11 @@ class TuneSettings:
 
     Attributes:
         tokens: ``text``, ``visual`` or ``both``.
-        number: Tokens of each encoder; the paper has 16.
+        num_tokens: Tokens of each encoder; the paper has 16.
         depth: Levels of tokens; 1 is shallow.
         coupled: Whether visual tokens are a learned linear map of the text tokens, as in the paper, or free.
-        own_context: Whether each class has a text context of its own.
-        start: Phrase whose embedding, repeated, the text tokens start from; visual tokens start from the mean patch
+        class_specific: Whether each class has a text context of its own.
+        init_text: Phrase whose embedding, repeated, the text tokens start from; visual tokens start from the mean patch
             then. Empty for random tokens.
         shots: Images a class.
         epochs: Passes over the images.
@@ -60,11 +60,11 @@ class TuneSettings:
     """
 
     tokens: str = "both"
-    number: int = 16
+    num_tokens: int = 16
     depth: int = 1
     coupled: bool = True
-    own_context: bool = False
-    start: str = "a photo of a"
+    class_specific: bool = False
+    init_text: str = "a photo of a"
     shots: int = 16
     epochs: int = 20
     batch_size: int = 32
@@ -234,17 +234,17 @@ def _prompts(
         settings.tokens,
         text_width,
         model.tower.width,
-        settings.number,
+        settings.num_tokens,
         settings.depth,
         settings.coupled,
-        settings.own_context,
+        settings.class_specific,
         data.class_names,
         features if data.class_names else 0,
     )
-    if settings.start:
+    if settings.init_text:
         embedded = torch.zeros(1, text_width)
         if text.embedding is not None:
-            ids = text.tokenize([settings.start, ""])
+            ids = text.tokenize([settings.init_text, ""])
             embedded = text.embedding(ids[0][~torch.isin(ids[0], ids[1])]).float().cpu()
         prompts.start_from(
             embedded, _mean_patches(model, data, tuned_on[:: max(1, len(tuned_on) // 32)], settings.depth)

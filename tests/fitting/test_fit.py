@@ -9,13 +9,13 @@ from PIL import Image
 
 from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
-from patchranking.predictor import fit
-from patchranking.predictor.fit import fit_pruner
+from patchranking.fitting import fit
+from patchranking.fitting.fit import fit_pruner
 from patchranking.predictor.imitate import Imitation
-from patchranking.pruning.fingerprint import fingerprint
 from patchranking.pruning.schedule import Schedule
-from patchranking.ranking.scores import feature_damage
+from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.store import shard_name, write_manifest, write_shard
+from patchranking.towers.fingerprint import fingerprint
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from patchranking.data import ImageData
 from patchranking.prompts.insert import prompted_features, with_visual_tokens
 from patchranking.prompts.tokens import Prompts
+from patchranking.pruner import Pruner
 from patchranking.pruning.attach import attach_reductions
-from patchranking.pruning.pruner import Pruner
 from patchranking.towers import TextTower
 from patchranking.towers.load import LoadedModel
 from patchranking.towers.zero_shot import class_features

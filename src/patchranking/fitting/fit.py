@@ -16,12 +16,12 @@ from patchranking.predictor.distill import Distillation, Entering, distill
 from patchranking.predictor.imitate import Imitation, imitate
 from patchranking.predictor.losses import LOSSES
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.base_model import BaseModel
-from patchranking.pruning.fingerprint import matches
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.store import finished_manifest, iter_rankings
 from patchranking.towers import VisionTower
+from patchranking.towers.base_model import BaseModel
+from patchranking.towers.fingerprint import matches
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["FitReport", "cache_tokens", "default_schedule", "first_block", "fit_pruner", "with_mirrored"]

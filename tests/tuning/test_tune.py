@@ -16,12 +16,12 @@ from patchranking import Pruner, load_data, load_model
 from patchranking.data import of_classes
 from patchranking.errors import UserError
 from patchranking.predictor.networks import Predictor
-from patchranking.prompts.tune import TuneSettings, tune
-from patchranking.pruning.base_model import BaseModel
 from patchranking.pruning.schedule import Schedule
+from patchranking.towers.base_model import BaseModel
 from patchranking.towers.zero_shot import class_features
+from patchranking.tuning.tune import TuneSettings, tune
 
-QUICK = TuneSettings(shots=2, epochs=2, number=2, batch_size=8)
+QUICK = TuneSettings(shots=2, epochs=2, num_tokens=2, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_a_stopped_tuning_ends_as_an_uninterrupted_one(held_out_share, model, da
         if len(saves) == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("patchranking.prompts.tune.Checkpoint.save", stop)
+    monkeypatch.setattr("patchranking.tuning.tune.Checkpoint.save", stop)
     with pytest.raises(KeyboardInterrupt):
         tune(model, data, pruner, tmp_path / "parts", settings)
     parts, again = tune(model, data, pruner, tmp_path / "parts", settings)
@@ -165,7 +165,7 @@ def test_a_loss_that_is_not_finite_is_said(model, data, pruner, tmp_path):
 
 
 def command(pruner, out, *more):
-    more = ["--number", 2, "--batch_size", 32, *more]
+    more = ["--num_tokens", 2, "--batch_size", 32, *more]
     words = ["demo", "demo:train", "--pruner", pruner, "--out", out, "--limit", "400", "--shots", "1"]
     return ["-c", "from patchranking.cli import main; main()", "tune", *map(str, words), *map(str, more)]
 

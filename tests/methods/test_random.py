@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from patchranking.pruning.baselines import BASELINES
+from patchranking.methods import BASELINES
 
 
 def test_scores_are_seeded_and_differ_between_images(tower):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from patchranking.pruning.baselines import BASELINES
+from patchranking.methods import BASELINES
 from patchranking.pruning.select import top_patches
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from patchranking.pruning.baselines import BASELINES
+from patchranking.methods import BASELINES
 
 
 def test_it_reads_the_attention_of_the_block_that_comes_next(tower):

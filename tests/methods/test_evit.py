@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
+from patchranking.methods.evit import evit, fuse
 from patchranking.pruning.attach import attach_reductions
-from patchranking.pruning.baselines.evit import evit, fuse
 
 
 def test_fuse_equals_the_loop_over_patches():

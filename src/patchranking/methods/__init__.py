@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from patchranking.methods.a_vit import a_vit
+from patchranking.methods.centre import centre_crop
+from patchranking.methods.class_attention import class_attention
+from patchranking.methods.evit import evit
+from patchranking.methods.low_res import low_res, low_res_schedule
+from patchranking.methods.random import random
+from patchranking.methods.tome import tome, tome_schedule
 from patchranking.pruning.attach import Reduction, Scorer
-from patchranking.pruning.baselines.a_vit import a_vit
-from patchranking.pruning.baselines.centre import centre_crop
-from patchranking.pruning.baselines.class_attention import class_attention
-from patchranking.pruning.baselines.evit import evit
-from patchranking.pruning.baselines.low_res import low_res, low_res_schedule
-from patchranking.pruning.baselines.random import random
-from patchranking.pruning.baselines.tome import tome, tome_schedule
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import Survivors, by_scores
 from patchranking.towers import VisionTower

@@ -1,4 +1,4 @@
-"""Trains the embedded demo model: ``python -m patchranking.demo.train --out DIR``.
+"""Trains the embedded demo model: ``python benchmarks/demo_model.py --out DIR``.
 
 A CLIP is trained from scratch on generated scenes. Three things let it learn in an hour on two cores what would take a
 day: its attention starts out local, as a convolution's; a throw-away head names the object, or the background, at

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from patchranking.methods import BASELINES, baseline_reductions
 from patchranking.pruning.attach import attach_reductions
-from patchranking.pruning.baselines import BASELINES, baseline_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.pruning.stages import Survivors

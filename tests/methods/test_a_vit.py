@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from patchranking.pruning.baselines.a_vit import a_vit, halting
+from patchranking.methods.a_vit import a_vit, halting
 from patchranking.pruning.schedule import Schedule
 
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Damage", "Score", "confidence", "feature_damage", "label", "preservation"]
+__all__ = ["Damage", "Objective", "confidence", "feature_damage", "label", "preservation"]
 
 Damage = Callable[[Tensor, Tensor], Tensor]
 """Damage ``(variants,)`` float32 of features ``(variants, features)``, given each variant's image ``(variants,)``."""
 
-Score = Callable[[Tensor], Damage]
+Objective = Callable[[Tensor], Damage]
 """Makes the damage of a batch from the features of its whole images, ``(images, features)``."""
 
 
@@ -41,7 +41,7 @@ def preservation(full: Tensor) -> Damage:
     return lambda features, images: feature_damage(features, full[images])
 
 
-def label(classes: Tensor, logit_scale: float, labels: Tensor) -> Score:
+def label(classes: Tensor, logit_scale: float, labels: Tensor) -> Objective:
     """Label-driven score (paper, Eq. 1): minus the log-probability of the true class.
 
     Args:
@@ -56,7 +56,7 @@ def label(classes: Tensor, logit_scale: float, labels: Tensor) -> Score:
     return lambda full: damage
 
 
-def confidence(classes: Tensor, logit_scale: float) -> Score:
+def confidence(classes: Tensor, logit_scale: float) -> Objective:
     """Maximum-confidence score (paper, Eq. 2): minus the log-probability of the likeliest class, whichever it is.
 
     Args:

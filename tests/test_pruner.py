@@ -8,10 +8,10 @@ from torch import nn
 
 from patchranking.errors import UserError
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.base_model import BaseModel
-from patchranking.pruning.pruner import Pruner
+from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import best_first, gather_tokens
+from patchranking.towers.base_model import BaseModel
 
 
 def make(tower, keep=0.5, block=3, schedule=None):

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import torch
+from demo_model import Muon, Scenes, Trainer, build_model, orthogonalise, train_tokenizer
 from torch.utils.data import DataLoader
 
 from patchranking.demo.scenes import CLASSES, TEMPLATES
-from patchranking.demo.train import Muon, Scenes, Trainer, build_model, orthogonalise, train_tokenizer
 
 
 def test_orthogonalise_keeps_the_singular_vectors_and_levels_the_values():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from patchranking.evaluation.tally import Tally, object_share
+from patchranking.methods.tally import Tally, object_share
 
 
 def test_object_share_sums_to_one_and_follows_the_mask():
