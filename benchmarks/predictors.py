@@ -36,7 +36,7 @@ from patchranking.predictor.measures import kendall, matching_rate, spearman
 from patchranking.predictor.networks import Predictor
 from patchranking.pruning.select import kept_count, top_patches
 from patchranking.pruning.stages import Drop, dropping
-from patchranking.ranking.job import rank_dataset
+from patchranking.ranking.job import rank
 from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.store import iter_rankings
@@ -135,7 +135,7 @@ def _read(
     if golden_images is not None:
         ranked = subset(images, golden_images, 0)
         folder = work / as_file_name(f"{model.name}-{images.name}-{images.split}-{len(ranked)}")
-        rank_dataset(model, ranked, folder, SearchSettings(block=BLOCK))
+        rank(model, ranked, folder, SearchSettings(block=BLOCK))
         place = {images.keys[index]: row for row, index in enumerate(used)}
         golden = {place[key]: torch.from_numpy(row) for key, row in iter_rankings(folder) if key in place}
     labels = None if images.labels is None else torch.tensor([images.labels[index] for index in used])

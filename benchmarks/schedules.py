@@ -26,7 +26,7 @@ from patchranking.pruner import Pruner
 from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
-from patchranking.ranking.job import rank_dataset
+from patchranking.ranking.job import rank
 from patchranking.ranking.search import SearchSettings
 from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel, load_model
@@ -73,7 +73,7 @@ def main(
     if ranked:
         chosen = subset(images, ranked, 0)
         rankings = work / as_file_name(f"{loaded.name}-{images.name}-{images.split}-{len(chosen)}-{blocks[0]}")
-        rank_dataset(loaded, chosen, rankings, SearchSettings(block=blocks[0]))
+        rank(loaded, chosen, rankings, SearchSettings(block=blocks[0]))
     partial = out.with_suffix(".partial")
     done: dict[str, list[dict[str, Any]]] = json.loads(partial.read_text()) if partial.is_file() else {}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,18 +7,19 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-import patchranking  # noqa: F401  # first: makes torchvision importable beside a CPU-only torch
+from patchranking._torchvision import declare_missing_operators
 
-# isort: split
-import open_clip
-import pytest
-import timm
-import torch
-from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
+declare_missing_operators()
 
-from patchranking import as_text_tower, load_model
-from patchranking.towers import VisionTower, as_tower
+import open_clip  # noqa: E402
+import pytest  # noqa: E402
+import timm  # noqa: E402
+import torch  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection  # noqa: E402
+
+from patchranking import as_text_tower, load_model  # noqa: E402
+from patchranking.towers import VisionTower, as_tower  # noqa: E402
 
 
 @dataclass

@@ -8,12 +8,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["as_file_name", "replacing", "write_json"]
+from patchranking.errors import UserError
+
+__all__ = ["as_file_name", "make_folder", "replacing", "write_json"]
 
 
 def as_file_name(text: str) -> str:
     """A text with a dash for all but letters and digits."""
     return "".join(letter if letter.isalnum() else "-" for letter in text)
+
+
+def make_folder(path: str | Path) -> Path:
+    """Makes a folder for output, ``~`` expanded, or says in one sentence why it cannot."""
+    folder = Path(path).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot make the folder '{folder}': {error.strerror}.") from error
+    return folder
 
 
 @contextmanager

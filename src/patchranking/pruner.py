@@ -1,15 +1,14 @@
-"""The artefact: a predictor, its schedule, tuned tokens, and the identity of the model it belongs to."""
+"""The artefact: predictors, their schedule, tuned tokens, and the identity of the model they belong to."""
 
 from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
@@ -19,11 +18,11 @@ from torch import Tensor, nn
 from patchranking.errors import UserError
 from patchranking.files import replacing, write_json
 from patchranking.predictor.networks import Predictor
-from patchranking.prompts.insert import prompted_features, with_visual_tokens
+from patchranking.prompts.insert import tuned_class_features, with_visual_tokens
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.attach import Reduction, attach_reductions
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.stages import Survivors, staged
+from patchranking.pruning.stages import staged
 from patchranking.towers import TextTower, VisionTower, as_tower
 from patchranking.towers.base_model import BaseModel
 
@@ -31,8 +30,7 @@ __all__ = ["Pruner"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
-FORMAT = 4
-
+FORMAT = 5
 
 _CARD = """---
 library_name: patchranking
@@ -54,49 +52,69 @@ The base model is not included; any other is refused.
 
 
 class Pruner(nn.Module, ModelHubMixin):
-    """Drops the patches a predictor ranks lowest inside the model it was fitted to.
+    """Drops the patches that its predictors rank lowest, inside the model it was fitted to.
 
     Example:
-        >>> pruner = Pruner.from_pretrained("runs/fit/pruner")  # doctest: +SKIP
+        >>> pruner = Pruner.from_pretrained("runs/fit")  # doctest: +SKIP
         >>> with pruner.attached(model):  # doctest: +SKIP
         ...     features = model.encode_image(images)
 
     Args:
-        predictor: Scores the tokens that enter the pruned block.
+        predictors: Block -> what scores the tokens that enter it. The first block of the schedule needs one; at a later
+            block without one, patches go by their last scores.
         base: The model it was fitted to.
-        schedule: Where patches go and how many stay.
+        schedule: Where patches are dropped and how many stay, as fitted.
+        keep: Share of the patches that reaches the end, where it is not that of the schedule.
         prompts: Tuned tokens, if there are any; they learn no more.
-        later: Predictors of later blocks, where a stage before one of them scores again.
+
+    Raises:
+        UserError: If the first block of the schedule has no predictor, or the keep rate is not above 0 and at most 1.
     """
 
     def __init__(
         self,
-        predictor: Predictor,
+        predictors: Mapping[int, Predictor],
         base: BaseModel,
         schedule: Schedule,
+        keep: float | None = None,
         prompts: Prompts | None = None,
-        later: Mapping[int, Predictor] | None = None,
     ) -> None:
         super().__init__()
-        self.predictor = predictor
-        self.later = nn.ModuleDict({str(block): own for block, own in (later or {}).items()})
+        if schedule.block not in predictors:
+            raise UserError(
+                f"This schedule drops patches before block {schedule.block} first, and the pruner has predictors for "
+                f"{', '.join(map(str, sorted(predictors))) or 'none'}: start there, or fit for this schedule."
+            )
+        self.predictors = nn.ModuleDict({str(block): predictors[block] for block in sorted(predictors)})
         self.prompts = None if prompts is None else prompts.requires_grad_(False)
         self.base = base
-        self.schedule = schedule
-        self._fitted = schedule
+        self.fitted = schedule
+        self.keep = schedule.keep if keep is None else keep
         self._hooks: ExitStack | None = None
+
+    @classmethod
+    def unfitted(cls, tower: VisionTower, name: str, schedule: Schedule) -> Self:
+        """A pruner that has learned nothing, for a model called ``name``: it takes as long as a fitted one."""
+        schedule.check(tower)
+        predictors = {schedule.block: Predictor.for_tower(tower)}
+        return cls(predictors, BaseModel.of(tower, name), schedule).eval().to(tower.device)
 
     @property
     def keep(self) -> float:
         """Share of the patches that reaches the end, above 0 and at most 1; may be set at any time, attached or not."""
-        return self.schedule.keep
+        return self._schedule.keep
 
     @keep.setter
     def keep(self, rate: float) -> None:
-        self.schedule = self._fitted.at(rate)
+        self._schedule = self.fitted.at(rate)
+
+    @property
+    def schedule(self) -> Schedule:
+        """Where patches are dropped and how many stay at the keep rate of the moment, in the fitted proportions."""
+        return self._schedule
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Scores the patches of tokens entering the pruned block, in the predictor's precision.
+        """Scores the patches of tokens that enter the first pruned block, in the predictor's precision.
 
         Args:
             tokens: ``(batch, prefix + patches, width)``.
@@ -104,7 +122,11 @@ class Pruner(nn.Module, ModelHubMixin):
         Returns:
             Importance ``(batch, patches)``, higher = keep.
         """
-        return self.predictor(tokens)
+        return self.predictor(self.fitted.block)(tokens)
+
+    def predictor(self, block: int) -> Predictor:
+        """The predictor of a block."""
+        return cast(Predictor, self.predictors[str(block)])
 
     def attach(self, model: nn.Module | VisionTower) -> Self:
         """Makes ``model`` prune from now on; its keys, classes and attention kernels stay as they are.
@@ -122,7 +144,7 @@ class Pruner(nn.Module, ModelHubMixin):
             raise UserError("This pruner is attached already: detach it first.")
         tower = as_tower(model)
         self.base.check(tower)
-        self.schedule.check(tower)
+        self.fitted.check(tower)
         self.to(tower.device)
         self._hooks = attach_reductions(tower, self.reductions())
         return self
@@ -142,26 +164,17 @@ class Pruner(nn.Module, ModelHubMixin):
         finally:
             self.detach()
 
-    def reductions(self, watch: Survivors | None = None) -> dict[int, Reduction]:
+    def reductions(self) -> dict[int, Reduction]:
         """What it does before which block, at the keep rate of the moment.
 
-        It scores and corrects before the first stage, and before every later one that has a predictor of its own. From
-        there the patches go on in the order of their scores, and stages without one cut the end off. Visual tokens run
+        Stages with a predictor score and correct the tokens; the others cut off what was scored last. Visual tokens run
         beside the patches from block 0 on.
-
-        Args:
-            watch: Told which patches stay.
         """
+        drops = {block: self.predictor(block).prune for block in map(int, self.predictors)}
+        patches, prefix = self.base.grid[0] * self.base.grid[1], self.base.num_prefix_tokens
+        pruning = staged(lambda: self.schedule, patches, prefix, drops)
         visual = None if self.prompts is None else self.prompts.visual()
-        if visual is None:
-            return self._pruning(watch)
-        return with_visual_tokens(visual, self._pruning(watch), self.base.num_prefix_tokens, self.base.depth)
-
-    def _pruning(self, watch: Survivors | None) -> dict[int, Reduction]:
-        drops = {block: own.prune for block, own in self._later().items()}
-        drops[self.schedule.block] = self.predictor.prune
-        num_patches, prefix = self.predictor.num_patches, self.base.num_prefix_tokens
-        return staged(lambda: self.schedule, num_patches, prefix, drops, watch)
+        return pruning if visual is None else with_visual_tokens(visual, pruning, prefix, self.base.depth)
 
     @property
     def tuned(self) -> str:
@@ -181,18 +194,23 @@ class Pruner(nn.Module, ModelHubMixin):
 
     def tuned_by(self, prompts: Prompts | None) -> Self:
         """The same pruner with other tokens, or none; it shares the predictors."""
-        return self._with(self.schedule, prompts)
+        return self._with(self.fitted, self.keep, prompts)
+
+    def at(self, keep: float) -> Self:
+        """The same pruner at another keep rate; it shares the predictors and the tokens."""
+        return self._with(self.fitted, keep, self.prompts)
 
     def scheduled(self, schedule: Schedule) -> Self:
-        """The same pruner on another schedule; it shares the predictors and the tokens."""
-        return self._with(schedule, self.prompts)
+        """The same pruner on another schedule; it shares the predictors and the tokens.
 
-    def _with(self, schedule: Schedule, prompts: Prompts | None) -> Self:
-        return type(self)(self.predictor, self.base, schedule, prompts, self._later()).eval()
+        Raises:
+            UserError: If the first block of the schedule has no predictor.
+        """
+        return self._with(schedule, schedule.keep, self.prompts)
 
-    def _later(self) -> dict[int, Any]:
-        """Predictors of later stages, by block."""
-        return {int(block): own for block, own in self.later.items()}
+    def _with(self, schedule: Schedule, keep: float, prompts: Prompts | None) -> Self:
+        predictors = {block: self.predictor(block) for block in map(int, self.predictors)}
+        return type(self)(predictors, self.base, schedule, keep, prompts).eval()
 
     @torch.no_grad()
     def text_features(self, class_names: Sequence[str], text: TextTower | None = None) -> Tensor:
@@ -214,32 +232,22 @@ class Pruner(nn.Module, ModelHubMixin):
         """
         if self.prompts is None:
             raise UserError("This pruner holds no tuned tokens: use the model's own text features.")
-        known = {name: row for row, name in enumerate(self.prompts.class_names)}
-        others = [name for name in class_names if name not in known]
-        if not others:
-            return self.prompts.class_features[[known[name] for name in class_names]]
-        tuned_on = f"These tokens were tuned on {len(known)} classes, and '{others[0]}' is none of them"
-        if self.prompts.context is None or self.prompts.config["class_specific"]:
-            raise UserError(f"{tuned_on}: use the model's own text features for it.")
-        if text is None:
-            raise UserError(f"{tuned_on}: give the text encoder, patchranking.as_text_tower(model, tokenizer).")
-        warnings.warn(f"{tuned_on}: the accuracy on it is not known.", stacklevel=2)
-        return prompted_features(text, self.prompts.context, [f"{name}." for name in class_names])
+        return tuned_class_features(self.prompts, class_names, text)
 
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The README.md that goes with the artefact."""
         (height, width), (rows, columns) = self.base.image_size, self.base.grid
         sizes = {"height": height, "width": width, "rows": rows, "columns": columns}
-        blocks = " and ".join(map(str, self.schedule.stages))
+        blocks = " and ".join(map(str, self.fitted.stages))
         return ModelCard(_CARD.format(name=self.base.name, blocks=blocks, keep=self.keep, **sizes))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         config = {
             "format": FORMAT,
             "base_model": asdict(self.base),
-            "schedule": self.schedule.to_dict(),
-            "predictor": self.predictor.config,
-            "later": {block: own.config for block, own in self.later.items()},
+            "schedule": self.fitted.to_dict(),
+            "keep": self.keep,
+            "predictors": {block: own.config for block, own in self.predictors.items()},
             "prompts": None if self.prompts is None else self.prompts.config,
         }
         weights = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
@@ -279,15 +287,38 @@ class Pruner(nn.Module, ModelHubMixin):
             }
             return hf_hub_download(model_id, name, **download)
 
-        config = json.loads(Path(file(CONFIG_FILE)).read_text())
+        config, weights = json.loads(Path(file(CONFIG_FILE)).read_text()), load_file(file(WEIGHTS_FILE))
+        if config.get("format") == 4:
+            config, weights = _from_format_4(config, weights)
         if config.get("format") != FORMAT:
             raise UserError(
-                f"'{model_id}' has pruner format {config.get('format')}, and this version reads format {FORMAT}: "
-                "install the version of patchranking that wrote it, or fit again."
+                f"'{model_id}' has pruner format {config.get('format')}, and this version reads formats 4 and "
+                f"{FORMAT}: install the version of patchranking that wrote it, or fit again."
             )
         base, schedule = BaseModel.from_dict(config["base_model"]), Schedule.from_dict(config["schedule"])
         prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
-        later = {int(block): Predictor(**own) for block, own in config.get("later", {}).items()}
-        pruner = cls(Predictor(**config["predictor"]), base, schedule, prompts, later)
-        pruner.load_state_dict(load_file(file(WEIGHTS_FILE)))
+        predictors = {int(block): Predictor(**own) for block, own in config["predictors"].items()}
+        pruner = cls(predictors, base, schedule, config["keep"], prompts)
+        pruner.load_state_dict(weights)
         return pruner.eval()
+
+
+def _from_format_4(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Format 4 had the first predictor apart from later ones, and its schedule at the keep rate of the moment."""
+    block = min(config["schedule"], key=int)
+    keep = min(config["schedule"].values())
+    predictors = {block: config["predictor"], **config.get("later", {})}
+    prompts = config["prompts"]
+    if prompts is not None:
+        renamed = {"number": "num_tokens", "own_context": "class_specific"}
+        prompts = {renamed.get(name, name): value for name, value in prompts.items()}
+    places = {"predictor": f"predictors.{block}", "later": "predictors"}
+
+    def renamed_weight(name: str) -> str:
+        room, _, rest = name.partition(".")
+        return f"{places.get(room, room)}.{rest}"
+
+    return (
+        config | {"format": FORMAT, "keep": keep, "predictors": predictors, "prompts": prompts},
+        {renamed_weight(name): value for name, value in weights.items()},
+    )

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.ranking import job, shards
-from patchranking.ranking.job import rank_dataset
+from patchranking.ranking.job import rank
 from patchranking.ranking.leave_out import leave_out
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.store import MANIFEST, finished_manifest, iter_rankings, shard_name
@@ -73,7 +73,7 @@ def contents(folder):
 
 def test_stores_what_the_search_returns(model, tmp_path):
     data = load_data("demo:test", 4)
-    manifest = rank_dataset(model, data, tmp_path, FAST)
+    manifest = rank(model, data, tmp_path, FAST)
     expected = leave_out(model.tower, torch.stack([model.preprocess(data.image(i)) for i in range(4)]), 3, 2, 2)
     rankings = dict(iter_rankings(tmp_path))
     assert list(rankings) == data.keys
@@ -112,7 +112,7 @@ def test_shards_divide_the_images_evenly_and_in_order(images, count):
 def test_the_label_score_is_recorded_as_one_that_needs_labels(model, tmp_path, score, needs_labels):
     directions = torch.nn.functional.normalize(torch.randn(99, 24), dim=1)
     model = replace(model, text=lambda texts: directions[: len(texts)])
-    manifest = rank_dataset(model, load_data("demo:test", 2), tmp_path, replace(FAST, score=score))
+    manifest = rank(model, load_data("demo:test", 2), tmp_path, replace(FAST, score=score))
     assert manifest["settings"]["score"] == score
     assert manifest["settings"]["needs_labels"] is needs_labels
     (shard,) = tmp_path.glob("*.parquet")
@@ -120,7 +120,7 @@ def test_the_label_score_is_recorded_as_one_that_needs_labels(model, tmp_path, s
 
 
 def test_every_image_of_a_salted_folder_is_accounted_for(model, salted, tmp_path):
-    manifest = rank_dataset(model, salted, tmp_path, FAST)
+    manifest = rank(model, salted, tmp_path, FAST)
     assert manifest["totals"] == {"in": 14, "ranked": 11, "skipped": 3}
     assert set(manifest["skipped"]) == {"empty.png", "text.jpg", "torn.jpg"}
     rankings = dict(iter_rankings(tmp_path))
@@ -135,21 +135,21 @@ def test_an_image_the_model_cannot_preprocess_is_skipped(model, salted, tmp_path
             raise ValueError("too small")
         return model.preprocess(image)
 
-    manifest = rank_dataset(replace(model, preprocess=picky), salted, tmp_path, FAST)
+    manifest = rank(replace(model, preprocess=picky), salted, tmp_path, FAST)
     assert manifest["totals"] == {"in": 14, "ranked": 9, "skipped": 5}
     assert "too small" in manifest["skipped"]["one.png"]
     assert "1 x 300" in manifest["skipped"]["thin.png"]
 
 
 def test_finished_shards_are_not_made_again(model, salted, tmp_path):
-    whole = rank_dataset(model, salted, tmp_path, FAST)
+    whole = rank(model, salted, tmp_path, FAST)
     before = contents(tmp_path)
     assert len(before) == 5
     lost = shard_name(1, 5)
     (tmp_path / lost).unlink()
     (tmp_path / f"{lost}.partial").write_bytes(b"half a shard")
     (tmp_path / f"{MANIFEST}.partial").write_text("{")
-    again = rank_dataset(model, salted, tmp_path, FAST)
+    again = rank(model, salted, tmp_path, FAST)
     assert again | {"images_per_second": None} == whole | {"images_per_second": None}
     after = contents(tmp_path)
     assert after[lost][0] == before[lost][0]
@@ -167,26 +167,26 @@ def test_the_progress_bar_counts_every_image_and_times_those_of_this_run(model, 
             bars.append(self)
 
     monkeypatch.setattr(job, "tqdm", Bar)
-    rank_dataset(model, salted, tmp_path, FAST)
+    rank(model, salted, tmp_path, FAST)
     for index in (1, 4):
         (tmp_path / shard_name(index, 5)).unlink()
-    rank_dataset(model, salted, tmp_path, FAST)
+    rank(model, salted, tmp_path, FAST)
     assert [(bar.initial, bar.n, bar.total) for bar in bars] == [(0, 14, 14), (8, 14, 14)]
 
 
 def test_ranking_again_changes_nothing(model, tmp_path, monkeypatch):
     data = load_data("demo:test", 4)
-    whole = rank_dataset(model, data, tmp_path, FAST)
+    whole = rank(model, data, tmp_path, FAST)
     assert whole["images_per_second"] > 0
     before = contents(tmp_path)
     monkeypatch.setattr(shards, "prepare_search", lambda *_: None)
-    assert rank_dataset(model, data, tmp_path, FAST) == whole
+    assert rank(model, data, tmp_path, FAST) == whole
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("change", ["settings", "search", "images", "length", "weights"])
 def test_a_folder_is_for_one_job(model, tmp_path, change):
-    rank_dataset(model, load_data("demo:test", 2), tmp_path, FAST)
+    rank(model, load_data("demo:test", 2), tmp_path, FAST)
     before = contents(tmp_path)
     data, settings = load_data("demo:test", 2), FAST
     match change:
@@ -201,16 +201,16 @@ def test_a_folder_is_for_one_job(model, tmp_path, change):
         case "weights":
             model.tower.identity()[0].mul_(2)
     with pytest.raises(UserError, match="choose another folder"):
-        rank_dataset(model, data, tmp_path, settings)
+        rank(model, data, tmp_path, settings)
     assert contents(tmp_path) == before
 
 
 def test_shards_without_a_manifest_are_not_adopted(model, tmp_path):
     data = load_data("demo:test", 2)
-    rank_dataset(model, data, tmp_path, FAST)
+    rank(model, data, tmp_path, FAST)
     (tmp_path / MANIFEST).unlink()
     with pytest.raises(UserError, match="without a manifest"):
-        rank_dataset(model, data, tmp_path, FAST)
+        rank(model, data, tmp_path, FAST)
 
 
 def test_a_folder_in_which_nothing_was_ranked_yet_is_free(model, tmp_path, monkeypatch):
@@ -218,50 +218,50 @@ def test_a_folder_in_which_nothing_was_ranked_yet_is_free(model, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(shards, "prepare_search", lambda *_: lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            rank_dataset(model, data, tmp_path, replace(FAST, stride=1))
+            rank(model, data, tmp_path, replace(FAST, stride=1))
     assert [path.name for path in tmp_path.iterdir()] == [MANIFEST]
-    assert rank_dataset(model, data, tmp_path, FAST)["settings"]["stride"] == 2
+    assert rank(model, data, tmp_path, FAST)["settings"]["stride"] == 2
 
 
 def test_images_with_the_same_key_are_refused(model, tmp_path):
     data = load_data("demo:test", 3)
     data.keys[2] = data.keys[0]
     with pytest.raises(UserError, match="same key"):
-        rank_dataset(model, data, tmp_path, FAST)
+        rank(model, data, tmp_path, FAST)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_engine_is_refused(model, tmp_path):
     with pytest.raises(UserError, match="choose from local, ray"):
-        rank_dataset(model, load_data("demo:test", 1), tmp_path, FAST, engine="steam")
+        rank(model, load_data("demo:test", 1), tmp_path, FAST, engine="steam")
 
 
 def test_an_engine_that_leaves_shards_undone_is_found_out(model, tmp_path, monkeypatch):
     monkeypatch.setitem(job.ENGINES, "local", lambda ranker, pending: ranker.rank(pending[0]))
     with pytest.raises(UserError, match="run the same patchranking rank again"):
-        rank_dataset(model, load_data("demo:test", 4), tmp_path, FAST)
+        rank(model, load_data("demo:test", 4), tmp_path, FAST)
     with pytest.raises(UserError, match="not finished"):
         finished_manifest(tmp_path)
 
 
 def test_a_shard_that_holds_too_little_is_found_out(model, salted, tmp_path):
-    rank_dataset(model, salted, tmp_path, FAST)
+    rank(model, salted, tmp_path, FAST)
     (tmp_path / shard_name(1, 5)).write_bytes((tmp_path / shard_name(0, 5)).read_bytes())
     with pytest.raises(UserError, match="accounts for 13 of 14 images"):
-        rank_dataset(model, salted, tmp_path, FAST)
+        rank(model, salted, tmp_path, FAST)
 
 
 @pytest.mark.parametrize("settings", [{"block": 5}, {"block": -1}, {"window": 0}, {"window": 9}, {"stride": 3}])
 def test_wrong_settings_leave_the_folder_free(model, tmp_path, settings):
     with pytest.raises(UserError):
-        rank_dataset(model, load_data("demo:test", 1), tmp_path, replace(FAST, **settings))
+        rank(model, load_data("demo:test", 1), tmp_path, replace(FAST, **settings))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_without_a_single_readable_picture(model, tmp_path):
     (tmp_path / "a.jpg").write_text("no picture")
     with pytest.raises(UserError, match=r"None of the 1 images could be read, for example: .*a\.jpg"):
-        rank_dataset(model, load_data(str(tmp_path)), tmp_path / "out", FAST)
+        rank(model, load_data(str(tmp_path)), tmp_path / "out", FAST)
 
 
 KILLED = """
@@ -298,7 +298,7 @@ for line in sys.stdin:
     fatal = int(line)
     process = os.fork()
     if process == 0:
-        job.rank_dataset(model, data, Path(sys.argv[1]), SearchSettings("leave-out", block=7, stride=2))
+        job.rank(model, data, Path(sys.argv[1]), SearchSettings("leave-out", block=7, stride=2))
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """

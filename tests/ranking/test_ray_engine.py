@@ -12,7 +12,7 @@ import torch
 from patchranking.data import load_data
 from patchranking.errors import MissingExtraError
 from patchranking.ranking import job, ray_engine
-from patchranking.ranking.job import rank_dataset
+from patchranking.ranking.job import rank
 from patchranking.ranking.ray_engine import _Job, _Worker
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.shards import ShardRanker
@@ -50,7 +50,7 @@ def pictures(tmp_path):
 def test_without_ray(model, pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'patchranking\[ray\]'"):
-        rank_dataset(model, pictures, tmp_path / "out", FAST, engine="ray")
+        rank(model, pictures, tmp_path / "out", FAST, engine="ray")
 
 
 @pytest.fixture
@@ -125,8 +125,8 @@ def test_a_killed_worker_changes_nothing(cluster, model, pictures, tmp_path, mon
     import ray
 
     monkeypatch.setattr(job, "_IMAGES_PER_SHARD", 2)
-    rank_dataset(model, pictures, tmp_path / "local", FAST)
-    manifest = rank_dataset(model, deadly(pictures, tmp_path / "fatal"), tmp_path / "ray", FAST, engine="ray")
+    rank(model, pictures, tmp_path / "local", FAST)
+    manifest = rank(model, deadly(pictures, tmp_path / "fatal"), tmp_path / "ray", FAST, engine="ray")
     assert (tmp_path / "fatal").exists()
     assert manifest["totals"] == {"in": 12, "ranked": 11, "skipped": 1}
     assert set(manifest["skipped"]) == {"broken.png"}

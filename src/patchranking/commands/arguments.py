@@ -1,21 +1,82 @@
-"""Command lines as users type them, made into what jsonargparse reads."""
+"""Makes a command line of a function: its arguments, and the fields of its settings, are the options."""
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import os
+import sys
+import traceback
 from collections.abc import Callable, Sequence
+from typing import Any, get_args, get_origin, get_type_hints
 
-__all__ = ["spread_lists"]
+from jsonargparse import ArgumentParser
+
+from patchranking.errors import UserError
+
+__all__ = ["run"]
+
+_TRACEBACK = "--traceback"
 
 
-def spread_lists(arguments: list[str], commands: Sequence[Callable[..., None] | type]) -> list[str]:
-    """Lets list options take several values, ``--keep 0.9 0.8``, beside jsonargparse's ``--keep [0.9,0.8]``."""
-    named = {command.__name__: command for command in commands}
-    command = next((named[argument] for argument in arguments if argument in named), None)
-    lists = {f"--{name}" for name, kind in getattr(command, "__annotations__", {}).items() if kind.startswith("list[")}
+def run(command: Callable[..., None], arguments: Sequence[str], prog: str) -> None:
+    """Runs a function with command-line arguments; a user's mistake ends with one sentence and status 2.
+
+    Required arguments are positional. An argument that is a dataclass becomes one option for each of its fields. List
+    options take several values, ``--keep 0.9 0.8``; so does a list that is the last positional argument.
+    ``--traceback``, or ``PATCHRANKING_TRACEBACK=1`` in the environment, shows where a mistake was found and its cause.
+
+    Args:
+        command: The function, with a docstring in Google style.
+        arguments: The command line after the command's name.
+        prog: The command's name, for ``--help``.
+    """
+    given = [argument for argument in arguments if argument != _TRACEBACK]
+    try:
+        command(**_parse(command, given, prog))
+    except UserError as error:
+        if len(given) < len(arguments) or os.environ.get("PATCHRANKING_TRACEBACK", "") not in ("", "0"):
+            traceback.print_exc()
+        print(f"{prog.partition(' ')[0]}: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parse(command: Callable[..., None], arguments: list[str], prog: str) -> dict[str, Any]:
+    hints = get_type_hints(command)
+    settings: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    parameters = [p for p in inspect.signature(command).parameters.values() if p.name not in settings]
+    parser = ArgumentParser(prog=prog, description=inspect.getdoc(command).partition("\n")[0])  # type: ignore[union-attr]
+    parser.add_argument("--config", action="config", help="YAML file with options")
+    parser.add_argument(_TRACEBACK, action="store_true", help="show where a mistake was found, and its cause")
+    parser.add_function_arguments(command, as_group=False, as_positional=True, skip=set(settings))
+    fields: dict[str, Any] = {}
+    for kind in settings.values():
+        parser.add_class_arguments(kind, as_group=False)
+        fields |= get_type_hints(kind)
+    positional = [p.name for p in parameters if p.default is inspect.Parameter.empty]
+    lists = {
+        name
+        for name, kind in {**hints, **fields}.items()
+        if any(get_origin(k) is list for k in (kind, *get_args(kind)))
+    }
+    found = parser.parse_args(_spread(arguments, lists, positional))
+    values = {p.name: found[p.name] for p in parameters}
+    for name, kind in settings.items():
+        values[name] = kind(**{field.name: found[field.name] for field in dataclasses.fields(kind)})
+    return values
+
+
+def _spread(arguments: list[str], lists: set[str], positional: list[str]) -> list[str]:
+    """Writes lists as jsonargparse reads them."""
+    if positional and positional[-1] in lists:
+        leading = next((place for place, text in enumerate(arguments) if text.startswith("-")), len(arguments))
+        single, several = arguments[: len(positional) - 1], arguments[len(positional) - 1 : leading]
+        several = several if several[:1] and several[0].startswith("[") else [f"[{','.join(map(repr, several))}]"]
+        arguments = [*single, *several, *arguments[leading:]] if len(single) == len(positional) - 1 else arguments
     spread: list[str] = []
     option = None
     for argument in arguments:
-        if argument in lists:
+        if argument.removeprefix("--") in lists and argument.startswith("--"):
             option = argument
             spread.append(f"{option}=[]")
         elif option and not argument.startswith("--"):

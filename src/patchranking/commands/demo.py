@@ -6,6 +6,9 @@ from pathlib import Path
 
 from patchranking.commands.evaluate import evaluate
 from patchranking.commands.fit import fit
+from patchranking.evaluation.evaluate import EvaluationSettings
+from patchranking.files import make_folder
+from patchranking.fitting.fit import FitSettings
 
 __all__ = ["demo"]
 
@@ -22,5 +25,7 @@ def demo(
         seed: Random seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
-    fit("demo", "demo:train", out / "pruner", limit=images, seed=seed, device=device)
-    evaluate("demo", "demo:test", out, [out / "pruner"], golden_images=40, limit=scenes, seed=seed, device=device)
+    folder = make_folder(out)
+    fit("demo", "demo:train", FitSettings(seed=seed), folder / "pruner", limit=images, device=device)
+    settings = EvaluationSettings(golden_images=40, seed=seed)
+    evaluate("demo", "demo:test", settings, folder, [folder / "pruner"], limit=scenes, device=device)

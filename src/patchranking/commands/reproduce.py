@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from patchranking.commands.common import load, make_folder
 from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.published import markdown
-from patchranking.evaluation.reproduce import Job
+from patchranking.evaluation.reproduce import Job, TableName
 from patchranking.evaluation.reproduce import reproduce as reproduce_table
-from patchranking.files import as_file_name, write_json
+from patchranking.files import as_file_name, make_folder, write_json
+from patchranking.fitting.fit import FitSettings
 from patchranking.pruner import Pruner
+from patchranking.towers.load import load_model
 from patchranking.tuning.tune import TuneSettings
 
 __all__ = ["reproduce"]
 
 
 def reproduce(
-    table: Literal["table1", "table4", "table5", "figure1", "figure5"],
+    table: TableName,
     model: str = "demo",
     data: list[str] = ["demo:test"],  # noqa: B006
     train: list[str] = [],  # noqa: B006
@@ -29,7 +30,7 @@ def reproduce(
     out: Path = Path("runs/reproduce"),
     ranked: int = 400,
     steps: int = 300,
-    number: int = 16,
+    num_tokens: int = 16,
     epochs: int = 20,
     learning_rate: float = 2e-3,
     augment: bool = True,
@@ -49,32 +50,32 @@ def reproduce(
         out: Folder for the table, and for all that is ranked, fitted and tuned for it.
         ranked: Images ranked for a fit, and test images that golden rows are measured on.
         steps: Steps of distillation; table1 has the paper's predictor, which imitates.
-        number: Tokens of each encoder.
+        num_tokens: Tokens of each encoder.
         epochs: Of tuning.
         learning_rate: Of tuning.
         augment: Tune on random crops.
-        limit: At most so many images of each data set, drawn by seed.
+        limit: Maximum number of images of each data set, drawn by seed.
         seed: Random seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
     if train and len(train) != len(data):
         raise UserError(f"Give one --train for each of --data, in the same order: {len(data)}, not {len(train)}.")
     fitted = None if pruner is None else Pruner.from_pretrained(pruner)
-    loaded = load(model, device, seed)
-    make_folder(out)
-    tuning = TuneSettings(num_tokens=number, epochs=epochs, learning_rate=learning_rate, augment=augment)
+    loaded, folder = load_model(model, device), make_folder(out)
+    fitting = FitSettings("both" if steps else "imitate", ranked=ranked, steps=steps, seed=seed)
+    tuning = TuneSettings(num_tokens=num_tokens, epochs=epochs, learning_rate=learning_rate, augment=augment)
     rows: list[dict[str, Any]] = []
-    for number_of, name in enumerate(data):
+    for place, name in enumerate(data):
         test = load_data(name, limit, seed)
-        images = load_data(train[number_of], limit, seed, "train") if train else None
-        folder = out / as_file_name(f"{model} {name}")
-        done = folder / f"{table}.json"
+        images = load_data(train[place], limit, seed, "train") if train else None
+        own = folder / as_file_name(f"{model} {name}")
+        done = own / f"{table}.json"
         if not done.is_file():
-            job = Job(loaded, test, images, fitted, folder, ranked, steps, tuning, seed)
+            job = Job(loaded, test, images, fitted, own, fitting, tuning, seed)
             write_json(done, {"rows": reproduce_table(table, job)})
         rows += json.loads(done.read_text())["rows"]
-    write_json(out / f"{table}.json", {"environment": environment(loaded.tower.device), "rows": rows})
+    write_json(folder / f"{table}.json", {"environment": environment(loaded.tower.device), "rows": rows})
     text = markdown(table, rows)
-    (out / f"{table}.md").write_text(text, encoding="utf-8")
+    (folder / f"{table}.md").write_text(text, encoding="utf-8")
     print(text)
-    print(f"wrote {out / f'{table}.md'} and {out / f'{table}.json'}")
+    print(f"wrote {folder / f'{table}.md'} and {folder / f'{table}.json'}")

@@ -2,6 +2,15 @@
 
 from patchranking.data.base import DATA_HELP, ClassesName, ImageData, of_classes, subset
 from patchranking.data.datasets import load_data
-from patchranking.data.reading import read_batches
+from patchranking.data.reading import none_readable, read_batches
 
-__all__ = ["DATA_HELP", "ClassesName", "ImageData", "load_data", "of_classes", "read_batches", "subset"]
+__all__ = [
+    "DATA_HELP",
+    "ClassesName",
+    "ImageData",
+    "load_data",
+    "none_readable",
+    "of_classes",
+    "read_batches",
+    "subset",
+]

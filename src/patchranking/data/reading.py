@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from PIL import Image
@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from patchranking.data.base import ImageData
 from patchranking.data.images import UnreadableImageError, reason
+from patchranking.errors import UserError
 
-__all__ = ["read_batches"]
+__all__ = ["none_readable", "read_batches"]
 
 
 def read_batches(
@@ -59,3 +60,9 @@ def _preprocessed(preprocess: Callable[[Image.Image], Tensor], image: Image.Imag
     except Exception as error:
         size = f"{image.width} x {image.height} pixels"
         raise UnreadableImageError(f"cannot be preprocessed, {size}: {reason(error)}") from error
+
+
+def none_readable(skipped: Mapping[str, str]) -> UserError:
+    """The error when every image was left out."""
+    key, why = next(iter(skipped.items()))
+    return UserError(f"None of the {len(skipped)} images can be read, for example '{key}': {why}")

@@ -14,6 +14,7 @@ from typing import Any
 from PIL import Image
 from torch.utils.data import Dataset
 
+from patchranking._torchvision import declare_missing_operators
 from patchranking.data.base import ImageData, row_keys, sample
 from patchranking.data.images import UnreadableImageError, read_image, reason
 from patchranking.errors import MissingExtraError, UserError
@@ -66,6 +67,7 @@ class TorchvisionData(ImageData):
 
 
 def _library() -> ModuleType:
+    declare_missing_operators()
     try:
         return importlib.import_module("torchvision.datasets")
     except ImportError as error:

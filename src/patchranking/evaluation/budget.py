@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self, cast
 
-import torch
-from torch import Tensor
-
-from patchranking.data import ImageData, read_batches
+from patchranking.data import ImageData
 from patchranking.errors import UserError
 from patchranking.evaluation.cost import images_per_second
-from patchranking.methods.tally import Tally, zero_shot_classes
+from patchranking.evaluation.rows import noise
+from patchranking.methods import PatchRanking
+from patchranking.methods.measure import measure
+from patchranking.methods.tally import DENSE
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["Budget", "OperatingPoint", "choose", "measure_curve", "tally_pruners"]
+__all__ = ["Budget", "OperatingPoint", "choose", "measure_curve"]
 
 BudgetKind = Literal["points", "cosine", "ms"]
 _RATES = tuple(round(0.95 - 0.05 * step, 2) for step in range(14))
@@ -100,69 +99,30 @@ def measure_curve(
     Raises:
         UserError: If the pruner belongs to another model, or no image can be read.
     """
-    tower, first = model.tower, pruner.schedule.block
+    tower, first = model.tower, pruner.fitted.block
     pruner.base.check(tower)
-    stages = list(range(first, tower.depth, _BLOCKS_BETWEEN_STAGES))
-    shapes = {tuple(blocks): blocks for blocks in (list(pruner.schedule.stages), [first], stages)}
+    every_second = list(range(first, tower.depth, _BLOCKS_BETWEEN_STAGES))
+    shapes = {tuple(blocks): blocks for blocks in (list(pruner.fitted.stages), [first], every_second)}
     schedules = [Schedule.spread(blocks, rate) for blocks in shapes.values() for rate in rates]
-    runs = [pruner.untuned.scheduled(schedule) for schedule in schedules]
-    tally, sample, full = tally_pruners(model, data, runs, batch_size)
-    speeds = _speeds(model, runs, sample.repeat(timing_batch, 1, 1, 1)[:timing_batch]) if timing_batch else {}
-    dense_top1 = tally.mean(("dense", 1.0), "top1")
+    method = PatchRanking(pruner.untuned)
+    encodings = {schedule: method.at(tower, schedule) for schedule in schedules}
+    tally = measure(model, data, encodings, batch_size=batch_size)
+    speeds = images_per_second(encodings, noise(tower, timing_batch)) if timing_batch else {}
+    dense_top1 = tally.mean(DENSE, "top1")
     points = []
-    for number, schedule in enumerate(schedules):
-        top1, cosine = (tally.mean((str(number), schedule.keep), name) for name in ("top1", "feature_cosine"))
+    for schedule in schedules:
+        top1, cosine = (tally.mean(schedule, name) for name in ("top1", "feature_cosine"))
         assert cosine is not None
         points.append(
             OperatingPoint(
                 schedule,
-                analytic_macs(tower, full.shape[-1], schedule) / 1e9,
+                analytic_macs(tower, tower.feature_size, schedule) / 1e9,
                 cosine,
                 None if dense_top1 is None or top1 is None else dense_top1 - top1,
-                1000 * timing_batch / speeds[str(number)] if speeds else None,
+                1000 * timing_batch / speeds[schedule] if speeds else None,
             )
         )
     return points
-
-
-@torch.inference_mode()
-def tally_pruners(
-    model: LoadedModel, data: ImageData, pruners: Sequence[Pruner], batch_size: int = 32
-) -> tuple[Tally, Tensor, Tensor]:
-    """Measures pruners of one model on the same images; the blocks before the first pruned one run once.
-
-    Args:
-        model: The model the pruners were fitted to.
-        data: Images, labelled for accuracy.
-        pruners: Without tuned visual tokens.
-        batch_size: Images a batch.
-
-    Returns:
-        A tally with ``("dense", 1.0)`` and, for pruner i, ``(str(i), keep)``; pixels of the first batch, and their
-        dense features.
-
-    Raises:
-        UserError: If no image can be read.
-    """
-    tower, first = model.tower, min(pruner.schedule.block for pruner in pruners)
-    tally, skipped = Tally(zero_shot_classes(model, data)), dict[str, str]()
-    sample: tuple[Tensor, Tensor] | None = None
-    for images, pixels in read_batches(data, model.preprocess, batch_size, skipped, None, "measure"):
-        pixels = pixels.to(tower.device, tower.dtype)
-        tokens = tower.embed(pixels, first)
-        full = tower.pool(tower.run(tokens, first))
-        sample = sample or (pixels, full)
-        labels = None
-        if data.labels is not None:
-            labels = torch.tensor([data.labels[image] for image in images], device=full.device)
-        tally.add(("dense", 1.0), images, full, full, labels, None)
-        for number, pruner in enumerate(pruners):
-            with attach_reductions(tower, pruner.reductions()):
-                pruned = tower.pool(tower.run(tokens, first))
-            tally.add((str(number), pruner.keep), images, pruned, full, labels, None)
-    if sample is None:
-        raise UserError(f"None of the images can be read, for example: {next(iter(skipped.items()))}.")
-    return tally, *sample
 
 
 def choose(curve: Sequence[OperatingPoint], budget: Budget) -> OperatingPoint:
@@ -193,14 +153,3 @@ def choose(curve: Sequence[OperatingPoint], budget: Budget) -> OperatingPoint:
     if budget.kind == "ms":
         return max(within, key=lambda point: point.feature_cosine)
     return min(within, key=lambda point: point.gmacs)
-
-
-def _speeds(model: LoadedModel, runs: Sequence[Pruner], pixels: Tensor) -> dict[str, float]:
-    def encoder(run: Pruner) -> Callable[[Tensor], Tensor]:
-        def encode(batch: Tensor) -> Tensor:
-            with attach_reductions(model.tower, run.reductions()):
-                return model.tower(batch)
-
-        return encode
-
-    return images_per_second({str(number): encoder(run) for number, run in enumerate(runs)}, pixels)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 __all__ = ["count_macs", "images_per_second", "time_in_turn"]
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @torch.no_grad()
@@ -40,17 +43,17 @@ def count_macs(run: Callable[[Tensor], object], pixels: Tensor) -> float:
 
 
 def images_per_second(
-    runs: Mapping[str, Callable[[Tensor], object]], pixels: Tensor, repeats: int = 7
-) -> dict[str, float]:
+    runs: Mapping[Key, Callable[[Tensor], object]], pixels: Tensor, repeats: int = 7
+) -> dict[Key, float]:
     """Median throughput of several encoders, measured in turn so that a noisy machine disturbs all alike.
 
     Args:
-        runs: Name -> encoder of a batch.
+        runs: Key -> encoder of a batch.
         pixels: The batch ``(batch, 3, height, width)``.
         repeats: Rounds; the first of one more is a warm-up.
 
     Returns:
-        Name -> images per second.
+        Key -> images per second.
     """
     return {
         name: len(pixels) / float(np.median(seconds)) for name, seconds in time_in_turn(runs, pixels, repeats).items()
@@ -59,20 +62,20 @@ def images_per_second(
 
 @torch.inference_mode()
 def time_in_turn(
-    runs: Mapping[str, Callable[[Tensor], object]], pixels: Tensor, repeats: int, seconds: float = 0.0
-) -> dict[str, list[float]]:
+    runs: Mapping[Key, Callable[[Tensor], object]], pixels: Tensor, repeats: int, seconds: float = 0.0
+) -> dict[Key, list[float]]:
     """Seconds that each encoder takes for a batch, round after round, every encoder once a round.
 
     Args:
-        runs: Name -> encoder of a batch.
+        runs: Key -> encoder of a batch.
         pixels: The batch ``(batch, 3, height, width)``.
         repeats: Rounds at least; the first of one more is a warm-up.
         seconds: More rounds until so much time has gone.
 
     Returns:
-        Name -> seconds of every round but the first.
+        Key -> seconds of every round but the first.
     """
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    found: dict[Key, list[float]] = {name: [] for name in runs}
     start = time.perf_counter()
     while min(map(len, found.values()), default=repeats + 1) <= repeats or time.perf_counter() - start < seconds:
         for name, run in runs.items():

@@ -1,38 +1,68 @@
-"""Compares ways of choosing patches on the same images, before the same blocks and at the same counts."""
+"""Compares methods on the same images: the dense model, a pruner, baselines and an oracle."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from patchranking.data import ImageData, read_batches
+from patchranking.data import ImageData
 from patchranking.errors import UserError
 from patchranking.evaluation.environment import environment
-from patchranking.evaluation.rows import rows_of
-from patchranking.evaluation.run import ORACLES, TUNED, EvaluationSettings, Run, encoder
-from patchranking.methods import BASELINES, ENCODERS, baseline_reductions
-from patchranking.methods.tally import Tally, object_share, zero_shot_classes
+from patchranking.evaluation.examples import Example, examples
+from patchranking.evaluation.rows import Entry, rows_of
+from patchranking.methods import Dense, PatchRanking, named
+from patchranking.methods.measure import measure
+from patchranking.methods.tally import DENSE
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import Scorer, attach_reductions
-from patchranking.pruning.select import best_first, check_keep_rate
-from patchranking.pruning.stages import Survivors, by_scores
-from patchranking.ranking.sketched import sketched
-from patchranking.report.wall import WallImage
-from patchranking.towers import VisionTower
+from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.select import check_keep_rate
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["ORACLES", "EvaluationSettings", "evaluate"]
+__all__ = ["EvaluationSettings", "evaluate"]
 
-_GOLDEN_IMAGES_PER_BATCH = 8
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What to compare.
+
+    Attributes:
+        methods: Baselines (random, centre-crop, cls-attention, evit, a-vit, tome, low-res), and golden, the oracle;
+            dense and the pruners are always measured.
+        keep: Keep rates, the shares of patches that reach the end; 1.0 is the dense model.
+        golden_images: Images, drawn by seed, on which the oracle runs.
+        index_images: Images, drawn by seed, whose features are kept for nearest neighbours and retrieval.
+        batch_size: Images per batch.
+        timing_batch: Images per batch when timing; 0 leaves timing out.
+        examples: Images shown in the report.
+        seed: Random seed.
+    """
+
+    methods: list[str] = field(default_factory=lambda: ["random", "cls-attention", "evit", "tome", "golden"])
+    keep: list[float] = field(default_factory=lambda: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    golden_images: int = 100
+    index_images: int = 10_000
+    batch_size: int = 32
+    timing_batch: int = 16
+    examples: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        named(self.methods)
+        for rate in self.keep:
+            check_keep_rate(rate)
 
 
 def evaluate(
-    model: LoadedModel, data: ImageData, pruners: Sequence[Pruner], settings: EvaluationSettings
-) -> tuple[dict[str, Any], list[WallImage]]:
+    model: LoadedModel,
+    data: ImageData,
+    pruners: Sequence[Pruner] = (),
+    settings: EvaluationSettings = EvaluationSettings(),
+    schedule: Schedule | None = None,
+) -> tuple[dict[str, Any], list[Example]]:
     """Measures accuracy, retrieval, agreement with the dense model, cost and speed.
 
     Args:
@@ -41,153 +71,71 @@ def evaluate(
         pruners: A pruner fitted to the model, and others tuned from it, at most one of each kind of tokens; none for
             the baselines alone.
         settings: What to compare.
+        schedule: Where every method drops patches; that of the first pruner, or all before block 3, when omitted.
 
     Returns:
-        The content of results.json and the images of the report's wall.
+        The content of results.json and the examples of the report.
 
     Raises:
-        UserError: If a method or keep rate is unknown, two pruners are of a kind, tuned tokens do not fit the classes,
-            or no image can be read.
+        UserError: If two pruners are of a kind, one is another model's, tuned tokens do not fit the classes, or no
+            image can be read.
     """
-    run = _prepare(model, data, pruners, settings)
-    with torch.inference_mode():
-        for images, pixels in read_batches(data, model.preprocess, settings.batch_size, run.skipped, None, "evaluate"):
-            _measure(run, images, pixels.to(model.tower.device, model.tower.dtype))
-    if not run.tally.count(("dense", 1.0)):
-        raise UserError(
-            f"None of the {len(data)} images could be read, for example: {next(iter(run.skipped.items()))}."
-        )
-    totals = {"in": len(data), "evaluated": run.tally.count(("dense", 1.0)), "skipped": len(run.skipped)}
+    own = _pruners(model, data, pruners)
+    reference = schedule or (own[0].pruner.fitted if own else Schedule({3: 0.6}))
+    reference.check(model.tower)
+    order = np.random.default_rng(settings.seed).permutation(len(data)).tolist()
+    oracle_images = frozenset(order[: settings.golden_images])
+    entries = _entries(model, own, reference, settings, oracle_images)
+    encodings = {entry: entry.encoding for entry in entries if entry.key != DENSE}
+    indexed = frozenset(order[: settings.index_images])
+    tally = measure(model, data, encodings, None, indexed, settings.batch_size, "evaluate")
     results = {
         "environment": environment(model.tower.device) | {"dtype": str(model.tower.dtype).removeprefix("torch.")},
-        "rows": rows_of(run),
-        "images": totals,
-        "skipped": run.skipped,
+        "rows": rows_of(model, data, tally, entries, settings.timing_batch, settings.seed),
+        "images": {"in": len(data), "evaluated": tally.count(DENSE), "skipped": len(tally.skipped)},
+        "skipped": tally.skipped,
     }
-    return results, run.wall
+    golden = any(method.oracle for method in named(settings.methods))
+    readable = [image for image in tally.values(DENSE, "feature_cosine") if not golden or image in oracle_images]
+    shown = [method for method in (*own, *named(settings.methods)) if method.tuned == "none"]
+    return results, examples(model, data, readable[: settings.examples], shown, reference.block, golden)
 
 
-def _prepare(model: LoadedModel, data: ImageData, pruners: Sequence[Pruner], settings: EvaluationSettings) -> Run:
-    known = [*BASELINES, *ENCODERS, *ORACLES]
-    unknown = [name for name in settings.methods if name not in known]
-    if unknown:
-        raise UserError(f"Unknown method '{unknown[0]}': choose from {', '.join(known)}.")
-    for one in pruners:
-        one.base.check(model.tower)
-        one.to(model.tower.device)
-    kinds = [one.tuned for one in pruners]
+def _pruners(model: LoadedModel, data: ImageData, pruners: Sequence[Pruner]) -> list[PatchRanking]:
+    """The pruners as methods, an untuned one first, with the text features that go with their tokens."""
+    for pruner in pruners:
+        pruner.base.check(model.tower)
+        pruner.to(model.tower.device)
+    kinds = [pruner.tuned for pruner in pruners]
     if len(set(kinds)) < len(kinds):
         raise UserError(f"Two pruners hold the same kind of tokens, {', '.join(kinds)}: give one of each.")
-    by_kind = dict(zip(kinds, pruners, strict=True))
-    pruner = by_kind.pop("none", pruners[0].untuned if pruners else None)
-    schedule = settings.schedule if pruner is None else pruner.schedule
-    schedule.check(model.tower)
-    for rate in settings.keep_rates:
-        check_keep_rate(rate)
-    rates = sorted({float(rate) for rate in settings.keep_rates if rate < 1}, reverse=True)
-    at, survivors = {rate: schedule.at(rate) for rate in rates}, Survivors()
-    reductions = {
-        name: {rate: baseline_reductions(name, model.tower, at[rate], settings.seed, survivors) for rate in rates}
-        for name in settings.methods
-        if name in BASELINES
-    }
-    if pruner is not None:
-        reductions["patchranking"] = {rate: pruner.scheduled(at[rate]).reductions(survivors) for rate in rates}
-    encoders = {
-        name: {rate: ENCODERS[name][0](model.tower, at[rate]) for rate in rates}
-        for name in settings.methods
-        if name in ENCODERS
-    }
-    order = np.random.default_rng(settings.seed).permutation(len(data)).tolist()
-    chosen = set(order[: settings.golden_images]) if "golden" in settings.methods else set()
-    tuned_classes = {kind: _tuned_classes(model, data, one) for kind, one in by_kind.items()}
-    tally = Tally(zero_shot_classes(model, data), frozenset(order[: settings.index_images]))
-    return Run(
-        model,
-        data,
-        settings,
-        schedule,
-        rates,
-        reductions,
-        encoders,
-        pruner,
-        survivors,
-        by_kind,
-        tuned_classes,
-        tally,
-        chosen,
-    )
+    untuned = [pruner for pruner in pruners if pruner.tuned == "none"] or [one.untuned for one in pruners[:1]]
+    tuned = [pruner for pruner in pruners if pruner.tuned != "none"]
+    return [PatchRanking(one, _tuned_classes(model, data, one)) for one in (*untuned, *tuned)]
 
 
 def _tuned_classes(model: LoadedModel, data: ImageData, pruner: Pruner) -> Tensor | None:
     """Text features that go with tuned tokens; None where the text encoder is left alone, or without classes."""
-    if data.labels is None or pruner.tuned == "visual":
+    if data.labels is None or pruner.tuned in ("none", "visual"):
         return None
     return pruner.text_features(data.class_names, model.text)
 
 
-def _measure(run: Run, images: list[int], pixels: Tensor) -> None:
-    tower, first = run.model.tower, run.schedule.block
-    tokens = tower.embed(pixels, first)
-    full = tower.pool(tower.run(tokens, first))
-    labels = None if run.data.labels is None else torch.tensor([run.data.labels[i] for i in images], device=full.device)
-    masks = [run.data.mask(i) for i in images]
-    objects = None
-    if all(mask is not None for mask in masks):
-        objects = torch.stack([object_share(mask, tower.grid) for mask in masks if mask is not None]).to(full.device)
-    run.tally.add(("dense", 1.0), images, full, full, labels, None if objects is None else objects.sum(1))
-    oracle = [row for row, image in enumerate(images) if image in run.golden]
-    reductions, golden = dict(run.reductions), None
-    if oracle:
-        golden = _golden(tower, pixels[oracle], first)
-        reductions["golden"] = {
-            rate: by_scores(tower, run.schedule.at(rate), {first: lambda _: golden}, run.survivors)
-            for rate in run.rates
-        }
-    for name, at in reductions.items():
-        some = oracle if name in ORACLES else list(range(len(images)))
-        for rate in run.rates:
-            run.survivors.places = None
-            with attach_reductions(tower, at[rate]):
-                features = tower.pool(tower.run(tokens[some], first))
-            places = run.survivors.places
-            run.tally.add(
-                (name, rate),
-                [images[row] for row in some],
-                features,
-                full[some],
-                None if labels is None else labels[some],
-                None if objects is None or places is None else objects[some].gather(1, places).sum(1),
-            )
-    for name in run.encoders:
-        for rate in run.rates:
-            run.tally.add((name, rate), images, encoder(run, name, rate)(pixels), full, labels, None)
-    for kind, classes in run.tuned_classes.items():
-        for rate in (1.0, *run.rates):
-            name = f"{'dense' if rate == 1 else 'patchranking'}{TUNED}{kind}"
-            run.tally.add((name, rate), images, encoder(run, name, rate)(pixels), full, labels, None, classes)
-    shown = oracle if run.golden else range(len(images))
-    for row in list(shown)[: run.settings.wall - len(run.wall)]:
-        ranking = None if golden is None else golden[oracle.index(row)]
-        run.wall.append(_wall_image(run, images[row], pixels[row], tokens[row : row + 1], ranking))
-
-
-def _golden(tower: VisionTower, pixels: Tensor, block: int) -> Tensor:
-    """The oracle's importance of the patches, ``(images, patches)``."""
-    return torch.cat([sketched(tower, part, block).importance for part in pixels.split(_GOLDEN_IMAGES_PER_BATCH)])
-
-
-def _wall_image(run: Run, image: int, pixels: Tensor, tokens: Tensor, golden: Tensor | None) -> WallImage:
-    """An image of the wall, with the order in which methods put the patches that enter the first stage."""
-    tower = run.model.tower
-    scorers: dict[str, Scorer] = {} if run.pruner is None else {"patchranking": run.pruner}
-    if "cls-attention" in run.reductions:
-        scorers["cls-attention"] = BASELINES["cls-attention"](tower, run.schedule.block, run.settings.seed)
-    places = {}
-    for name, scorer in scorers.items():
-        order = best_first(scorer(tokens), tower.num_patches)[0]
-        places[name] = order.argsort().view(tower.grid).cpu().numpy()
-    importance = None if golden is None else golden.view(tower.grid).float().cpu().numpy()
-    label = run.data.labels[image] if run.data.labels is not None else None
-    caption = run.data.keys[image] if label is None else run.data.class_names[label]
-    return WallImage(run.model.picture(pixels), caption, importance, places)
+def _entries(
+    model: LoadedModel,
+    pruners: Sequence[PatchRanking],
+    reference: Schedule,
+    settings: EvaluationSettings,
+    oracle_images: frozenset[int],
+) -> list[Entry]:
+    """The dense model and every method at every keep rate; tuned tokens on the dense model, too."""
+    tower, seed = model.tower, settings.seed
+    rates = sorted({rate for rate in settings.keep if rate < 1}, reverse=True)
+    entries = [Entry(Dense(), 1.0, Dense().at(tower, reference, seed))]
+    for rate in (1.0, *rates):
+        at = reference.at(rate)
+        methods = [one for one in pruners if one.tuned != "none" or rate < 1]
+        for method in methods if rate == 1 else [*methods, *named(settings.methods)]:
+            encoding = method.at(tower, at, seed)
+            entries.append(Entry(method, rate, replace(encoding, images=oracle_images) if method.oracle else encoding))
+    return entries

@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from patchranking.data import ImageData, read_batches, subset
 from patchranking.errors import UserError
 from patchranking.evaluation.published import PUBLISHED, paper_name
-from patchranking.fitting.fit import fit_pruner
-from patchranking.methods import ENCODERS, baseline_reductions
-from patchranking.methods.tally import Tally, zero_shot_classes
+from patchranking.fitting.fit import FitSettings, fit
+from patchranking.methods import Dense, Encoding, PatchRanking, named
+from patchranking.methods.batch import Batch
+from patchranking.methods.measure import measure
+from patchranking.methods.method import Encoded, reducing
 from patchranking.predictor.measures import matching_rate
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import Reduction, attach_reductions
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.select import gather_tokens, kept_count, top_patches
-from patchranking.ranking.job import rank_dataset
-from patchranking.ranking.search import SearchSettings
+from patchranking.pruning.select import kept_count
+from patchranking.pruning.stages import by_scores
+from patchranking.ranking.job import rank
+from patchranking.ranking.search import ScoreName, SearchSettings
 from patchranking.ranking.store import iter_rankings
 from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel
 from patchranking.tuning.tune import TuneSettings, tune
 
-__all__ = ["TABLES", "Job", "reproduce"]
+__all__ = ["TABLES", "Job", "TableName", "reproduce"]
 
+TableName = Literal["table1", "table4", "table5", "figure1", "figure5"]
 _STAGES = (3, 5, 7, 9)
 _STAGE_DROPS = 20 / 196
 _BLOCK = 3
 
-Encoder = Callable[[Tensor], Tensor]
 Cells = dict[tuple[str, str], float]
 """(row, column) -> accuracy or rate in percent."""
 
@@ -49,8 +50,8 @@ class Job:
         train: Images to fit, and to tune on; None where ``pruner`` is enough.
         pruner: To use in place of a fit, where it prunes before the same block.
         out: Folder for what is ranked, fitted and tuned.
-        ranked: Images ranked for a fit, and for the golden rows.
-        steps: Steps of distillation; the paper's own predictor, in table1, is never distilled.
+        fitting: How to fit; the paper's own predictor, in table1, only imitates. As many test images as a fit ranks are
+            measured on in the golden rows.
         tuning: How to tune; the kind of tokens is the row's.
         seed: Random seed.
     """
@@ -60,8 +61,7 @@ class Job:
     train: ImageData | None
     pruner: Pruner | None
     out: Path
-    ranked: int
-    steps: int
+    fitting: FitSettings
     tuning: TuneSettings
     seed: int
 
@@ -102,55 +102,33 @@ def reproduce(table: str, job: Job) -> list[dict[str, Any]]:
     return rows
 
 
-@torch.inference_mode()
-def _accuracies(
-    job: Job, encoders: Mapping[tuple[str, str], Encoder], classes: Mapping[tuple[str, str], Tensor] | None = None
-) -> Cells:
-    """Top-1 of each encoder; ``classes`` holds text features of those that have tuned them."""
-    tower, labels = job.model.tower, job.test.labels
-    assert labels is not None
-    tally = Tally(zero_shot_classes(job.model, job.test))
-    for images, pixels in read_batches(job.test, job.model.preprocess, 32, {}, None, "measure"):
-        pixels = pixels.to(tower.device, tower.dtype)
-        own = torch.tensor([labels[image] for image in images], device=tower.device)
-        for number, (key, encode) in enumerate(encoders.items()):
-            features = encode(pixels)
-            tally.add((str(number), 0.0), images, features, features, own, None, (classes or {}).get(key))
-    found = {key: tally.mean((str(number), 0.0), "top1") for number, key in enumerate(encoders)}
-    if None in found.values():
-        raise UserError(f"None of the images of '{job.test.name}' can be read.")
-    return {key: value for key, value in found.items() if value is not None}
+def _accuracies(job: Job, encodings: Mapping[tuple[str, str], Encoding]) -> Cells:
+    """Top-1 of each encoding in percent."""
+    tally = measure(job.model, job.test, encodings)
+    return {key: value for key in encodings if (value := tally.mean(key, "top1")) is not None}
 
 
-def _with(tower: VisionTower, reductions: Mapping[int, Reduction]) -> Encoder:
-    def encode(pixels: Tensor) -> Tensor:
-        with attach_reductions(tower, reductions):
-            return tower(pixels)
-
-    return encode
+def _named(job: Job, name: str, schedule: Schedule) -> Encoding:
+    return named([name])[0].at(job.model.tower, schedule, job.seed)
 
 
-def _at(job: Job, pruner: Pruner, schedule: Schedule) -> Encoder:
-    return _with(job.model.tower, pruner.scheduled(schedule).reductions())
+def _dense(job: Job) -> Encoding:
+    return Dense().at(job.model.tower, Schedule({_BLOCK: 1.0}), job.seed)
 
 
-def _baseline(job: Job, name: str, schedule: Schedule) -> Encoder:
-    tower = job.model.tower
-    return _with(tower, baseline_reductions(name, tower, schedule, job.seed))
+def _pruned(job: Job, pruner: Pruner, schedule: Schedule) -> Encoding:
+    return PatchRanking(pruner).at(job.model.tower, schedule)
 
 
 def _pruner(job: Job, block: int) -> Pruner:
     """The pruner given, or one fitted to the training images, kept in the folder."""
-    if job.pruner is not None and job.pruner.schedule.block == block:
+    if job.pruner is not None and job.pruner.fitted.block == block:
         return job.pruner.untuned
     folder = job.out / f"pruner-{block}"
     if (folder / "config.json").is_file():
         return Pruner.from_pretrained(folder)
     train = _train(job, f"a pruner that drops before block {block}")
-    rankings = _rankings(job, train, "sketched", "preservation", block, "train")
-    fitted, _ = fit_pruner(job.model, train, rankings, Schedule({block: 0.6}), job.steps, seed=job.seed)
-    fitted.save_pretrained(folder)
-    return fitted
+    return fit(job.model, train, folder, replace(job.fitting, blocks=[block], keep=0.6))[0]
 
 
 def _train(job: Job, need: str) -> ImageData:
@@ -159,20 +137,13 @@ def _train(job: Job, need: str) -> ImageData:
     return job.train
 
 
-def _rankings(job: Job, data: ImageData, search: str, score: str, block: int, name: str) -> Path:
-    folder = job.out / f"rankings-{name}-{search}-{score}-{block}"
-    rank_dataset(job.model, subset(data, job.ranked, job.seed), folder, SearchSettings(search, score, block))
-    return folder
-
-
-def _tuned(job: Job, pruner: Pruner, tokens: str, schedule: Schedule) -> tuple[Encoder, Tensor]:
+def _tuned(job: Job, pruner: Pruner, tokens: Literal["text", "both"], schedule: Schedule) -> Encoding:
     train = _train(job, "labelled images to tune on")
-    settings = TuneSettings(**(vars(job.tuning) | {"tokens": tokens, "seed": job.seed}))
     name = "-".join(f"{block}-{round(100 * rate)}" for block, rate in schedule.stages.items())
-    folder = job.out / f"tuned-{tokens}-{name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    found, _ = tune(job.model, train, pruner.untuned.scheduled(schedule), folder, settings)
-    return _at(job, found, schedule), found.text_features(job.test.class_names, job.model.text)
+    settings = replace(job.tuning, tokens=tokens, seed=job.seed)
+    found, _ = tune(job.model, train, pruner.untuned.scheduled(schedule), job.out / f"tuned-{tokens}-{name}", settings)
+    classes = found.text_features(job.test.class_names, job.model.text)
+    return PatchRanking(found, classes).at(job.model.tower, schedule)
 
 
 def _progressive(tower: VisionTower) -> Schedule:
@@ -182,105 +153,98 @@ def _progressive(tower: VisionTower) -> Schedule:
 
 
 def _table1(job: Job) -> Cells:
-    tower, rates = job.model.tower, (0.8, 0.7, 0.6, 0.5)
+    rates = (0.8, 0.7, 0.6, 0.5)
     train = _train(job, "images to fit the paper's predictor to")
-    cells = {
-        ("dense", f"{rate:.0%}"): value for value in _accuracies(job, {("", ""): tower}).values() for rate in rates
-    }
-    for score in ("label", "confidence", "preservation"):
-        golden = dict(iter_rankings(_rankings(job, job.test, "leave-out", score, _BLOCK, "test")))
-        pruner, _ = fit_pruner(
-            job.model, train, _rankings(job, train, "leave-out", score, _BLOCK, "train"), steps=0, seed=job.seed
-        )
-        pruner.to(tower.device)
-        cells |= _golden(job, golden, score, rates)
-        cells[f"matching rate, {score}", f"{rates[0]:.0%}"] = _matching(job, golden, pruner)
+    dense = _accuracies(job, {("dense", ""): _dense(job)})["dense", ""]
+    cells = {("dense", f"{rate:.0%}"): dense for rate in rates}
+    scores: tuple[ScoreName, ...] = ("label", "confidence", "preservation")
+    for score in scores:
+        golden = _golden(job, score)
+        settings = replace(job.fitting, objective="imitate", search="leave-out", score=score, blocks=[_BLOCK])
+        pruner, _ = fit(job.model, train, job.out / f"pruner-leave-out-{score}", settings)
+        pruner.to(job.model.tower.device)
         cells |= _accuracies(
-            job, {(f"predicted, {score}", f"{rate:.0%}"): _at(job, pruner, Schedule({_BLOCK: rate})) for rate in rates}
+            job,
+            {(f"golden, {score}", f"{rate:.0%}"): _by_golden(job, golden, rate) for rate in rates}
+            | {
+                (f"predicted, {score}", f"{rate:.0%}"): _pruned(job, pruner, Schedule({_BLOCK: rate})) for rate in rates
+            },
         )
+        cells[f"matching rate, {score}", f"{rates[0]:.0%}"] = _matching(job, golden, pruner)
     return cells
 
 
-@torch.inference_mode()
-def _golden(job: Job, golden: Mapping[str, Any], score: str, rates: tuple[float, ...]) -> Cells:
-    """Accuracy of the golden rankings themselves, on the images that were ranked."""
-    tower, labels, classes = job.model.tower, job.test.labels, zero_shot_classes(job.model, job.test)
-    assert labels is not None
-    tally, chosen = Tally(classes), [index for index, key in enumerate(job.test.keys) if key in golden]
-    for images, pixels in read_batches(job.test, job.model.preprocess, 32, {}, chosen):
-        tokens = tower.embed(pixels.to(tower.device, tower.dtype), _BLOCK)
-        importance = torch.stack([torch.from_numpy(golden[job.test.keys[index]]) for index in images]).to(tower.device)
-        own = torch.tensor([labels[index] for index in images], device=tower.device)
-        for rate in rates:
-            patches = top_patches(importance, kept_count(rate, tower.num_patches))
-            features = tower.pool(tower.run(gather_tokens(tokens, patches, tower.num_prefix_tokens), _BLOCK))
-            tally.add((score, rate), images, features, features, own, None)
-    return {(f"golden, {score}", f"{rate:.0%}"): tally.mean((score, rate), "top1") or 0.0 for rate in rates}
+def _golden(job: Job, score: ScoreName) -> dict[int, torch.Tensor]:
+    """Golden importance of test images by the paper's search, ``(patches,)`` each."""
+    folder = job.out / f"rankings-test-leave-out-{score}-{_BLOCK}"
+    some = subset(job.test, job.fitting.ranked, job.seed)
+    rank(job.model, some, folder, SearchSettings("leave-out", score, _BLOCK))
+    index_of = {key: index for index, key in enumerate(job.test.keys)}
+    return {index_of[key]: torch.from_numpy(importance) for key, importance in iter_rankings(folder)}
+
+
+def _by_golden(job: Job, golden: Mapping[int, torch.Tensor], rate: float) -> Encoding:
+    """The golden rankings themselves, on the images that were ranked."""
+    tower, schedule = job.model.tower, Schedule({_BLOCK: rate})
+
+    def run(batch: Batch) -> Encoded:
+        importance = torch.stack([golden[image] for image in batch.images]).to(tower.device)
+        return reducing(tower, schedule, by_scores(tower, schedule, {_BLOCK: lambda _: importance})).run(batch)
+
+    return Encoding(tower, schedule, run, images=golden.keys())
 
 
 @torch.inference_mode()
-def _matching(job: Job, golden: Mapping[str, Any], pruner: Pruner) -> float:
-    """Matching rate at 100 of 196 patches, or as large a share of the patches that there are."""
+def _matching(job: Job, golden: Mapping[int, torch.Tensor], pruner: Pruner) -> float:
+    """Matching rate at 100 of 196 patches, or as large a share of the patches that there are, in percent."""
     tower, rates = job.model.tower, []
-    chosen = [index for index, key in enumerate(job.test.keys) if key in golden]
-    for images, pixels in read_batches(job.test, job.model.preprocess, 32, {}, chosen):
+    count = kept_count(100 / 196, tower.num_patches)
+    for images, pixels in read_batches(job.test, job.model.preprocess, 32, {}, sorted(golden)):
         scores = pruner(tower.embed(pixels.to(tower.device, tower.dtype), _BLOCK)).cpu()
-        importance = torch.stack([torch.from_numpy(golden[job.test.keys[index]]) for index in images])
-        count = kept_count(100 / 196, tower.num_patches)
-        rates += [matching_rate(one[None], two[None], count) for one, two in zip(scores, importance, strict=True)]
+        rates += [
+            matching_rate(own[None], golden[index][None], count) for index, own in zip(images, scores, strict=True)
+        ]
     return 100 * sum(rates) / len(rates)
 
 
 def _table4(job: Job) -> Cells:
-    tower, schedule = job.model.tower, _progressive(job.model.tower)
-    merged = ENCODERS["tome"][0](tower, schedule)
-    encoders: dict[tuple[str, str], Encoder] = {
-        ("dense", "progressive"): tower,
-        ("evit", "progressive"): _baseline(job, "evit", schedule),
-        ("a-vit", "progressive"): lambda pixels: ENCODERS["a-vit"][1](tower, pixels, schedule),
-        ("tome", "progressive"): lambda pixels: ENCODERS["tome"][1](tower, pixels, merged),
-        ("patchranking", "progressive"): _at(job, _pruner(job, schedule.block), schedule),
-    }
-    return _accuracies(job, encoders)
+    schedule, column = _progressive(job.model.tower), "progressive"
+    encodings = {("dense", column): _dense(job)}
+    encodings |= {(name, column): _named(job, name, schedule) for name in ("evit", "a-vit", "tome")}
+    encodings["patchranking", column] = _pruned(job, _pruner(job, schedule.block), schedule)
+    return _accuracies(job, encodings)
 
 
 def _table5(job: Job) -> Cells:
-    schedule = _progressive(job.model.tower)
+    schedule, column = _progressive(job.model.tower), "progressive"
     pruner = _pruner(job, schedule.block)
-    dense = schedule.at(1.0)
-    column = "progressive"
-    encoders: dict[tuple[str, str], Encoder] = {
-        ("dense", column): job.model.tower,
-        ("pruned", column): _at(job, pruner, schedule),
-    }
-    classes = {}
-    for tokens in ("text", "both"):
-        for row, where in (("dense", dense), ("pruned", schedule)):
-            key = (f"{row} + {tokens}", column)
-            encoders[key], classes[key] = _tuned(job, pruner, tokens, where)
-    return _accuracies(job, encoders, classes)
+    encodings = {("dense", column): _dense(job), ("pruned", column): _pruned(job, pruner, schedule)}
+    kinds: tuple[Literal["text", "both"], ...] = ("text", "both")
+    for tokens in kinds:
+        for row, where in (("dense", schedule.at(1.0)), ("pruned", schedule)):
+            encodings[f"{row} + {tokens}", column] = _tuned(job, pruner, tokens, where)
+    return _accuracies(job, encodings)
 
 
 def _figure1(job: Job) -> Cells:
-    pruner, rates = _pruner(job, _BLOCK), (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-    encoders: dict[tuple[str, str], Encoder] = {}
-    classes = {}
-    for rate in rates:
-        encoders["cls-attention", f"{rate:.0%}"] = _baseline(job, "cls-attention", Schedule({_BLOCK: rate}))
-        encoders["patchranking", f"{rate:.0%}"] = _at(job, pruner, Schedule({_BLOCK: rate}))
-        for tokens in ("text", "both"):
-            key = (f"patchranking + {tokens}", f"{rate:.0%}")
-            encoders[key], classes[key] = _tuned(job, pruner, tokens, Schedule({_BLOCK: rate}))
-    return _accuracies(job, encoders, classes)
+    pruner, encodings = _pruner(job, _BLOCK), dict[tuple[str, str], Encoding]()
+    kinds: tuple[Literal["text", "both"], ...] = ("text", "both")
+    for rate in (1.0, 0.9, 0.8, 0.7, 0.6, 0.5):
+        schedule, column = Schedule({_BLOCK: rate}), f"{rate:.0%}"
+        encodings["cls-attention", column] = _named(job, "cls-attention", schedule)
+        encodings["patchranking", column] = _pruned(job, pruner, schedule)
+        for tokens in kinds:
+            encodings[f"patchranking + {tokens}", column] = _tuned(job, pruner, tokens, schedule)
+    return _accuracies(job, encodings)
 
 
 def _figure5(job: Job) -> Cells:
-    pruner, rates = _pruner(job, 0), (0.9, 0.8, 0.7, 0.6, 0.5)
-    encoders: dict[tuple[str, str], Encoder] = {}
-    for rate in rates:
-        encoders["cls-attention", f"{rate:.0%}"] = _baseline(job, "cls-attention", Schedule({0: rate}))
-        encoders["patchranking", f"{rate:.0%}"] = _at(job, pruner, Schedule({0: rate}))
-    return _accuracies(job, encoders)
+    pruner, encodings = _pruner(job, 0), dict[tuple[str, str], Encoding]()
+    for rate in (0.9, 0.8, 0.7, 0.6, 0.5):
+        schedule, column = Schedule({0: rate}), f"{rate:.0%}"
+        encodings["cls-attention", column] = _named(job, "cls-attention", schedule)
+        encodings["patchranking", column] = _pruned(job, pruner, schedule)
+    return _accuracies(job, encodings)
 
 
 TABLES: dict[str, Callable[[Job], Cells]] = {

@@ -2,109 +2,175 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from patchranking.data import ImageData
 from patchranking.evaluation.bootstrap import interval
 from patchranking.evaluation.cost import count_macs, images_per_second
 from patchranking.evaluation.neighbours import knn_top1, nearest, overlap
 from patchranking.evaluation.retrieval import recall
-from patchranking.evaluation.run import ORACLES, TUNED, Run, encoder, macs_by_formula, schedule_of
+from patchranking.methods import Encoding, Method
+from patchranking.methods.batch import Batch
+from patchranking.methods.tally import DENSE, Tally
 from patchranking.prompts.insert import prompted_features
+from patchranking.prompts.tokens import Prompts
+from patchranking.pruning.macs import analytic_macs
+from patchranking.towers import VisionTower
+from patchranking.towers.load import LoadedModel
 
-__all__ = ["rows_of"]
+__all__ = ["Entry", "encoding_macs", "noise", "rows_of"]
 
-_DENSE = ("dense", 1.0)
 _NEIGHBOURS = 10
 _RECALLS = (1, 5, 10)
 _TEXTS_PER_BATCH = 256
 
 
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """What one row is about; it is the key of its measures in a tally, but for the dense model.
+
+    Attributes:
+        method: The method.
+        keep: The keep rate.
+        encoding: The method at this keep rate.
+    """
+
+    method: Method
+    keep: float
+    encoding: Encoding
+
+    @property
+    def key(self) -> Hashable:
+        """The key of its measures in a tally."""
+        return DENSE if self.method.name == DENSE else self
+
+
+def noise(tower: VisionTower, batch: int, seed: int = 0) -> Tensor:
+    """Random pixels ``(batch, 3, height, width)`` to time and count with; neither depends on the picture."""
+    generator = torch.Generator(tower.device).manual_seed(seed)
+    return torch.empty(batch, 3, *tower.image_size, dtype=tower.dtype, device=tower.device).normal_(generator=generator)
+
+
+def encoding_macs(encoding: Encoding, pixels: Tensor) -> float:
+    """MACs per image of a method, scoring and merging included, and what an oracle looks up left out."""
+    batch = Batch(encoding.tower, pixels)
+    encoding.search(batch)
+    return count_macs(lambda _: encoding.run(batch), pixels)
+
+
 @torch.inference_mode()
-def rows_of(run: Run) -> list[dict[str, Any]]:
-    """One row for the dense model and one for every method and keep rate, each with and without tuned tokens.
+def rows_of(
+    model: LoadedModel, data: ImageData, tally: Tally, entries: Sequence[Entry], timing_batch: int, seed: int
+) -> list[dict[str, Any]]:
+    """One row for every method and keep rate, the dense model first.
 
     Accuracies and recalls are percentages. ``top1_interval`` is a bootstrap interval of 95 %, ``top1_change_interval``
     that of the difference to the dense model on the same images. ``recall_at_k`` finds the picture of a caption,
     ``text_recall_at_k`` a caption of a picture. For ``index_overlap_at_10`` and ``knn_top1`` the method's features
     query an index of the dense model's.
+
+    Args:
+        model: The dense model.
+        data: The images.
+        tally: What was measured on them.
+        entries: What the rows are about, the dense model among them.
+        timing_batch: Images per batch when timing; 0 leaves timing out.
+        seed: Seed of the bootstrap and of the pixels that are timed.
     """
-    tower, settings = run.model.tower, run.settings
-    sample = torch.zeros(max(1, settings.timing_batch), 3, *tower.image_size, dtype=tower.dtype, device=tower.device)
-    sample.normal_(generator=torch.Generator(tower.device).manual_seed(settings.seed))
-    features = tower(sample[:1]).shape[-1]
-    dense_macs = count_macs(tower, sample[:1])
-    captions = {kind: _captions(run, kind) for kind in ("none", *run.tuned)}
-    rows = []
-    for rate in [1.0, *run.rates]:
-        methods = ["dense"] if rate == 1 else [*run.reductions, *run.encoders, *(ORACLES if run.golden else ())]
-        methods += [f"{'dense' if rate == 1 else 'patchranking'}{TUNED}{kind}" for kind in run.tuned]
-        encoders = {name: encoder(run, name, rate) for name in methods}
-        timed = {"dense": tower} | {name: encode for name, encode in encoders.items() if name not in ORACLES}
-        speed = images_per_second(timed, sample) if settings.timing_batch else {}
-        for name in methods:
-            method, _, kind = name.partition(TUNED)
-            rows.append(
-                {
-                    "model": run.model.name,
-                    "dataset": run.data.name,
-                    "split": run.data.split,
-                    "n_images": run.tally.count((name, rate)),
-                    "seed": settings.seed,
-                    "method": method,
-                    "keep_rate": rate,
-                    "kept_patches": list(schedule_of(run, name, rate).kept(tower.num_patches).values())[-1],
-                    "schedule": None if name == "dense" else schedule_of(run, name, rate).to_dict(),
-                    "tuned": kind or "none",
-                    "oracle": name in ORACLES,
-                    **_accuracy(run, (name, rate)),
-                    **_neighbours(run, (name, rate)),
-                    **_recalls(run, (name, rate), captions[kind or "none"]),
-                    "gmacs": count_macs(encoders[name], sample[:1]) / 1e9,
-                    "gmacs_analytic": macs_by_formula(run, name, rate, features) / 1e9,
-                    "gmacs_dense": dense_macs / 1e9,
-                    "images_per_second": speed.get(name),
-                    "images_per_second_dense": speed.get("dense"),
-                    **({"same_images": _same_images(run, rate)} if name in ORACLES else {}),
-                }
-            )
-    return rows
+    pixels = noise(model.tower, max(1, timing_batch), seed)
+    dense = next(entry for entry in entries if entry.key == DENSE)
+    dense_macs = encoding_macs(dense.encoding, pixels[:1])
+    captions = {prompts: _captions(model, data, tally, prompts) for prompts in {e.method.prompts for e in entries}}
+    speeds = _speeds(entries, dense, pixels) if timing_batch else {}
+    return [
+        {
+            "model": model.name,
+            "dataset": data.name,
+            "split": data.split,
+            "n_images": tally.count(entry.key),
+            "seed": seed,
+            "method": DENSE if entry.keep == 1 else entry.method.name,
+            "keep_rate": entry.keep,
+            **_schedule(entry),
+            "tuned": entry.method.tuned,
+            "oracle": entry.method.oracle,
+            **_accuracy(tally, entry.key, seed),
+            **_neighbours(tally, entry.key),
+            **_recalls(tally, entry.key, captions[entry.method.prompts]),
+            **_macs(entry, pixels[:1], dense_macs),
+            "images_per_second": speeds.get(entry),
+            "images_per_second_dense": speeds.get((DENSE, entry.keep)),
+            **({"same_images": _same_images(tally, entry, entries)} if entry.method.oracle else {}),
+        }
+        for entry in entries
+    ]
 
 
-def _accuracy(run: Run, key: tuple[str, float]) -> dict[str, Any]:
-    tally, seed = run.tally, run.settings.seed
-    own, dense = tally.values(key, "top1"), tally.values(_DENSE, "top1")
+def _schedule(entry: Entry) -> dict[str, Any]:
+    schedule, patches = entry.encoding.schedule, entry.encoding.tower.num_patches
+    left = list(schedule.kept(patches).values())[-1]
+    return {"kept_patches": left, "schedule": None if entry.keep == 1 else schedule.to_dict()}
+
+
+def _macs(entry: Entry, pixels: Tensor, dense_macs: float) -> dict[str, float]:
+    visual = None if entry.method.prompts is None else entry.method.prompts.visual()
+    tokens, tower = 0 if visual is None else visual.shape[1], entry.encoding.tower
+    macs = encoding_macs(entry.encoding, pixels)
+    return {
+        "gmacs": macs / 1e9,
+        "gmacs_analytic": analytic_macs(tower, tower.feature_size, entry.encoding.schedule, tokens) / 1e9,
+        "gmacs_dense": dense_macs / 1e9,
+        "macs_share": macs / dense_macs,
+    }
+
+
+def _speeds(entries: Sequence[Entry], dense: Entry, pixels: Tensor) -> dict[Hashable, float]:
+    """Images per second of what can be deployed, each keep rate in turn with the dense model."""
+    speeds: dict[Hashable, float] = {}
+    for rate in dict.fromkeys(entry.keep for entry in entries):
+        timed = [entry for entry in entries if entry.keep == rate and entry is not dense and not entry.method.oracle]
+        found = images_per_second({entry: entry.encoding for entry in (dense, *timed)}, pixels)
+        speeds |= {entry: found[entry] for entry in (timed if rate < 1 else (dense, *timed))}
+        speeds[DENSE, rate] = found[dense]
+    return speeds
+
+
+def _accuracy(tally: Tally, key: Hashable, seed: int) -> dict[str, Any]:
+    own, dense = tally.values(key, "top1"), tally.values(DENSE, "top1")
     return {
         "top1": tally.mean(key, "top1"),
-        "top1_dense": tally.mean(_DENSE, "top1"),
+        "top1_dense": tally.mean(DENSE, "top1"),
         "top1_interval": interval(list(own.values()), seed),
         "top1_change_interval": interval([hit - dense[image] for image, hit in own.items()], seed),
         "top5": tally.mean(key, "top5"),
-        "mean_per_class": None if run.data.labels is None else tally.mean_per_class(key, run.data.labels),
+        "mean_per_class": tally.mean_per_class(key),
         "feature_cosine": tally.mean(key, "feature_cosine"),
         "object_patches_kept": tally.mean(key, "object_patches_kept"),
     }
 
 
-def _neighbours(run: Run, key: tuple[str, float]) -> dict[str, float | None]:
-    images, index = run.tally.features(_DENSE)
-    own, queries = run.tally.features(key)
+def _neighbours(tally: Tally, key: Hashable) -> dict[str, float | None]:
+    images, index = tally.features(DENSE)
+    own, queries = tally.features(key)
     k = min(_NEIGHBOURS, len(images) - 1)
     if own != images or k < 1:
         return {"index_overlap_at_10": None, "knn_top1": None}
     found, cosines = nearest(queries, index, k)
     hits = None
-    if run.data.labels is not None:
-        labels = torch.tensor([run.data.labels[image] for image in images])
+    if tally.labels is not None:
+        labels = torch.tensor([tally.labels[image] for image in images])
         hits = 100 * knn_top1(found, cosines, labels).mean().item()
     return {"index_overlap_at_10": overlap(found, nearest(index, index, k)[0]).mean().item(), "knn_top1": hits}
 
 
-def _recalls(run: Run, key: tuple[str, float], captions: tuple[Tensor, Tensor] | None) -> dict[str, float]:
-    own, features = run.tally.features(key)
-    if captions is None or own != run.tally.features(_DENSE)[0]:
+def _recalls(tally: Tally, key: Hashable, captions: tuple[Tensor, Tensor] | None) -> dict[str, float]:
+    own, features = tally.features(key)
+    if captions is None or own != tally.features(DENSE)[0]:
         return {}
     rows: dict[str, float] = {}
     for k in _RECALLS:
@@ -112,25 +178,30 @@ def _recalls(run: Run, key: tuple[str, float], captions: tuple[Tensor, Tensor] |
     return rows
 
 
-def _captions(run: Run, kind: str) -> tuple[Tensor, Tensor] | None:
+def _captions(
+    model: LoadedModel, data: ImageData, tally: Tally, prompts: Prompts | None
+) -> tuple[Tensor, Tensor] | None:
     """Unit features of the captions of the indexed images, under tuned tokens or none, and whose each caption is."""
-    if run.data.captions is None or run.model.text is None:
+    if data.captions is None or model.text is None:
         return None
-    images, _ = run.tally.features(_DENSE)
-    texts = [caption for image in images for caption in run.data.captions[image]]
-    owner = [row for row, image in enumerate(images) for _ in run.data.captions[image]]
-    prompts = run.tuned[kind].prompts if kind in run.tuned else None
-    context, text = None if prompts is None else prompts.context, run.model.text
+    images, _ = tally.features(DENSE)
+    texts = [caption for image in images for caption in data.captions[image]]
+    owner = [row for row, image in enumerate(images) for _ in data.captions[image]]
+    context = None if prompts is None else prompts.context
     found = []
     for first in range(0, len(texts), _TEXTS_PER_BATCH):
         batch = texts[first : first + _TEXTS_PER_BATCH]
-        found.append(text(batch) if context is None else prompted_features(text, context, batch))
+        found.append(model.text(batch) if context is None else prompted_features(model.text, context, batch))
     return torch.cat(found).float().cpu(), torch.tensor(owner)
 
 
-def _same_images(run: Run, rate: float) -> dict[str, dict[str, float | None]]:
-    keys = [_DENSE, *((name, rate) for name in (*run.reductions, *run.encoders))]
+def _same_images(tally: Tally, oracle: Entry, entries: Sequence[Entry]) -> dict[str, dict[str, float | None]]:
+    """The dense model and the deployable methods at an oracle's keep rate, on the images of the oracle."""
+    beside = [e for e in entries if e.key == DENSE or (e.keep == oracle.keep and e.method.tuned == "none")]
     return {
-        key[0]: {measure: run.tally.mean(key, measure, run.golden) for measure in ("top1", "feature_cosine")}
-        for key in keys
+        entry.method.name: {
+            measure: tally.mean(entry.key, measure, oracle.encoding.images) for measure in ("top1", "feature_cosine")
+        }
+        for entry in beside
+        if not entry.method.oracle
     }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from patchranking.errors import UserError
 from patchranking.evaluation.cost import count_macs, time_in_turn
 from patchranking.evaluation.memory import peak_activations
 from patchranking.pruner import Pruner
+from patchranking.pruning.select import check_keep_rate
 from patchranking.towers import as_tower
 
 __all__ = ["SpeedSettings", "measure_speed"]
@@ -30,20 +31,26 @@ class SpeedSettings:
     """What to time.
 
     Attributes:
-        keep_rates: Keep rates below 1; the dense model is always there.
-        batches: Images a batch.
-        backends: ``eager``, ``compile`` (fullgraph), or both; dense and pruned alike.
-        precisions: Of weights and activations.
-        repeats: Rounds at least of each batch size.
-        seconds: More rounds until so much time has gone, for percentiles of small batches.
+        keep: Keep rates; the dense model is always timed beside them.
+        batches: Batch sizes, in images.
+        backends: eager, compile (fullgraph), or both; dense and pruned alike.
+        precisions: Of weights and activations: fp32, bf16, fp16.
+        repeats: Rounds of each batch size, at least.
+        seconds: More rounds until so many seconds have gone, for percentiles of small batches.
     """
 
-    keep_rates: Sequence[float] = (0.7, 0.6, 0.5, 0.4)
-    batches: Sequence[int] = (1, 8, 32)
-    backends: Sequence[BackendName] = ("eager",)
-    precisions: Sequence[PrecisionName] = ("fp32",)
+    keep: list[float] = field(default_factory=lambda: [0.7, 0.6, 0.5, 0.4])
+    batches: list[int] = field(default_factory=lambda: [1, 8, 32])
+    backends: list[BackendName] = field(default_factory=lambda: ["eager"])
+    precisions: list[PrecisionName] = field(default_factory=lambda: ["fp32"])
     repeats: int = 7
     seconds: float = 5.0
+
+    def __post_init__(self) -> None:
+        for rate in self.keep:
+            check_keep_rate(rate)
+        if min(self.batches, default=0) < 1:
+            raise UserError("A batch has 1 image or more: give --batches 1 8 32, for example.")
 
 
 def measure_speed(model: nn.Module, pruner: Pruner, name: str, settings: SpeedSettings) -> list[dict[str, Any]]:
@@ -63,11 +70,9 @@ def measure_speed(model: nn.Module, pruner: Pruner, name: str, settings: SpeedSe
         multiply-accumulates, 1 where all that could be saved was.
 
     Raises:
-        UserError: If the pruner is another model's, a batch has no image, or does not fit into memory.
+        UserError: If the pruner is another model's, or a batch does not fit into memory.
     """
     pruner.base.check(as_tower(model))
-    if min(settings.batches, default=0) < 1:
-        raise UserError("A batch has 1 image or more: give --batches 1 8 32, for example.")
     rows: list[dict[str, Any]] = []
     plans = [(backend, precision) for precision in settings.precisions for backend in settings.backends]
     with tqdm(total=len(plans) * len(settings.batches), desc="time", unit="batch size") as bar:
@@ -92,10 +97,10 @@ def _encoders(
     shared = {id(weight): weight for weight in (*base.parameters(), *base.buffers())}
     encoders: dict[float, Callable[[Tensor], Tensor]] = {}
     macs = {}
-    for rate in (1.0, *(rate for rate in settings.keep_rates if rate < 1)):
+    for rate in (1.0, *(rate for rate in settings.keep if rate < 1)):
         tower = as_tower(copy.deepcopy(base, dict(shared)))
         if rate < 1:
-            own = copy.deepcopy(pruner.scheduled(pruner.schedule.at(rate)))
+            own = copy.deepcopy(pruner.at(rate))
             own.to(dtype).attach(tower)
         macs[rate] = count_macs(tower, torch.zeros(1, 3, *tower.image_size, dtype=dtype, device=tower.device))
         encoders[rate] = tower
@@ -115,10 +120,10 @@ def _at_batch(
     tower = as_tower(model)
     pixels = torch.randn(batch, 3, *tower.image_size, device=tower.device, dtype=_TYPES[precision])
     try:
-        found = time_in_turn({str(rate): run for rate, run in runs.items()}, pixels, settings.repeats, settings.seconds)
+        found = time_in_turn(runs, pixels, settings.repeats, settings.seconds)
     except torch.OutOfMemoryError as error:
         raise UserError(f"A batch of {batch} does not fit into memory: leave it out of --batches.") from error
-    seconds = {float(rate): np.array(times) for rate, times in found.items()}
+    seconds = {rate: np.array(times) for rate, times in found.items()}
     rows = []
     for rate, times in seconds.items():
         ratio = float(np.median(seconds[1.0] / times))

@@ -1,34 +1,106 @@
-"""Fits a pruner to a model on some images: by imitation of golden rankings, by distillation, or one after the other."""
+"""Fits a pruner to a model: by imitation of golden rankings, by distillation, or one after the other (Phase II)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from patchranking.data import ImageData, read_batches
+from patchranking.data import ImageData, subset
 from patchranking.errors import UserError
+from patchranking.files import make_folder, write_json
+from patchranking.fitting.cache import cache_tokens, with_mirrored
 from patchranking.predictor.distill import Distillation, Entering, distill
 from patchranking.predictor.imitate import Imitation, imitate
-from patchranking.predictor.losses import LOSSES
-from patchranking.predictor.networks import Predictor
+from patchranking.predictor.losses import LOSSES, LossName
+from patchranking.predictor.networks import NetworkName, Predictor
 from patchranking.pruner import Pruner
+from patchranking.pruning.attach import run_reduced
 from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.select import check_keep_rate
+from patchranking.ranking.job import rank
+from patchranking.ranking.search import ScoreName, SearchName, SearchSettings
 from patchranking.ranking.store import finished_manifest, iter_rankings
+from patchranking.seeding import seeded
 from patchranking.towers import VisionTower
 from patchranking.towers.base_model import BaseModel
 from patchranking.towers.fingerprint import matches
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["FitReport", "cache_tokens", "default_schedule", "first_block", "fit_pruner", "with_mirrored"]
+__all__ = ["FitReport", "FitSettings", "fit"]
 
-_IMAGES_PER_BATCH = 32
-_ANY_LENGTH = "mlp"
+_ANY_LENGTH: NetworkName = "mlp"
 """The network of later stages after a mixer, since their number of patches changes with the keep rate."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to fit a pruner.
+
+    Attributes:
+        objective: imitate learns golden rankings; distill needs none; both imitates, then distills.
+        ranked: At most so many images, drawn by seed, are ranked for imitation, unless rankings are given.
+        keep: Keep rate stored with the pruner; it can be changed later without fitting again.
+        steps: Steps of distillation of each predictor.
+        network: The predictor; mlp and transformer take any number of patches.
+        loss: How rankings are imitated.
+        search: How patches are ranked for imitation, unless rankings are given.
+        score: What counts as damage in that ranking, unless rankings are given.
+        blocks: Patches are dropped before these blocks, equal shares at each. By default 3 and a third of the way from
+            there to the end, such as 3 and 6 of 12, or 3 alone without distillation; the paper has 3, or 3 5 7 9.
+        schedule: Share kept before each block, such as '{3: 0.55, 5: 0.47}', in place of keep and blocks.
+        rescore: Whether later stages re-score the patches by predictors of their own, which are distilled on what the
+            stages before them leave; by default they do wherever there is distillation.
+        epochs: Passes of imitation over the images.
+        seed: Random seed.
+    """
+
+    objective: Literal["both", "distill", "imitate"] = "both"
+    ranked: int = 400
+    keep: float = 0.5
+    steps: int = 300
+    network: NetworkName = "mixer"
+    loss: LossName = "listnet"
+    search: SearchName = "sketched"
+    score: ScoreName = "preservation"
+    blocks: list[int] | None = None
+    schedule: dict[int, float] | None = None
+    rescore: bool | None = None
+    epochs: int = 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_keep_rate(self.keep)
+        if self.loss not in LOSSES:
+            raise UserError(f"Unknown loss '{self.loss}': choose from {', '.join(LOSSES)}.")
+        if self.schedule is not None and self.blocks is not None:
+            raise UserError("A schedule names its blocks: give --schedule, or --blocks and --keep.")
+        if self.ranked < 1:
+            raise UserError(f"At least 1 image must be ranked, not {self.ranked}; --objective distill ranks none.")
+        if self.objective != "imitate" and self.steps < 1:
+            raise UserError(f"Distillation needs 1 step or more, not {self.steps}; --objective imitate has none.")
+
+    @property
+    def distills(self) -> bool:
+        """Whether predictors are distilled."""
+        return self.objective != "imitate"
+
+    @property
+    def imitates(self) -> bool:
+        """Whether the first predictor imitates golden rankings."""
+        return self.objective != "distill"
+
+    def stages(self, tower: VisionTower, first: int) -> Schedule:
+        """The schedule for a tower; ``first`` is where patches are dropped first unless a setting says."""
+        if self.schedule is not None:
+            return Schedule(self.schedule)
+        if self.blocks:
+            return Schedule.spread(self.blocks, self.keep)
+        return Schedule.default(first, tower.depth, self.keep) if self.distills else Schedule({first: self.keep})
 
 
 @dataclass(frozen=True)
@@ -48,102 +120,91 @@ class FitReport:
     distillation: Distillation | None
 
 
-def fit_pruner(
+def fit(
     model: LoadedModel,
     data: ImageData,
-    rankings: Path | None = None,
-    schedule: Schedule | None = None,
-    steps: int = 300,
-    epochs: int = 30,
-    network: str = "mixer",
-    loss: str = "listnet",
-    rescore: bool | None = None,
-    seed: int = 0,
+    out: str | Path,
+    settings: FitSettings = FitSettings(),
+    rankings: str | Path | None = None,
 ) -> tuple[Pruner, FitReport]:
-    """Fits a pruner for a model.
+    """Fits a pruner to a model and saves it.
 
     Args:
         model: The model.
-        data: The images, in any order.
-        rankings: Folder of golden rankings of these images or some of them, joined by key, to imitate first, made for
-            the first block of the schedule.
-        schedule: Where patches go and how many stay; when omitted, 50 %, in two stages from the block that was ranked
-            on, or 3, or at once where nothing is distilled.
-        steps: Steps of distillation, on all images; 0 leaves it out, and with it the images without a ranking.
-        epochs: Passes of imitation over the images.
-        network: mixer, mlp or transformer.
-        loss: Of the imitation: listnet, bce, margin or top-list.
-        rescore: Whether every later stage scores again, by a predictor of its own that is distilled on what the stages
-            before it leave, an mlp where the first is a mixer; otherwise it goes by the scores of the first. When
-            omitted, they do wherever there is distillation.
-        seed: Random seed.
+        data: Pictures of the kind to encode, in any order; labels are not needed.
+        out: Folder for the pruner, ``fit.json``, and the rankings made for it.
+        settings: How to fit.
+        rankings: Folder of golden rankings of these images or some of them, joined by key, to imitate; made for the
+            first block of the schedule. By default ``settings.ranked`` images are ranked into ``out``.
+
+    Returns:
+        The pruner and how the fit went.
 
     Raises:
-        UserError: If the rankings are incomplete or belong to another model or to other images, if there is nothing to
-            learn from, if no image can be read, or stages are to score again that are none or are not distilled.
+        UserError: If the rankings are incomplete or belong to another model, block or other images, if rankings are
+            given and none are imitated, if no image can be read, or stages are to re-score that are none or are not
+            distilled.
     """
-    if loss not in LOSSES:
-        raise UserError(f"Unknown loss '{loss}': choose from {', '.join(LOSSES)}.")
-    if rescore and (steps < 1 or schedule is None or len(schedule.stages) < 2):
-        raise UserError("To score again takes two stages or more, and distillation.")
-    if rankings is None and steps < 1:
-        raise UserError("Nothing to fit to: give rankings to imitate, or 1 or more steps of distillation.")
-    base = BaseModel.of(model.tower, model.name)
-    schedule = schedule or default_schedule(model.tower, first_block(rankings), 0.5, steps)
+    if rankings is not None and not settings.imitates:
+        raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
+    given = None if rankings is None else Path(rankings).expanduser()
+    first = 3 if given is None else finished_manifest(given)["settings"]["block"]
+    schedule = settings.stages(model.tower, first)
     schedule.check(model.tower)
-    block = schedule.block
-    if steps > 0:
+    if settings.rescore and (not settings.distills or len(schedule.stages) < 2):
+        raise UserError("To re-score takes two stages or more, and distillation.")
+    if settings.distills:
         model.tower.check_gates()
+    folder = make_folder(out)
+    if settings.imitates and given is None:
+        given = folder / "rankings"
+        search = SearchSettings(settings.search, settings.score, schedule.block, seed=settings.seed)
+        rank(model, subset(data, settings.ranked, settings.seed), given, search)
+    with seeded(settings.seed):
+        pruner, report = _fit(model, data, schedule, settings, given)
+    pruner.save_pretrained(folder)
+    imitated = None if given is None else finished_manifest(given)["settings"]
+    write_json(folder / "fit.json", asdict(report) | {"settings": asdict(settings), "rankings": imitated})
+    return pruner, report
+
+
+def _fit(
+    model: LoadedModel, data: ImageData, schedule: Schedule, settings: FitSettings, rankings: Path | None
+) -> tuple[Pruner, FitReport]:
+    tower, base, block, seed = model.tower, BaseModel.of(model.tower, model.name), schedule.block, settings.seed
     golden = {} if rankings is None else _golden(base, data, rankings, block)
-    chosen = None if steps > 0 else sorted(golden)
-    used, skipped, tokens, features = cache_tokens(model, data, chosen, block, dense=steps > 0, mirrored=True)
-    torch.manual_seed(seed)
-    predictor = Predictor(model.tower.width, model.tower.num_prefix_tokens, model.tower.num_patches, network)
+    chosen = None if settings.distills else sorted(golden)
+    used, skipped, tokens, features = cache_tokens(model, data, chosen, block, settings.distills, mirrored=True)
+    predictor = Predictor.for_tower(tower, settings.network)
     imitation = distillation = None
     if rankings is not None:
         rows = [row for row, index in enumerate(used) if index in golden]
-        importance = torch.stack([golden[used[row]] for row in rows])
-        views = with_mirrored(importance, model.tower.grid)
-        imitation = imitate(predictor, tokens[:, rows], views, LOSSES[loss], epochs, seed=seed)
+        importance = with_mirrored(torch.stack([golden[used[row]] for row in rows]), tower.grid)
+        imitation = imitate(predictor, tokens[:, rows], importance, LOSSES[settings.loss], settings.epochs, seed=seed)
+    predictors = {block: predictor}
     if features is not None:
-        predictor.to(model.tower.device)
-        distillation = distill(predictor, model.tower, tokens, features, block, steps, seed=seed)
-    pruner = Pruner(predictor, base, schedule).eval()
-    if rescore is not False and features is not None:
-        again = network if predictor.any_length else _ANY_LENGTH
-        for stage in list(schedule.stages)[1:]:
-            later = Predictor(**predictor.config | {"network": again}).to(model.tower.device)
-            seen = _pruned_before(model.tower, pruner.scheduled(schedule), stage)
-            distillation = distill(later, model.tower, tokens, features, stage, steps, seed=seed, entering=seen)
-            pruner.later[str(stage)] = later
-    return pruner.eval(), FitReport(len(used), skipped, imitation, distillation)
+        predictor.to(tower.device)
+        distillation = distill(predictor, tower, tokens, features, block, settings.steps, seed=seed)
+        again = settings.network if predictor.any_length else _ANY_LENGTH
+        for stage in list(schedule.stages)[1:] if settings.rescore is not False else []:
+            later = Predictor.for_tower(tower, again).to(tower.device)
+            seen = _entering(tower, predictors, base, schedule, stage)
+            distillation = distill(later, tower, tokens, features, stage, settings.steps, seed=seed, entering=seen)
+            predictors[stage] = later
+    return Pruner(predictors, base, schedule).eval(), FitReport(len(used), skipped, imitation, distillation)
 
 
-def first_block(rankings: Path | None) -> int:
-    """Where patches go first unless a schedule says: the block that was ranked on, or 3, the paper's.
-
-    Raises:
-        UserError: If the rankings are incomplete.
-    """
-    block: int = 3 if rankings is None else finished_manifest(rankings)["settings"]["block"]
-    return block
-
-
-def default_schedule(tower: VisionTower, first: int, keep: float, steps: int) -> Schedule:
-    """In two stages where so many steps of distillation teach the second to score again, otherwise at once."""
-    return Schedule.default(first, tower.depth, keep) if steps > 0 else Schedule({first: keep})
-
-
-def _pruned_before(tower: VisionTower, pruner: Pruner, block: int) -> Entering:
+def _entering(
+    tower: VisionTower, predictors: Mapping[int, Predictor], base: BaseModel, schedule: Schedule, block: int
+) -> Entering:
     """What a stage sees of tokens that enter the first one, and how many patches it leaves."""
-    before = [stage for stage in pruner.schedule.stages if stage < block]
+    pruner = Pruner(predictors, base, schedule).eval()
 
     @torch.no_grad()
     def enter(tokens: Tensor, keep: float) -> tuple[Tensor, int]:
         pruner.keep = keep
-        reductions = pruner.reductions()
-        for stage, following in pairwise([*before, block]):
-            tokens = tower.run(reductions[stage](tokens), stage, following)
+        before = {stage: reduce for stage, reduce in pruner.reductions().items() if stage < block}
+        tokens = run_reduced(tower, tokens, schedule.block, before, block).tokens
         return tokens, pruner.schedule.kept(tower.num_patches)[block]
 
     return enter
@@ -167,47 +228,3 @@ def _golden(base: BaseModel, data: ImageData, rankings: Path, block: int) -> dic
     if not golden:
         raise UserError("None of these images has a ranking in the folder given: rank them first.")
     return golden
-
-
-def with_mirrored(importance: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Golden importance of images and of their mirror images, ``(images, patches)`` to ``(2, images, patches)``."""
-    return torch.stack([importance, importance.unflatten(1, grid).flip(-1).flatten(1)])
-
-
-@torch.no_grad()
-def cache_tokens(
-    model: LoadedModel, data: ImageData, chosen: Sequence[int] | None, block: int, dense: bool, mirrored: bool = False
-) -> tuple[list[int], dict[str, str], Tensor, Tensor | None]:
-    """Reads images once for a fit.
-
-    Args:
-        model: The model.
-        data: The images.
-        chosen: Indices to read; all when omitted.
-        block: The block whose entering tokens are kept.
-        dense: Whether to compute the features of the dense model too.
-        mirrored: Whether every image is seen mirrored too, as a second view.
-
-    Returns:
-        Indices read; key -> reason of those skipped; tokens ``(views, images, prefix + patches, width)``
-        float16; features ``(views, images, features)`` float32 or None. Both on the CPU.
-
-    Raises:
-        UserError: If no image can be read.
-    """
-    used: list[int] = []
-    skipped: dict[str, str] = {}
-    tokens: list[Tensor] = []
-    features: list[Tensor] = []
-    for found, pixels in read_batches(data, model.preprocess, _IMAGES_PER_BATCH, skipped, chosen, "cache tokens"):
-        views = torch.cat([pixels, pixels.flip(-1)]) if mirrored else pixels
-        entering = model.tower.embed(views.to(model.tower.device, model.tower.dtype), block)
-        tokens.append(entering.half().cpu().unflatten(0, (-1, len(found))))
-        if dense:
-            features.append(
-                model.tower.pool(model.tower.run(entering, block)).float().cpu().unflatten(0, (-1, len(found)))
-            )
-        used += found
-    if not used:
-        raise UserError(f"None of the images can be read, for example: {next(iter(skipped.items()))}.")
-    return used, skipped, torch.cat(tokens, 1), torch.cat(features, 1) if dense else None

@@ -1,61 +1,47 @@
-"""Other ways to choose the patches, one file a method, before the same blocks and at the same counts."""
+"""Every way to encode images behind one interface: dense, a pruner, baselines, the oracle.
+
+A new baseline is one file with a ``Method`` and one line in ``METHODS``; evaluation, charts and tables take it from
+there.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 
-from torch import Tensor
+from patchranking.errors import UserError
+from patchranking.methods.a_vit import AViT
+from patchranking.methods.centre_crop import CentreCrop
+from patchranking.methods.cls_attention import ClsAttention
+from patchranking.methods.dense import Dense
+from patchranking.methods.evit import EViT
+from patchranking.methods.golden import Golden
+from patchranking.methods.low_res import LowRes
+from patchranking.methods.method import Encoded, Encoding, Method, Style
+from patchranking.methods.patchranking import PatchRanking
+from patchranking.methods.random import Random
+from patchranking.methods.tome import ToMe
 
-from patchranking.methods.a_vit import a_vit
-from patchranking.methods.centre import centre_crop
-from patchranking.methods.class_attention import class_attention
-from patchranking.methods.evit import evit
-from patchranking.methods.low_res import low_res, low_res_schedule
-from patchranking.methods.random import random
-from patchranking.methods.tome import tome, tome_schedule
-from patchranking.pruning.attach import Reduction, Scorer
-from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.stages import Survivors, by_scores
-from patchranking.towers import VisionTower
+__all__ = ["METHODS", "STYLES", "Dense", "Encoded", "Encoding", "Method", "PatchRanking", "Style", "named"]
 
-__all__ = ["BASELINES", "ENCODERS", "baseline_reductions"]
-
-BASELINES: dict[str, Callable[[VisionTower, int, int], Scorer]] = {
-    "random": random,
-    "centre-crop": centre_crop,
-    "cls-attention": class_attention,
-    "evit": class_attention,
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (ToMe(), LowRes(), ClsAttention(), EViT(), AViT(), CentreCrop(), Random(), Golden())
 }
-"""Baseline name -> function of (tower, block, seed) that makes its scorer."""
+"""Name -> baseline or oracle, in the order of charts and tables."""
 
-ENCODERS: dict[
-    str,
-    tuple[
-        Callable[[VisionTower, Schedule], Schedule],
-        Callable[[VisionTower, Tensor, Schedule], Tensor],
-    ],
-] = {
-    "a-vit": (lambda tower, beside: beside, a_vit),
-    "tome": (tome_schedule, tome),
-    "low-res": (low_res_schedule, low_res),
+STYLES: dict[str, Style] = {Dense.name: Dense.style, PatchRanking.name: PatchRanking.style} | {
+    name: method.style for name, method in METHODS.items()
 }
-"""Baselines that do more than drop patches before some blocks: name -> function of (tower, schedule of the others) that
-makes their own, at the same counts or the same MACs, and function of (tower, pixels, schedule) that encodes."""
+"""Name of every method -> how charts draw it, in the same order."""
 
 
-def baseline_reductions(
-    name: str, tower: VisionTower, schedule: Schedule, seed: int, watch: Survivors | None = None
-) -> dict[int, Reduction]:
-    """Reductions of a baseline at the blocks and the counts of a schedule.
+def named(names: Sequence[str]) -> list[Method]:
+    """Baselines and oracles by their names.
 
-    Args:
-        name: A key of ``BASELINES``.
-        tower: The image encoder.
-        schedule: Where patches go and how many stay.
-        seed: Of the random baseline.
-        watch: Told which patches stay; ``evit``, which mixes patches, tells nothing.
+    Raises:
+        UserError: If there is no such method.
     """
-    if name == "evit":
-        return {block: evit(tower, block, kept) for block, kept in schedule.kept(tower.num_patches).items()}
-    scored = list(schedule.stages) if name == "cls-attention" else [schedule.block]
-    return by_scores(tower, schedule, {block: BASELINES[name](tower, block, seed) for block in scored}, watch)
+    unknown = [name for name in names if name not in METHODS]
+    if unknown:
+        raise UserError(f"Unknown method '{unknown[0]}': choose from {', '.join(METHODS)}.")
+    return [METHODS[name] for name in names]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from patchranking.pruning.attach import Reduction
+from patchranking.methods.method import Encoding, Method, Style, reducing
+from patchranking.pruning.attach import Reduced, Reduction
+from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.towers import VisionTower
 
-__all__ = ["evit", "fuse"]
+__all__ = ["EViT", "fuse"]
 
 
 def fuse(tokens: Tensor, attention: Tensor, kept: int, num_prefix_tokens: int) -> Tensor:
@@ -32,12 +34,17 @@ def fuse(tokens: Tensor, attention: Tensor, kept: int, num_prefix_tokens: int) -
     return torch.cat([gather_tokens(tokens, patches, num_prefix_tokens), fused.unsqueeze(1)], dim=1)
 
 
-def evit(tower: VisionTower, block: int, kept: int) -> Reduction:
-    """Returns EViT's reduction before ``block``, by the attention of that block, averaged over heads.
+class EViT(Method):
+    """Keeps patches by the class token's attention in the block that follows, and fuses the others, at every stage."""
 
-    Args:
-        tower: The image encoder; it needs a class token.
-        block: Patches are dropped before this block.
-        kept: Patches that stay, the fused token not counted.
-    """
-    return lambda tokens: fuse(tokens, tower.class_attention(tokens, block), kept, tower.num_prefix_tokens)
+    name = "evit"
+    style = Style("#0f9d82", "^")
+
+    def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
+        def stage(block: int, kept: int) -> Reduction:
+            return lambda tokens: Reduced(
+                fuse(tokens, tower.class_attention(tokens, block), kept, tower.num_prefix_tokens)
+            )
+
+        counts = schedule.kept(tower.num_patches)
+        return reducing(tower, schedule, {block: stage(block, kept) for block, kept in counts.items()})

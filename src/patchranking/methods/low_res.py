@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchranking.pruning.macs import analytic_macs
+from patchranking.methods.method import Encoded, Encoding, Method, Style
+from patchranking.pruning.macs import nearest_in_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens
 from patchranking.towers import VisionTower
 
-__all__ = ["low_res", "low_res_schedule", "small_grid"]
+__all__ = ["LowRes", "low_res", "low_res_schedule", "small_grid"]
 
 
 def small_grid(grid: tuple[int, int], patches: int) -> tuple[int, int]:
@@ -32,21 +33,19 @@ def small_grid(grid: tuple[int, int], patches: int) -> tuple[int, int]:
     return max(fitting, key=lambda size: (size[0] * size[1], -abs(size[0] * columns - size[1] * rows)))
 
 
-def low_res_schedule(tower: VisionTower, beside: Schedule) -> Schedule:
+def low_res_schedule(tower: VisionTower, reference: Schedule) -> Schedule:
     """All blocks at one size, at the MACs of another schedule.
 
     Args:
         tower: The image encoder.
-        beside: How the methods it stands beside drop patches.
+        reference: How the methods it is compared with drop patches.
 
     Returns:
         The share of the patches that the nearest small grid has, from the first block on.
     """
     patches = tower.num_patches
-    aim = analytic_macs(tower, 0, beside)
     grids = {small_grid(tower.grid, count) for count in range(1, patches + 1)}
-    sizes = [Schedule({0: rows * columns / patches}) for rows, columns in sorted(grids)]
-    return min(sizes, key=lambda schedule: abs(analytic_macs(tower, 0, schedule) - aim))
+    return nearest_in_macs(tower, (Schedule({0: rows * cols / patches}) for rows, cols in sorted(grids)), reference)
 
 
 def low_res(tower: VisionTower, pixels: Tensor, schedule: Schedule) -> Tensor:
@@ -91,3 +90,14 @@ def _positions_of(tower: VisionTower, rows: int, columns: int, corner: Tensor) -
         yield
     finally:
         embedding.data = own
+
+
+class LowRes(Method):
+    """The whole picture at a lower resolution, with the MACs of the reference."""
+
+    name = "low-res"
+    style = Style("#c2578f", "X")
+
+    def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
+        own = low_res_schedule(tower, schedule)
+        return Encoding(tower, own, lambda batch: Encoded(low_res(tower, batch.pixels, own)))

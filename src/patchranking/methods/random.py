@@ -5,23 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from patchranking.methods.method import Dropping, Style
 from patchranking.pruning.attach import Scorer
 from patchranking.towers import VisionTower
 
-__all__ = ["random"]
+__all__ = ["Random"]
 
 
-def random(tower: VisionTower, block: int, seed: int) -> Scorer:
-    """Returns a scorer with uniform scores, drawn image after image from one seeded generator.
+class Random(Dropping):
+    """Uniform scores, drawn image after image from one seeded generator."""
 
-    Args:
-        tower: The image encoder.
-        block: Unused; every baseline takes it.
-        seed: Seed of the generator.
-    """
-    generator = torch.Generator().manual_seed(seed)
+    name = "random"
+    style = Style("#8d939e", "d")
 
-    def score(tokens: Tensor) -> Tensor:
-        return torch.rand(len(tokens), tower.num_patches, generator=generator).to(tokens.device)
+    def scorer(self, tower: VisionTower, block: int, seed: int) -> Scorer:
+        generator = torch.Generator().manual_seed(seed)
 
-    return score
+        def score(tokens: Tensor) -> Tensor:
+            return torch.rand(len(tokens), tower.num_patches, generator=generator).to(tokens.device)
+
+        return score

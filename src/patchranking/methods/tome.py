@@ -6,11 +6,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchranking.pruning.macs import analytic_macs
+from patchranking.methods.method import Encoded, Encoding, Method, Style
+from patchranking.pruning.macs import nearest_in_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 
-__all__ = ["merge", "tome", "tome_schedule"]
+__all__ = ["ToMe", "merge", "tome", "tome_schedule"]
 
 
 def merge(tokens: Tensor, sizes: Tensor, metric: Tensor, kept: int, num_prefix_tokens: int) -> tuple[Tensor, Tensor]:
@@ -51,28 +52,27 @@ def merge(tokens: Tensor, sizes: Tensor, metric: Tensor, kept: int, num_prefix_t
     return reduce(tokens * weights) / total, total.squeeze(-1)
 
 
-def tome_schedule(tower: VisionTower, beside: Schedule) -> Schedule:
+def tome_schedule(tower: VisionTower, reference: Schedule) -> Schedule:
     """Spreads merging evenly over the blocks, at the MACs of another schedule.
 
     Args:
         tower: The image encoder.
-        beside: How the methods it stands beside drop patches.
+        reference: How the methods it is compared with drop patches.
 
     Returns:
         Patches before each block but the first, as shares; the nearest whole numbers of merged patches.
     """
     patches = tower.num_patches
-    aim = analytic_macs(tower, 0, beside)
 
     def spread(merged: int) -> Schedule:
         last = max(1, tower.depth - 1)
         counts = {b: patches - round(merged * b / last) for b in range(1, tower.depth)}
         return Schedule({b: count / patches for b, count in counts.items()})
 
-    return min(map(spread, range(patches)), key=lambda schedule: abs(analytic_macs(tower, 0, schedule) - aim))
+    return nearest_in_macs(tower, map(spread, range(patches)), reference)
 
 
-def tome(tower: VisionTower, pixels: Tensor, schedule: Schedule) -> Tensor:
+def tome(tower: VisionTower, tokens: Tensor, schedule: Schedule) -> Tensor:
     """Features under ToMe: similarity by keys, proportional attention (section 3, Eq. 1).
 
     Patches merge where a block begins, by the keys they would have there; the original merges between attention and
@@ -80,13 +80,12 @@ def tome(tower: VisionTower, pixels: Tensor, schedule: Schedule) -> Tensor:
 
     Args:
         tower: The image encoder.
-        pixels: ``(batch, 3, height, width)``.
+        tokens: Tokens that enter block 0, ``(batch, prefix + patches, width)``.
         schedule: Patches left before each block.
 
     Returns:
         ``(batch, features)``.
     """
-    tokens = tower.embed(pixels)
     sizes = tokens.new_ones(tokens.shape[:2])
     counts = schedule.kept(tower.num_patches)
     prefix = tower.num_prefix_tokens
@@ -99,3 +98,14 @@ def tome(tower: VisionTower, pixels: Tensor, schedule: Schedule) -> Tensor:
         tokens = tower.run(tokens, block, block + 1, key_bias=proportional)
     gates = sizes[:, prefix:] if tokens.shape[1] < prefix + tower.num_patches else None
     return tower.pool(tokens, gates=gates)
+
+
+class ToMe(Method):
+    """Merges patches in every block, with the MACs of the reference."""
+
+    name = "tome"
+    style = Style("#4fb3e8", "P")
+
+    def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
+        own = tome_schedule(tower, schedule)
+        return Encoding(tower, own, lambda batch: Encoded(tome(tower, batch.entering(0), own)))

@@ -183,6 +183,6 @@ def _error(
     total = 0.0
     for cached, full in zip(tokens.split(64), features.split(64), strict=True):
         pruned = predictor.prune(*enter(cached.to(tower.device, tower.dtype), keep))
-        kept = tower.pool(tower.run(pruned, block))
+        kept = tower.pool(tower.run(pruned.tokens, block))
         total += feature_damage(kept, full.to(tower.device)).sum().item()
     return total / len(tokens)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
+from patchranking.pruning.attach import Reduced
 from patchranking.pruning.select import gather_tokens, top_patches
+from patchranking.towers import VisionTower
 
 __all__ = ["NETWORKS", "NetworkName", "Predictor"]
 
@@ -71,6 +73,11 @@ class Predictor(nn.Module):
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
 
+    @classmethod
+    def for_tower(cls, tower: VisionTower, network: str = "mixer", **options: Any) -> Self:
+        """A new predictor with the sizes of a tower; ``options`` are the other arguments of the class."""
+        return cls(tower.width, tower.num_prefix_tokens, tower.num_patches, network, **options)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Scores patches.
 
@@ -103,7 +110,7 @@ class Predictor(nn.Module):
         left_alone = self.num_prefix_tokens - self.num_context_tokens
         return self._scores(hidden), tokens + F.pad(correction, (0, 0, left_alone, 0)).to(tokens.dtype)
 
-    def prune(self, tokens: Tensor, count: int, choose: Callable[[Tensor, int], Tensor] = top_patches) -> Tensor:
+    def prune(self, tokens: Tensor, count: int, choose: Callable[[Tensor, int], Tensor] = top_patches) -> Reduced:
         """Drops the patches with the lowest scores and corrects the other tokens.
 
         Args:
@@ -112,13 +119,14 @@ class Predictor(nn.Module):
             choose: Maps scores and count to indices of patches, ``top_patches`` or ``best_first``.
 
         Returns:
-            ``(batch, prefix + count, width)`` in the order of ``choose``.
+            The tokens that stay, ``(batch, prefix + count, width)``, in the order of ``choose``, and their indices.
 
         Raises:
             UserError: If a Mixer gets another number of patches than it was built for.
         """
         scores, corrected = self.correct(tokens, count / (tokens.shape[1] - self.num_prefix_tokens))
-        return gather_tokens(corrected, choose(scores, count), self.num_prefix_tokens)
+        keep_indices = choose(scores, count)
+        return Reduced(gather_tokens(corrected, keep_indices, self.num_prefix_tokens), keep_indices)
 
     def _read(self, tokens: Tensor) -> Tensor:
         patches = tokens.shape[1] - self.num_prefix_tokens

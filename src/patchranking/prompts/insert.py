@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from patchranking.errors import UserError
-from patchranking.pruning.attach import Reduction
+from patchranking.prompts.tokens import Prompts
+from patchranking.pruning.attach import Reduced, Reduction
 from patchranking.towers import TextTower
 
-__all__ = ["context_attached", "prompted_features", "with_visual_tokens"]
+__all__ = ["context_attached", "prompted_features", "tuned_class_features", "with_visual_tokens"]
 
 
 def prompted_features(text: TextTower, context: Tensor, texts: list[str]) -> Tensor:
@@ -33,6 +35,36 @@ def prompted_features(text: TextTower, context: Tensor, texts: list[str]) -> Ten
     ids, first = _with_room(text, texts, context.shape[-2])
     with context_attached(text, context, first):
         return text.encode(ids)
+
+
+def tuned_class_features(prompts: Prompts, class_names: Sequence[str], text: TextTower | None = None) -> Tensor:
+    """Features of classes under tuned tokens.
+
+    Args:
+        prompts: The tokens.
+        class_names: Natural names. Features of the classes tuned on are stored with the tokens.
+        text: The text encoder, needed for any other class.
+
+    Returns:
+        Unit vectors ``(classes, features)``.
+
+    Raises:
+        UserError: If other classes come that the tokens or the missing text encoder cannot serve.
+
+    Warns:
+        UserWarning: If other classes come.
+    """
+    known = {name: row for row, name in enumerate(prompts.class_names)}
+    others = [name for name in class_names if name not in known]
+    if not others:
+        return prompts.class_features[[known[name] for name in class_names]]
+    tuned_on = f"These tokens were tuned on {len(known)} classes, and '{others[0]}' is none of them"
+    if prompts.context is None or prompts.config["class_specific"]:
+        raise UserError(f"{tuned_on}: use the model's own text features for it.")
+    if text is None:
+        raise UserError(f"{tuned_on}: give the text encoder, patchranking.as_text_tower(model, tokenizer).")
+    warnings.warn(f"{tuned_on}: the accuracy on it is not known.", stacklevel=3)
+    return prompted_features(text, prompts.context, [f"{name}." for name in class_names])
 
 
 def _with_room(text: TextTower, texts: list[str], number: int) -> tuple[Tensor, int]:
@@ -108,20 +140,20 @@ def with_visual_tokens(
         raise UserError(f"The image encoder has {tower_depth} blocks; it cannot take tokens {len(visual)} deep.")
     first, stop = num_prefix_tokens, num_prefix_tokens + visual.shape[1]
 
-    def insert(tokens: Tensor) -> Tensor:
+    def insert(tokens: Tensor) -> Reduced:
         level = visual[0].to(tokens.dtype).expand(len(tokens), -1, -1)
-        return torch.cat([tokens[:, :first], level, tokens[:, first:]], 1)
+        return Reduced(torch.cat([tokens[:, :first], level, tokens[:, first:]], 1))
 
     def swap(level: Tensor) -> Reduction:
-        return lambda tokens: _swap(tokens, level.to(tokens.dtype), first)
+        return lambda tokens: Reduced(_swap(tokens, level.to(tokens.dtype), first))
 
-    def remove(tokens: Tensor) -> Tensor:
-        return torch.cat([tokens[:, :first], tokens[:, stop:]], 1)
+    def remove(tokens: Tensor) -> Reduced:
+        return Reduced(torch.cat([tokens[:, :first], tokens[:, stop:]], 1))
 
     def beside(reduce: Reduction) -> Reduction:
-        def reduced(tokens: Tensor) -> Tensor:
-            kept = reduce(remove(tokens))
-            return torch.cat([kept[:, :first], tokens[:, first:stop], kept[:, first:]], 1)
+        def reduced(tokens: Tensor) -> Reduced:
+            kept, keep_indices = reduce(remove(tokens).tokens)
+            return Reduced(torch.cat([kept[:, :first], tokens[:, first:stop], kept[:, first:]], 1), keep_indices)
 
         return reduced
 
@@ -134,10 +166,14 @@ def with_visual_tokens(
 
 
 def _chain(reductions: Sequence[Reduction]) -> Reduction:
-    def reduce(tokens: Tensor) -> Tensor:
+    """One reduction after the other; at most one of them chooses patches."""
+
+    def reduce(tokens: Tensor) -> Reduced:
+        keep_indices = None
         for reduction in reductions:
-            tokens = reduction(tokens)
-        return tokens
+            tokens, chosen = reduction(tokens)
+            keep_indices = keep_indices if chosen is None else chosen
+        return Reduced(tokens, keep_indices)
 
     return reduce
 

@@ -1,11 +1,13 @@
-"""Multiply-accumulates of a pruned encoder by formula."""
+"""Multiply-accumulates (MACs) of a pruned encoder by formula, and schedules with the MACs of another."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 
-__all__ = ["analytic_macs"]
+__all__ = ["analytic_macs", "nearest_in_macs"]
 
 
 def analytic_macs(tower: VisionTower, features: int, schedule: Schedule, visual_tokens: int = 0) -> float:
@@ -17,7 +19,7 @@ def analytic_macs(tower: VisionTower, features: int, schedule: Schedule, visual_
     Args:
         tower: The image encoder.
         features: Size of the output feature.
-        schedule: Where patches go and how many stay.
+        schedule: Where patches are dropped and how many stay.
         visual_tokens: Learnable tokens that run beside the patches.
     """
     width, mlp = tower.width, tower.mlp_width
@@ -33,3 +35,9 @@ def analytic_macs(tower: VisionTower, features: int, schedule: Schedule, visual_
         patches = stages.get(block, patches)
         blocks += one_block(tower.num_prefix_tokens + visual_tokens + patches)
     return embedding + blocks + width * features
+
+
+def nearest_in_macs(tower: VisionTower, candidates: Iterable[Schedule], reference: Schedule) -> Schedule:
+    """The candidate whose MACs are nearest to those of a reference; the first of equals."""
+    aim = analytic_macs(tower, 0, reference)
+    return min(candidates, key=lambda schedule: abs(analytic_macs(tower, 0, schedule) - aim))

@@ -35,6 +35,9 @@ class Schedule:
         if rates != sorted(rates, reverse=True):
             raise UserError(f"Patches that are gone cannot come back: the keep rates {rates} must not grow with depth.")
 
+    def __hash__(self) -> int:
+        return hash(tuple(self.stages.items()))
+
     @classmethod
     def spread(cls, blocks: Sequence[int], keep: float) -> Self:
         """Drops equal shares before each of ``blocks`` until ``keep`` is left; one block is one-shot pruning."""
@@ -62,6 +65,8 @@ class Schedule:
 
         Where nothing is removed there are no shares to go by, and every stage gets the same.
         """
+        if keep == self.keep:
+            return self
         if self.keep > 1 - 1e-6:
             return Schedule.spread(list(self.stages), keep)
         ratio = (1 - check_keep_rate(keep)) / (1 - self.keep)

@@ -48,16 +48,16 @@ def top_patches(scores: Tensor, count: int) -> Tensor:
     return best_first(scores, count).sort(dim=-1).values
 
 
-def gather_tokens(tokens: Tensor, patches: Tensor, num_prefix_tokens: int) -> Tensor:
+def gather_tokens(tokens: Tensor, keep_indices: Tensor, num_prefix_tokens: int) -> Tensor:
     """Keeps the prefix tokens and the chosen patches.
 
     Args:
         tokens: ``(batch, prefix + patches, width)``.
-        patches: Indices among the patches, ``(batch, kept)``.
+        keep_indices: Indices among the patches, ``(batch, kept)``.
         num_prefix_tokens: Tokens before the patches.
 
     Returns:
-        ``(batch, prefix + kept, width)`` in the order of ``patches``.
+        ``(batch, prefix + kept, width)`` in the order of ``keep_indices``.
     """
-    index = (patches + num_prefix_tokens).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    index = (keep_indices + num_prefix_tokens).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
     return torch.cat([tokens[:, :num_prefix_tokens], tokens.gather(1, index)], dim=1)

@@ -7,11 +7,11 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
-from patchranking.data import ImageData
+from patchranking.data import ImageData, none_readable
 from patchranking.errors import UserError
 from patchranking.ranking.ray_engine import rank_on_ray
 from patchranking.ranking.search import SearchSettings
@@ -19,13 +19,19 @@ from patchranking.ranking.shards import ShardRanker
 from patchranking.ranking.store import read_manifest, read_shard_summary, write_manifest
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["ENGINES", "rank_dataset"]
+__all__ = ["ENGINES", "EngineName", "rank"]
+
+EngineName = Literal["local", "ray"]
 
 _IMAGES_PER_SHARD = 128
 
 
-def rank_dataset(
-    model: LoadedModel, data: ImageData, out: Path, settings: SearchSettings, engine: str = "local"
+def rank(
+    model: LoadedModel,
+    data: ImageData,
+    out: str | Path,
+    settings: SearchSettings = SearchSettings(),  # noqa: B008
+    engine: EngineName = "local",
 ) -> dict[str, Any]:
     """Ranks every image and stores the rankings; run again after a kill, it goes on where it stopped.
 
@@ -46,6 +52,7 @@ def rank_dataset(
     """
     if engine not in ENGINES:
         raise UserError(f"Unknown engine '{engine}': choose from {', '.join(ENGINES)}.")
+    out = Path(out).expanduser()
     ranker = ShardRanker(model, data, settings, out, math.ceil(len(data) / _IMAGES_PER_SHARD))
     manifest = {
         "settings": ranker.record,
@@ -117,5 +124,5 @@ def _account(ranker: ShardRanker) -> dict[str, Any]:
             "with another folder for --out."
         )
     if not ranked:
-        raise UserError(f"None of the {total} images could be read, for example: {next(iter(skipped.items()))}.")
+        raise none_readable(skipped)
     return {"totals": {"in": total, "ranked": ranked, "skipped": len(skipped)}, "skipped": skipped}

@@ -1,1 +1,1 @@
-"""The report: charts, the wall of images and one self-contained HTML page."""
+"""The report: charts, examples and one self-contained HTML page."""

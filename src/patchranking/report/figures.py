@@ -1,4 +1,4 @@
-"""Charts of accuracy against cost as SVG text, and the wall of images as one picture."""
+"""Charts of accuracy against cost as SVG text, and examples as one picture."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from patchranking.errors import MissingExtraError
-from patchranking.report.methods import is_oracle, order, plain_name, style
-from patchranking.report.wall import WallImage, heat_map, kept_view, photo, shown_methods
+from patchranking.evaluation.examples import Example
+from patchranking.report.pictures import heat_map, kept_view, photo, shown_methods
+from patchranking.report.styles import order, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MEASURES", "accuracy_against_cost", "wall_picture"]
+__all__ = ["MEASURES", "accuracy_against_cost", "examples_picture"]
 
 MEASURES = {
     "top1": "Zero-shot top-1 (%)",
@@ -142,11 +143,11 @@ def _curves(rows: Sequence[Mapping[str, Any]], measure: str, cost_of: str) -> li
     )
     for row in rows:
         value, cost, rate = row.get(measure), _cost(row, cost_of), row.get("keep_rate")
-        method, tuned = plain_name(row["method"]), row.get("tuned") or "none"
+        method, tuned = row["method"], row.get("tuned") or "none"
         if (method == "dense" and tuned == "none") or value is None or cost is None or rate is None:
             continue
         method = "patchranking" if method == "dense" else method
-        line = (method, tuned, is_oracle(row), row.get("n_images") or most)
+        line = (method, tuned, row["oracle"], row.get("n_images") or most)
         found[line][rate, json.dumps(row.get("schedule"), sort_keys=True)].append((cost, _scaled(value, measure)))
     curves = []
     for (method, tuned, oracle, images), settings in found.items():
@@ -203,7 +204,7 @@ def _draw(axes: Axes, curve: _Curve) -> None:
 
 def _draw_dense(axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str, cost_of: str) -> None:
     """Marks the unpruned model, taken from the rows with the most images."""
-    row = max(rows, key=lambda row: (row.get("n_images") or 0, plain_name(row["method"]) == "dense"))
+    row = max(rows, key=lambda row: (row.get("n_images") or 0, row["method"] == "dense"))
     cost = _cost(row, cost_of, "_dense")
     value = row.get("top1_dense") if measure == "top1" else row.get(measure) if measure == "recall_at_1" else 1.0
     if cost is None or value is None:
@@ -248,11 +249,11 @@ def _themed(svg: str, description: str) -> str:
     ).strip()
 
 
-def wall_picture(wall: Sequence[WallImage], rates: Sequence[float] = (0.6, 0.5), side: int = 168) -> Image.Image:
-    """Lays a wall of images out as one picture with a row an image.
+def examples_picture(examples: Sequence[Example], rates: Sequence[float] = (0.6, 0.5), side: int = 168) -> Image.Image:
+    """Lays examples out as one picture with a row for each.
 
     Args:
-        wall: The images.
+        examples: The images.
         rates: Keep rates to show of every method, beside the image and its golden ranking.
         side: Side of one image in pixels.
 
@@ -266,11 +267,11 @@ def wall_picture(wall: Sequence[WallImage], rates: Sequence[float] = (0.6, 0.5),
         import matplotlib
     except ImportError as error:
         raise MissingExtraError("The report", "report") from error
-    shown = list(product(shown_methods(wall), rates))
-    golden = any(item.importance is not None for item in wall)
+    shown = list(product(shown_methods(examples), rates))
+    golden = any(item.importance is not None for item in examples)
     heads = [("image", "")] + [("golden", "ranking")] * golden + [(name, f"{rate:.0%} kept") for name, rate in shown]
     gap, band = max(4, side // 21), side // 4
-    canvas = Image.new("RGB", (len(heads) * (side + gap) + gap, band + len(wall) * (side + gap)), "white")
+    canvas = Image.new("RGB", (len(heads) * (side + gap) + gap, band + len(examples) * (side + gap)), "white")
     draw = ImageDraw.Draw(canvas)
     fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"
     bold = ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), side // 13)
@@ -279,7 +280,7 @@ def wall_picture(wall: Sequence[WallImage], rates: Sequence[float] = (0.6, 0.5),
         x = gap + column * (side + gap)
         draw.text((x, band * 0.14), name, "#1b1f2a", bold)
         draw.text((x, band * 0.52), note, "#646b7a", plain)
-    for row, item in enumerate(wall):
+    for row, item in enumerate(examples):
         pictures: list[Image.Image | None] = [photo(item.image, side)]
         if golden:
             pictures.append(None if item.importance is None else heat_map(item.image, item.importance, side))

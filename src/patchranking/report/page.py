@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +13,10 @@ from typing import Any
 from PIL import Image
 
 from patchranking.errors import MissingExtraError
+from patchranking.evaluation.examples import Example
 from patchranking.report.figures import MEASURES, accuracy_against_cost
-from patchranking.report.methods import is_oracle, order, plain_name, style
-from patchranking.report.wall import WallImage, heat_map, photo, shown_methods
+from patchranking.report.pictures import heat_map, photo, shown_methods
+from patchranking.report.styles import order, style
 
 __all__ = ["write_report"]
 
@@ -29,12 +29,12 @@ _RATE = 0.6
 Row = Mapping[str, Any]
 
 
-def write_report(results: dict[str, Any], wall: Sequence[WallImage], out: Path, title: str) -> Path:
-    """Writes the report: summary, charts, wall of images, tables and environment, all in one file.
+def write_report(results: dict[str, Any], examples: Sequence[Example], out: Path, title: str) -> Path:
+    """Writes the report: summary, charts, examples, tables and environment, all in one file.
 
     Args:
         results: The content of ``results.json``: ``{"environment": {...}, "rows": [...]}``.
-        wall: Images with the patches each method keeps; may be empty.
+        examples: Images with the patches that each method keeps; may be empty.
         out: The HTML file to write; it appears complete or not at all.
         title: Heading of the page.
 
@@ -56,11 +56,11 @@ def write_report(results: dict[str, Any], wall: Sequence[WallImage], out: Path, 
     html = template.render(
         title=title,
         groups=[_group(rows, key) for key in dict.fromkeys(map(_key, rows))],
-        wall=[_card(item, shown_methods(wall)) for item in wall],
+        examples=[_card(item, shown_methods(examples)) for item in examples],
         rate=round(100 * _RATE),
-        any_oracle=any(map(is_oracle, rows)),
+        any_oracle=any(row["oracle"] for row in rows),
         environment={name.replace("_", " "): _plain(value) for name, value in environment.items()},
-        command=shlex.join(map(str, command)) if isinstance(command, list | tuple) else command,
+        command=command,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.{os.getpid()}")
@@ -80,7 +80,7 @@ def _group(rows: Sequence[Row], key: tuple[str, str, str | None]) -> dict[str, A
     """Everything the page says about one model on one split of one data set."""
     model, dataset, split = key
     own = [row for row in rows if _key(row) == key]
-    own.sort(key=lambda row: (-(row.get("keep_rate") or 0), is_oracle(row), order(row["method"]), row.get("seed") or 0))
+    own.sort(key=lambda row: (-(row.get("keep_rate") or 0), row["oracle"], order(row["method"]), row.get("seed") or 0))
     seeds, models = {row.get("seed") for row in own}, {row["model"] for row in rows if _key(row)[1:] == key[1:]}
     lines = [_line(row, len(seeds) > 1) for row in own]
     for previous, line in zip([None, *lines], lines, strict=False):
@@ -113,10 +113,10 @@ def _line(row: Row, with_seed: bool) -> dict[str, Any]:
     tags = [f"{tuned} tokens"] * (tuned != "none") + [f"seed {row.get('seed')}"] * with_seed
     top1, speed = row.get("top1"), row.get("images_per_second")
     return {
-        "method": plain_name(row["method"]),
+        "method": row["method"],
         "tags": tags,
         "colour": style(row["method"]).colour,
-        "oracle": is_oracle(row),
+        "oracle": row["oracle"],
         "keep": _percent(row.get("keep_rate")),
         "patches": _number(row.get("kept_patches"), 0),
         "top1": _number(top1, 1),
@@ -133,8 +133,8 @@ def _line(row: Row, with_seed: bool) -> dict[str, Any]:
 
 def _summary(rows: Sequence[Row]) -> dict[str, Any] | None:
     """The method to deploy at the keep rate nearest to 60 %, in words and as key figures; seeds are averaged."""
-    pruned = [row for row in rows if plain_name(row["method"]) != "dense" and row.get("keep_rate") is not None]
-    deployable = [row for row in pruned if not is_oracle(row)]
+    pruned = [row for row in rows if row["method"] != "dense" and row.get("keep_rate") is not None]
+    deployable = [row for row in pruned if not row["oracle"]]
     if not deployable:
         return None
     chosen = min(deployable, key=lambda row: (row["method"] != "patchranking", abs(row["keep_rate"] - _RATE)))
@@ -183,7 +183,7 @@ def _same_images(rows: Sequence[Row]) -> dict[str, Any] | None:
         "methods": [(name, style(name).colour) for name in names],
         "lines": [
             {
-                "oracle": plain_name(row["method"]),
+                "oracle": row["method"],
                 "keep": _percent(row.get("keep_rate")),
                 "images": _number(row.get("n_images"), 0),
                 "cells": [_pair(row), *(_pair(row["same_images"].get(name, {})) for name in names)],
@@ -197,7 +197,7 @@ def _pair(row: Row) -> tuple[str, str]:
     return _number(row.get("top1"), 1), _number(row.get("feature_cosine"), 3)
 
 
-def _card(item: WallImage, methods: Sequence[str]) -> dict[str, Any]:
+def _card(item: Example, methods: Sequence[str]) -> dict[str, Any]:
     pictures = [_picture(photo(item.image, _SIDE), "image", "", item.caption)]
     if item.importance is not None:
         drawn = heat_map(item.image, item.importance, _SIDE)
@@ -246,4 +246,4 @@ def _listed(parts: Sequence[str]) -> str:
 def _plain(value: Any) -> str:
     if value is None or value == "":
         return _DASH
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return str(value)

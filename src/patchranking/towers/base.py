@@ -76,7 +76,6 @@ class VisionTower(ABC):
         has_class_token: Whether token 0 is a class token.
     """
 
-    library: str
     has_class_token: bool = True
     module: Any
     blocks: Any
@@ -187,8 +186,17 @@ class VisionTower(ABC):
 
     def check_gates(self) -> None:
         """Raises UserError when the model's pooling cannot be gated, before any work is done."""
+        self.pool(self._no_tokens(), gates=torch.ones(1, self.num_patches, device=self.device))
+
+    @property
+    def feature_size(self) -> int:
+        """Channels of a feature."""
+        with torch.no_grad():
+            return self.pool(self._no_tokens()).shape[-1]
+
+    def _no_tokens(self) -> Tensor:
         tokens = torch.zeros(1, self.num_prefix_tokens + self.num_patches, self.width)
-        self.pool(tokens.to(self.device, self.dtype), gates=torch.ones(1, self.num_patches, device=self.device))
+        return tokens.to(self.device, self.dtype)
 
     def _no_gated_pool(self) -> UserError:
         return UserError(

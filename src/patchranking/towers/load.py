@@ -14,6 +14,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from PIL import Image
 from torch import Tensor, nn
 
+from patchranking._torchvision import declare_missing_operators
 from patchranking.errors import MissingExtraError, UserError
 from patchranking.towers import TextTower, VisionTower, as_text_tower, as_tower
 
@@ -95,6 +96,7 @@ def _check_folder(path: str) -> None:
 
 
 def _library(module: str, extra: str) -> ModuleType:
+    declare_missing_operators()
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -41,7 +41,6 @@ def wrap_text(model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> Tex
 class OpenClipTower(VisionTower):
     """The image side of an open_clip CLIP; features are those of ``encode_image``, not normalised."""
 
-    library = "open_clip"
     num_prefix_tokens = 1
 
     def __init__(self, visual: VisionTransformer) -> None:

@@ -22,8 +22,6 @@ def wrap(model: nn.Module) -> TimmTower | None:
 class TimmTower(VisionTower):
     """A timm vision transformer; features are what ``model(pixels)`` returns."""
 
-    library = "timm"
-
     def __init__(self, model: VisionTransformer) -> None:
         self.module = model
         self.blocks = model.blocks

@@ -44,7 +44,6 @@ def wrap_text(model: nn.Module, tokenizer: Any) -> TextTower | None:
 class TransformersTower(VisionTower):
     """The image side of a transformers CLIP; features are the projected ``image_embeds``."""
 
-    library = "transformers"
     num_prefix_tokens = 1
 
     def __init__(self, model: CLIPModel | CLIPVisionModelWithProjection) -> None:

@@ -9,7 +9,7 @@ from patchranking.data import ImageData
 from patchranking.prompts.insert import prompted_features, with_visual_tokens
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import attach_reductions
+from patchranking.pruning.attach import run_reduced
 from patchranking.towers import TextTower
 from patchranking.towers.load import LoadedModel
 from patchranking.towers.zero_shot import class_features
@@ -32,7 +32,7 @@ class Learner(nn.Module):
         super().__init__()
         self.prompts = prompts
         self._tower, self._text, self._scale = model.tower, text, model.logit_scale
-        self._pruning = pruner.untuned.reductions()
+        self.schedule, self._pruning = pruner.schedule, pruner.untuned.reductions()
         self._fixed: Tensor | None = None
         if prompts.context is None and data.captions is None:
             self._fixed = class_features(text, data.class_names, data.templates)
@@ -50,8 +50,8 @@ class Learner(nn.Module):
         visual, steps = self.prompts.visual(), self._pruning
         if visual is not None:
             steps = with_visual_tokens(visual, steps, self._tower.num_prefix_tokens, self._tower.depth)
-        with attach_reductions(self._tower, steps):
-            return self._tower(pixels.to(self._tower.dtype))
+        tokens = self._tower.embed(pixels.to(self._tower.dtype))
+        return self._tower.pool(run_reduced(self._tower, tokens, 0, steps).tokens)
 
     def text_features(self, texts: list[str]) -> Tensor:
         """Class texts are ``"name."``; where the text encoder is left alone, classes keep their templates."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,8 +19,12 @@ from tqdm import tqdm
 
 from patchranking.data import ImageData, read_batches
 from patchranking.errors import MissingExtraError, UserError
-from patchranking.prompts.tokens import Prompts
+from patchranking.files import make_folder, write_json
+from patchranking.methods.measure import measure
+from patchranking.methods.method import Encoded, Encoding
+from patchranking.prompts.tokens import Prompts, TokensName
 from patchranking.pruner import Pruner
+from patchranking.seeding import seeded
 from patchranking.towers import TextTower
 from patchranking.towers.load import LoadedModel
 from patchranking.tuning.checkpoint import Checkpoint
@@ -38,28 +42,27 @@ class TuneSettings:
     """How to tune; what the paper leaves open follows CoOp, in fewer epochs.
 
     Attributes:
-        tokens: ``text``, ``visual`` or ``both``.
+        tokens: Text context, visual tokens, or both.
         num_tokens: Tokens of each encoder; the paper has 16.
-        depth: Levels of tokens; 1 is shallow.
-        coupled: Whether visual tokens are a learned linear map of the text tokens, as in the paper, or free.
-        class_specific: Whether each class has a text context of its own.
-        init_text: Phrase whose embedding, repeated, the text tokens start from; visual tokens start from the mean patch
-            then. Empty for random tokens.
-        shots: Images a class.
+        depth: Blocks that get fresh tokens; 1 is shallow.
+        coupled: Make visual tokens a learned linear map of the text tokens, as in the paper; otherwise they are free.
+        class_specific: Give each class a text context of its own.
+        init_text: Phrase that text tokens start from, repeated; visual tokens then start from the mean patch. Empty for
+            random tokens.
+        shots: Images per class; of captioned images, all are used.
         epochs: Passes over the images.
-        batch_size: Images a step, over all devices.
-        learning_rate: Of SGD with momentum 0.9: a warm-up over the first epoch, then half a cosine to zero.
+        batch_size: Images per step, over all devices.
+        learning_rate: Of SGD with momentum 0.9: linear warm-up over the first epoch, then a cosine to zero.
         weight_decay: Of SGD.
         held_out_share: Share of the images held out, to stop early and to choose the epoch; 0 for none.
-        patience: Epochs without a better one on them before it stops.
-        augment: Whether a step sees random crops, mirrored half of the time, or the pictures as they are: for pictures
-            that mean something else in a mirror.
-        precision: Of Lightning Fabric: ``32-true``, or ``bf16-mixed`` with float32 master weights.
+        patience: Epochs without improvement on the held-out images before it stops.
+        augment: Tune on random crops, mirrored half of the time; false where a mirror changes what a picture means.
+        precision: 32-true, or bf16-mixed with float32 master weights, the default on a GPU.
         workers: Processes that read images.
-        seed: Of shots, tokens, order and views.
+        seed: Random seed of shots, tokens, order and views.
     """
 
-    tokens: str = "both"
+    tokens: TokensName = "both"
     num_tokens: int = 16
     depth: int = 1
     coupled: bool = True
@@ -73,7 +76,7 @@ class TuneSettings:
     held_out_share: float = 0.0
     patience: int = 5
     augment: bool = True
-    precision: str | None = None
+    precision: Literal["32-true", "bf16-mixed"] | None = None
     workers: int = 0
     seed: int = 0
 
@@ -102,9 +105,13 @@ class TuneReport:
 
 
 def tune(
-    model: LoadedModel, data: ImageData, pruner: Pruner, out: Path, settings: TuneSettings
+    model: LoadedModel,
+    data: ImageData,
+    pruner: Pruner,
+    out: str | Path,
+    settings: TuneSettings = TuneSettings(),
 ) -> tuple[Pruner, TuneReport]:
-    """Tunes learnable tokens on the pruned model; both encoders and the predictor stay as they are.
+    """Tunes learnable tokens on the pruned model and saves them; both encoders and the predictors stay as they are.
 
     The loss is cross-entropy over cosine logits for classes, and for captions a batch's symmetric contrastive loss. A
     tuning that was killed goes on from ``out`` and, on a CPU, ends with the same tokens. Started by ``torchrun`` it
@@ -114,7 +121,7 @@ def tune(
         model: The model.
         data: Labelled images, of which shots are drawn, or captioned ones, all used.
         pruner: Fitted to the model; it tunes at its keep rate, 1 for the dense model.
-        out: An existing folder for the progress.
+        out: Folder for the progress, the pruner with its tokens and ``tune.json``.
         settings: How to tune.
 
     Returns:
@@ -133,6 +140,7 @@ def tune(
         chosen, skipped = few_shots(data, settings.shots, settings.seed)
     else:
         chosen, skipped = readable(data)
+    folder = make_folder(out)
     tuned_on, held_out = hold_out(chosen, data.labels, settings.held_out_share)
     an_epoch = math.ceil(len(tuned_on) / settings.batch_size)
     steps = settings.epochs * an_epoch
@@ -144,7 +152,7 @@ def tune(
     prompts = _prompts(model, model.text, data, tuned_on, settings).to(fabric.device)
     learner = Learner(prompts, model, model.text, pruner, data)
     optimiser = torch.optim.SGD(prompts.parameters(), 0.0, momentum=0.9, weight_decay=settings.weight_decay)
-    checkpoint = Checkpoint(out / CHECKPOINT, _identity(model, data, pruner, chosen, settings), prompts, optimiser)
+    checkpoint = Checkpoint(folder / CHECKPOINT, _identity(model, data, pruner, chosen, settings), prompts, optimiser)
     progress = checkpoint.resume()
     module, optimiser = fabric.setup(learner, optimiser)
     rest = Subset(items, range(progress.step * settings.batch_size, len(items)))
@@ -183,7 +191,12 @@ def tune(
     report = TuneReport(
         len(tuned_on), len(held_out), skipped, progress.step, progress.loss, progress.held_out, progress.best_epoch
     )
-    return pruner.tuned_by(prompts), report
+    tuned = pruner.tuned_by(prompts)
+    if fabric.is_global_zero:
+        tuned.save_pretrained(folder)
+        about = {"data": f"{data.name}/{data.split}", "keep": pruner.keep}
+        write_json(folder / "tune.json", asdict(report) | asdict(settings) | about)
+    return tuned, report
 
 
 def _class_texts(data: ImageData) -> list[str]:
@@ -201,18 +214,16 @@ def _loss(module: Callable[..., Tensor], pixels: Tensor, target: Tensor | list[s
 @torch.no_grad()
 def _found(learner: Learner, model: LoadedModel, data: ImageData, held_out: list[int]) -> float:
     """Share of the held-out images whose most similar text is their class, or their first caption."""
-    tower = model.tower
-    features = [
-        learner.image_features(pixels.to(tower.device))
-        for _, pixels in read_batches(data, model.preprocess, 32, {}, held_out)
-    ]
+    classes = None if data.captions is not None else learner.text_features(_class_texts(data))
+    encoding = Encoding(
+        model.tower, learner.schedule, lambda batch: Encoded(learner.image_features(batch.pixels)), classes=classes
+    )
+    tally = measure(model, data, {"tuned": encoding}, held_out, set(held_out), progress=None)
     if data.captions is None:
-        assert data.labels is not None
-        texts, targets = _class_texts(data), [data.labels[index] for index in held_out]
-    else:
-        texts, targets = [data.captions[index][0] for index in held_out], list(range(len(held_out)))
-    best = learner.logits(torch.cat(features), learner.text_features(texts)).argmax(1)
-    return best.cpu().eq(torch.tensor(targets)).float().mean().item()
+        return (tally.mean("tuned", "top1") or 0.0) / 100
+    images, features = tally.features("tuned")
+    texts = learner.text_features([data.captions[image][0] for image in images]).float().cpu()
+    return (features @ texts.T).argmax(1).eq(torch.arange(len(images))).float().mean().item()
 
 
 def _rate(step: int, warm_up: int, steps: int) -> float:
@@ -225,22 +236,21 @@ def _rate(step: int, warm_up: int, steps: int) -> float:
 def _prompts(
     model: LoadedModel, text: TextTower, data: ImageData, tuned_on: list[int], settings: TuneSettings
 ) -> Prompts:
-    features = model.tower(torch.zeros(1, 3, *model.tower.image_size, device=model.tower.device)).shape[-1]
     text_width = 0 if text.embedding is None else text.embedding.embedding_dim
     if not text_width and settings.tokens != "visual":
         raise UserError("Text tokens need the built-in text encoder of open_clip or transformers: tune visual tokens.")
-    torch.manual_seed(settings.seed)
-    prompts = Prompts(
-        settings.tokens,
-        text_width,
-        model.tower.width,
-        settings.num_tokens,
-        settings.depth,
-        settings.coupled,
-        settings.class_specific,
-        data.class_names,
-        features if data.class_names else 0,
-    )
+    with seeded(settings.seed):
+        prompts = Prompts(
+            settings.tokens,
+            text_width,
+            model.tower.width,
+            settings.num_tokens,
+            settings.depth,
+            settings.coupled,
+            settings.class_specific,
+            data.class_names,
+            model.tower.feature_size if data.class_names else 0,
+        )
     if settings.init_text:
         embedded = torch.zeros(1, text_width)
         if text.embedding is not None:

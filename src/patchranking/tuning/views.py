@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from patchranking._torchvision import declare_missing_operators
 from patchranking.data import ImageData
 from patchranking.errors import MissingExtraError
 from patchranking.towers.load import LoadedModel
@@ -30,6 +31,7 @@ def augmentation(model: LoadedModel) -> Callable[[Image.Image], Tensor]:
     Raises:
         MissingExtraError: If torchvision is not installed.
     """
+    declare_missing_operators()
     try:
         from torchvision.transforms import v2
     except ImportError as error:

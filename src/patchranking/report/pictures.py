@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
 
-from patchranking.pruning.select import kept_count
-from patchranking.report.methods import order
+from patchranking.evaluation.examples import Example
+from patchranking.report.styles import order
 
-__all__ = ["WallImage", "heat_map", "kept_view", "photo", "shown_methods"]
+__all__ = ["heat_map", "kept_view", "photo", "shown_methods"]
 
 _MAGMA = np.array(
     [
@@ -34,30 +33,9 @@ _PALE = np.array((203, 207, 216), np.float32)
 _OUTLINE = np.array((38, 42, 54), np.float32)
 
 
-@dataclass(frozen=True)
-class WallImage:
-    """One image with what is known about its patches.
-
-    Attributes:
-        image: RGB square as the model sees it.
-        caption: Plain text under the image.
-        importance: Golden importance ``(rows, cols)``, higher = keep; None if the golden ranking was not run.
-        places: From method to the place of every patch in its order, ``(rows, cols)``, 0 = stays longest.
-    """
-
-    image: Image.Image
-    caption: str
-    importance: np.ndarray | None = None
-    places: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def kept(self, method: str, rate: float) -> np.ndarray:
-        """Which patches a method keeps at a keep rate, boolean ``(rows, cols)``."""
-        return np.asarray(self.places[method] < kept_count(rate, self.places[method].size))
-
-
-def shown_methods(wall: Sequence[WallImage]) -> list[str]:
-    """All methods of a wall, in the order of the report."""
-    return sorted({method for item in wall for method in item.places}, key=order)
+def shown_methods(examples: Sequence[Example]) -> list[str]:
+    """All methods whose choice the examples show, in the order of the report."""
+    return sorted({method for item in examples for method in item.places}, key=order)
 
 
 def photo(image: Image.Image, side: int = 168) -> Image.Image:

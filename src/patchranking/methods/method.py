@@ -1,0 +1,134 @@
+"""One interface for every way to encode images: dense, pruned, merged, an oracle."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from patchranking.methods.batch import Batch
+from patchranking.prompts.tokens import Prompts
+from patchranking.pruning.attach import Reduction, Scorer, run_reduced
+from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.stages import by_scores
+from patchranking.towers import VisionTower
+
+__all__ = ["Dropping", "Encoded", "Encoding", "Method", "Style", "reducing"]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How a method is drawn.
+
+    Attributes:
+        colour: Hex colour that is legible on white and on near-black, and distinct for colour-blind readers.
+        marker: Matplotlib marker, a second cue beside the colour.
+    """
+
+    colour: str
+    marker: str
+
+
+class Encoded(NamedTuple):
+    """Features of a batch.
+
+    Attributes:
+        features: ``(batch, features)``, not normalised.
+        keep_indices: The patches that reach the end, ``(batch, kept)``; None where patches are mixed or merged.
+    """
+
+    features: Tensor
+    keep_indices: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """A method at one schedule.
+
+    Attributes:
+        tower: The image encoder.
+        schedule: The schedule it really runs, which is not the reference for methods that are matched by MACs.
+        run: Encodes a batch.
+        search: What an oracle looks up about a batch before ``run``; its cost is not that of the encoding.
+        classes: Unit text features of the classes, ``(classes, features)``, where the method has tuned its own.
+        images: Indices of the images to measure it on; None for all.
+    """
+
+    tower: VisionTower
+    schedule: Schedule
+    run: Callable[[Batch], Encoded]
+    search: Callable[[Batch], object] = lambda batch: None
+    classes: Tensor | None = None
+    images: Set[int] | None = None
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Features ``(batch, features)`` of preprocessed images ``(batch, 3, height, width)``."""
+        return self.run(Batch(self.tower, pixels)).features
+
+
+def reducing(
+    tower: VisionTower, schedule: Schedule, reductions: Mapping[int, Reduction], classes: Tensor | None = None
+) -> Encoding:
+    """The encoding that applies reductions before blocks."""
+    start = min(reductions)
+
+    def run(batch: Batch) -> Encoded:
+        tokens, keep_indices = run_reduced(tower, batch.entering(start), start, reductions)
+        return Encoded(tower.pool(tokens), keep_indices)
+
+    return Encoding(tower, schedule, run, classes=classes)
+
+
+class Method(ABC):
+    """A way to encode images.
+
+    Attributes:
+        name: As in results.json.
+        style: How charts draw it.
+        oracle: Whether it sees the result before it chooses; no deployable method does.
+        tuned: Which tokens are tuned: ``none``, ``text``, ``visual`` or ``both``.
+        prompts: The tuned tokens.
+    """
+
+    name: str
+    style: Style
+    oracle: bool = False
+    tuned: str = "none"
+    prompts: Prompts | None = None
+
+    @abstractmethod
+    def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
+        """The method at a schedule.
+
+        Args:
+            tower: The image encoder.
+            schedule: The reference: where patches are dropped and how many stay. A method that does not drop patches
+                takes a schedule of its own with the same MACs.
+            seed: Seed of what is drawn at random.
+        """
+
+    def first_scorer(self, tower: VisionTower, block: int) -> Scorer | None:
+        """What scores the patches before the first stage, where its choice is worth a look; otherwise None."""
+        return None
+
+
+class Dropping(Method):
+    """Drops the patches that a scorer puts last, and leaves the others as they are.
+
+    Attributes:
+        rescore: Whether every stage scores again; otherwise patches go by the scores of the first.
+    """
+
+    rescore: bool = False
+
+    @abstractmethod
+    def scorer(self, tower: VisionTower, block: int, seed: int) -> Scorer:
+        """What scores the tokens that enter a block."""
+
+    def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
+        blocks = list(schedule.stages) if self.rescore else [schedule.block]
+        scorers = {block: self.scorer(tower, block, seed) for block in blocks}
+        return reducing(tower, schedule, by_scores(tower, schedule, scorers))
