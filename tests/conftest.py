@@ -11,15 +11,18 @@ from patchranking._torchvision import declare_missing_operators
 
 declare_missing_operators()
 
+import numpy as np  # noqa: E402
 import open_clip  # noqa: E402
 import pytest  # noqa: E402
 import timm  # noqa: E402
 import torch  # noqa: E402
+from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection  # noqa: E402
 
 from patchranking import as_text_tower, load_model  # noqa: E402
 from patchranking.towers import VisionTower, as_tower  # noqa: E402
+from patchranking.towers.load import LoadedModel  # noqa: E402
 
 
 @dataclass
@@ -97,6 +100,16 @@ def tower() -> VisionTower:
     made = _transformers()
     made.model.eval().requires_grad_(False)
     return made.tower
+
+
+@pytest.fixture
+def loaded(tower: VisionTower) -> LoadedModel:
+    """The small transformers tower as a loaded model without a text encoder; pixels are the picture's, 0 ... 1."""
+
+    def preprocess(image: Image.Image) -> Tensor:
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+    return LoadedModel("tiny", tower.module, tower, preprocess, None, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 @pytest.fixture(autouse=True)

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -15,12 +18,12 @@ import torch
 from PIL import Image
 
 from patchranking import cli, demo
+from patchranking.commands.arguments import parse
 from patchranking.ranking.job import ENGINES
 from patchranking.ranking.search import SCORES, SEARCHES, ScoreName, SearchName
 from patchranking.ranking.store import iter_rankings, write_manifest
 
-EVALUATE = "patchranking.commands.evaluate"
-COMMANDS = ("demo", "rank", "fit", "tune", "evaluate", "benchmark", "reproduce")
+COMMANDS = {name: getattr(importlib.import_module(f"patchranking.commands.{name}"), name) for name in cli.COMMANDS}
 
 
 @pytest.fixture
@@ -66,7 +69,34 @@ def spawn(*arguments, cwd):
 def test_help_lists_the_commands(run):
     status, out, _ = run("--help")
     assert status == 0
-    assert all(f"\n    {command} " in out for command in COMMANDS)
+    words = " ".join(out.split())
+    for name, function in COMMANDS.items():
+        assert f"{name} {inspect.getdoc(function).splitlines()[0]}" in words
+
+
+def test_help_and_version_import_no_torch(run):
+    for option in ("--help", "--version"):
+        code = f"import sys; sys.argv = ['patchranking', '{option}']; from patchranking.cli import main; main();"
+        done = subprocess.run(
+            [sys.executable, "-c", f"{code} print('torch' in sys.modules)"], capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.splitlines()[-1] == "False", done
+    assert run("--version")[1] == f"patchranking {version('patchranking')}\n"
+
+
+def options(function):
+    """Name -> type, default (or nothing) and sentence of every option, those of settings included."""
+    hints, found = get_type_hints(function), {}
+    documented = dict(re.findall(r"^    (\w+): (.+)$", inspect.getdoc(function).partition("Args:")[2], re.MULTILINE))
+    for name, parameter in inspect.signature(function).parameters.items():
+        if not dataclasses.is_dataclass(hints[name]):
+            found[name] = hints[name], parameter.default, documented[name]
+            continue
+        sentences = inspect.getdoc(hints[name]).partition("Attributes:")[2]
+        own = dict(re.findall(r"^    (\w+): (.+)$", sentences, re.MULTILINE))
+        kinds = get_type_hints(hints[name])
+        found |= {f.name: (kinds[f.name], f.default, own[f.name]) for f in dataclasses.fields(hints[name])}
+    return found
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -74,23 +104,37 @@ def test_help_documents_every_option(run, command):
     status, out, _ = run(command, "--help")
     assert status == 0
     words = " ".join(out.split())
-    for name, parameter in inspect.signature(getattr(cli, command)).parameters.items():
-        shown = name if parameter.default is parameter.empty else f"--{name} "
-        assert shown in out
-    documented = inspect.getdoc(getattr(cli, command)).partition("Args:")[2].strip().splitlines()
-    for line in documented:
-        first_words = line.partition(": ")[2].split()[:3]
-        assert " ".join(first_words) in words
-    assert {"--out", "--seed", "--device"} <= set(out.split())
+    found = options(COMMANDS[command])
+    for name, (_, default, sentence) in found.items():
+        assert (name if default is inspect.Parameter.empty else f"--{name} ") in out
+        assert " ".join(sentence.split()[:3]) in words
+    assert {"out", "seed", "device"} <= set(found)
+    assert "--config" in out
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_has_a_type_and_a_sentence(command):
-    function = getattr(cli, command)
-    documented = inspect.getdoc(function).partition("Args:")[2]
-    for name in inspect.signature(function).parameters:
-        assert name in function.__annotations__
-        assert f"\n    {name}: " in documented
+def test_options_come_from_a_file_and_the_command_line_wins(run, tmp_path):
+    file = tmp_path / "fit.yaml"
+    file.write_text("keep: 0.4\nblocks: [3, 5]\n")
+    arguments = ("demo", "demo:train", "--config", str(file), "--blocks", "2", "4")
+    found = parse(COMMANDS["fit"], arguments, "fit")
+    assert (found["settings"].keep, found["settings"].blocks) == (0.4, [2, 4])
+    status, shown, _ = run("fit", *arguments, "--print_config")
+    assert status == 0
+    file.write_text(shown)
+    assert parse(COMMANDS["fit"], ("demo", "demo:train", "--config", str(file)), "fit") == found
+
+
+def test_the_cause_of_a_mistake_is_shown_where_it_is_asked_for(run, tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{no json")
+    mistake = ("evaluate", "demo", "demo", "--pruner", tmp_path)
+    assert "Traceback" not in run(*mistake)[2]
+    assert "JSONDecodeError" in run(*mistake, "--traceback")[2].partition("Traceback")[2]
+    monkeypatch.setenv("PATCHRANKING_TRACEBACK", "1")
+    assert "JSONDecodeError" in run(*mistake)[2].partition("Traceback")[2]
+
+
+def test_an_unknown_command_is_named(mistake):
+    assert "There is no command 'fitt': choose from demo, rank" in mistake("fitt", "demo")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +201,7 @@ def test_reproduce_goes_on_where_it_stopped(run, tmp_path):
 def test_searches_scores_and_engines_are_offered_by_name(run):
     assert get_args(SearchName) == SEARCHES
     assert get_args(ScoreName) == SCORES
-    assert get_args(get_type_hints(cli.rank)["engine"]) == tuple(ENGINES)
+    assert get_args(get_type_hints(COMMANDS["rank"])["engine"]) == tuple(ENGINES)
     for option, names in (("search", SEARCHES), ("score", SCORES), ("engine", ENGINES)):
         status, out, err = run("rank", "demo", "demo", f"--{option}", "nonsense")
         assert (status, out) == (2, "")
@@ -211,22 +255,17 @@ def test_other_errors_are_not_hidden(run, monkeypatch):
         ("--methods --keep 0.5", [0.5], []),
     ],
 )
-def test_list_options_take_several_values(run, monkeypatch, arguments, keep, methods):
-    seen = {}
-    monkeypatch.setattr(f"{EVALUATE}._evaluate", lambda _, data, pruners, settings, out: seen.update(settings=settings))
-    monkeypatch.setattr(f"{EVALUATE}.load", lambda *_: None)
-    assert run("evaluate", "demo", "demo", "--limit", "1", *arguments.split())[0] == 0
-    assert seen["settings"].keep_rates == keep
-    assert seen["settings"].methods == methods
+def test_list_options_take_several_values(arguments, keep, methods):
+    found = parse(COMMANDS["evaluate"], ["demo", "demo", "--limit", "1", *arguments.split()], "evaluate")
+    assert (found["settings"].keep, found["settings"].methods) == (keep, methods)
+    assert (found["data"], found["limit"]) == ("demo", 1)
 
 
-def test_templates_are_taken_as_they_are(run, monkeypatch):
-    seen = {}
-    monkeypatch.setattr(f"{EVALUATE}._evaluate", lambda _, data, pruners, settings, out: seen.update(data=data))
-    monkeypatch.setattr(f"{EVALUATE}.load", lambda *_: None)
+def test_templates_are_taken_as_they_are():
     templates = ["a photo, of: a {}.", "one {} - #2"]
-    assert run("evaluate", "demo", "demo", "--limit", "1", "--templates", *templates)[0] == 0
-    assert seen["data"].templates == tuple(templates)
+    assert (
+        parse(COMMANDS["evaluate"], ["demo", "demo", "--templates", *templates], "evaluate")["templates"] == templates
+    )
 
 
 def test_rank_fit_evaluate(run, tmp_path):
@@ -293,8 +332,8 @@ def test_stages_of_a_schedule_score_again(run, mistake, tmp_path):
     job += ["--schedule", "{3: 0.6, 5: 0.5}", "--rescore", "true"]
     assert run(*job)[0] == 0
     config = json.loads((tmp_path / "config.json").read_text())
-    assert (config["schedule"], list(config["later"])) == ({"3": 0.6, "5": 0.5}, ["5"])
-    assert (config["predictor"]["network"], config["later"]["5"]["network"]) == ("mixer", "mlp")
+    assert config["schedule"] == {"3": 0.6, "5": 0.5}
+    assert {block: own["network"] for block, own in config["predictors"].items()} == {"3": "mixer", "5": "mlp"}
     assert run("evaluate", "demo", "demo", "--limit", 4, "--pruner", tmp_path, "--out", tmp_path / "evaluate")[0] == 0
     assert "two stages or more" in mistake(*job[:-4], "--blocks", 3, "--rescore", "true")
     assert "give --schedule, or --blocks" in mistake(*job, "--blocks", 3)

@@ -12,10 +12,8 @@ import torch
 from patchranking import Pruner, load_data, load_model
 from patchranking.clip_benchmark import accuracy, load_pruned
 from patchranking.errors import UserError
-from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.schedule import Schedule
-from patchranking.towers.base_model import BaseModel
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +24,7 @@ def model():
 @pytest.fixture
 def pruner(model, tmp_path):
     tower = model.tower
-    made = Pruner(Predictor(tower.width, 1, tower.num_patches), BaseModel.of(tower, "demo"), Schedule({3: 0.6})).eval()
+    made = Pruner.unfitted(tower, "demo", Schedule({3: 0.6}))
     made.save_pretrained(tmp_path / "pruner")
     return made
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from patchranking.errors import UserError
@@ -15,8 +17,7 @@ from patchranking.towers.base_model import BaseModel
 
 
 def make(tower, keep=0.5, block=3, schedule=None):
-    predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
-    return Pruner(predictor, BaseModel.of(tower, "tiny"), schedule or Schedule({block: keep})).eval()
+    return Pruner.unfitted(tower, "tiny", schedule or Schedule({block: keep}))
 
 
 @torch.inference_mode()
@@ -46,6 +47,73 @@ def test_saved_and_loaded_it_gives_the_same_features(case, tmp_path):
     with loaded.attached(case.model):
         assert torch.equal(case.encode(case.pixels), expected)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+
+
+def test_keep_follows_the_fitted_shape_whatever_was_set_before(tower, tmp_path):
+    fitted = Schedule({1: 0.9, 2: 0.7, 4: 0.4})
+    pruner = make(tower, schedule=fitted)
+    for rate in (1.0, 0.2, 0.7):
+        pruner.keep = rate
+    assert pruner.schedule == fitted.at(0.7)
+    assert pruner.at(0.4).schedule == fitted
+    pruner.keep = 1.0
+    pruner.save_pretrained(tmp_path)
+    loaded = Pruner.from_pretrained(tmp_path)
+    assert loaded.keep == 1.0
+    assert loaded.fitted == fitted
+    loaded.keep = 0.4
+    assert loaded.schedule == fitted
+
+
+def test_the_schedule_is_read_only(tower):
+    with pytest.raises(AttributeError):
+        make(tower).schedule = Schedule({3: 0.2})
+
+
+def test_the_same_pruner_at_another_rate_or_schedule_shares_its_predictors(tower):
+    pruner = make(tower, schedule=Schedule({1: 0.75, 3: 0.5}))
+    other, third = pruner.at(0.3), pruner.scheduled(Schedule({1: 0.4}))
+    assert other.predictor(1) is third.predictor(1) is pruner.predictor(1)
+    assert (other.keep, other.fitted) == (0.3, pruner.fitted)
+    assert (third.keep, third.fitted) == (0.4, Schedule({1: 0.4}))
+    assert pruner.keep == 0.5
+
+
+def test_a_schedule_whose_first_block_has_no_predictor_is_refused(tower):
+    pruner = make(tower, block=3)
+    with pytest.raises(UserError, match="before block 2 first, and the pruner has predictors for 3: start there"):
+        pruner.scheduled(Schedule({2: 0.8, 3: 0.5}))
+    with pytest.raises(UserError, match="predictors for none"):
+        Pruner({}, pruner.base, pruner.fitted)
+
+
+@torch.inference_mode()
+def test_format_4_is_read(tower, tmp_path):
+    first, later = Predictor.for_tower(tower), Predictor.for_tower(tower, "mlp")
+    nn.init.normal_(later.correction.weight)
+    context = torch.randn(1, 2, 6)
+    config = {
+        "format": 4,
+        "base_model": asdict(BaseModel.of(tower, "tiny")),
+        "schedule": {"1": 0.75, "3": 0.5},
+        "predictor": first.config,
+        "later": {"3": later.config},
+        "prompts": {"tokens": "text", "text_width": 6, "width": 32, "number": 2, "depth": 1, "coupled": True}
+        | {"own_context": False, "class_names": [], "features": 0},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    weights = {f"predictor.{name}": value for name, value in first.state_dict().items()}
+    weights |= {f"later.3.{name}": value for name, value in later.state_dict().items()}
+    weights |= {"prompts.context": context, "prompts.class_features": torch.zeros(0, 0)}
+    save_file(weights, tmp_path / "model.safetensors")
+    pruner = Pruner.from_pretrained(tmp_path)
+    assert (pruner.keep, pruner.schedule) == (0.5, Schedule({1: 0.75, 3: 0.5}))
+    assert torch.equal(pruner.prompts.context, context)
+    pixels = torch.randn(2, 3, 32, 32)
+    with pruner.attached(tower):
+        found = tower(pixels)
+    with Pruner({1: first, 3: later}, pruner.base, pruner.fitted).eval().attached(tower):
+        assert torch.equal(found, tower(pixels))
 
 
 def test_a_half_precision_model_is_served_by_the_same_pruner(tower):
@@ -112,9 +180,13 @@ def test_unreadable_artefacts_are_named(tower, tmp_path):
         Pruner.from_pretrained(tmp_path)
 
 
-def test_the_weights_are_safetensors_of_the_predictor_alone(tower, tmp_path):
-    make(tower).save_pretrained(tmp_path)
-    assert (tmp_path / "model.safetensors").stat().st_size < 200_000
+def test_the_weights_are_safetensors_of_the_predictors_alone(tower, tmp_path):
+    pruner = make(tower)
+    pruner.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert weights.keys() == {f"predictors.3.{name}" for name in pruner.predictor(3).state_dict()}
+    for name, value in pruner.predictor(3).state_dict().items():
+        assert torch.equal(weights[f"predictors.3.{name}"], value)
 
 
 def test_the_model_card_names_the_base(tower, tmp_path):
@@ -127,9 +199,8 @@ def test_the_model_card_names_the_base(tower, tmp_path):
 
 @pytest.mark.parametrize("blocks", [[3], [1, 3]])
 def test_compiles_without_graph_breaks(tower, blocks):
-    first = make(tower, schedule=Schedule.spread(blocks, 0.5))
-    later = {block: Predictor(tower.width, 1, 16, "mlp") for block in blocks[1:]}
-    pruner = Pruner(first.predictor, first.base, first.schedule, later=later).eval()
+    predictors = {block: Predictor.for_tower(tower, "mlp") for block in blocks}
+    pruner = Pruner(predictors, BaseModel.of(tower, "tiny"), Schedule.spread(blocks, 0.5)).eval()
     with pruner.attached(tower), torch.inference_mode():
         pixels = torch.randn(2, 3, 32, 32)
         expected = tower(pixels)
@@ -156,12 +227,12 @@ def test_stages_reuse_the_first_order(case):
 @torch.inference_mode()
 def test_a_stage_with_a_predictor_of_its_own_scores_again(case, tmp_path):
     tower, schedule = case.tower, Schedule({1: 0.8, 2: 0.5, 4: 0.3})
-    first, later = (Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches, "mlp") for _ in range(2))
+    first, later = (Predictor.for_tower(tower, "mlp") for _ in range(2))
     nn.init.normal_(later.correction.weight)
-    Pruner(first, BaseModel.of(tower, "tiny"), schedule, later={2: later}).save_pretrained(tmp_path)
+    Pruner({1: first, 2: later}, BaseModel.of(tower, "tiny"), schedule).save_pretrained(tmp_path)
     counts = schedule.kept(tower.num_patches)
-    tokens = tower.run(first.prune(tower.embed(case.pixels, 1), counts[1]), 1, 2)
-    tokens = tower.run(later.prune(tokens, counts[2], best_first), 2, 4)
+    tokens = tower.run(first.prune(tower.embed(case.pixels, 1), counts[1]).tokens, 1, 2)
+    tokens = tower.run(later.prune(tokens, counts[2], best_first).tokens, 2, 4)
     expected = tower.pool(tower.run(tokens[:, : tower.num_prefix_tokens + counts[4]], 4))
     with Pruner.from_pretrained(tmp_path).attached(case.model) as pruner:
         torch.testing.assert_close(case.encode(case.pixels), expected, rtol=0, atol=1e-5)

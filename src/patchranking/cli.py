@@ -28,9 +28,9 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(_help())
     elif name == "--version":
-        from patchranking import __version__
+        from importlib.metadata import version
 
-        print(f"patchranking {__version__}")
+        print(f"patchranking {version('patchranking')}")
     elif name in COMMANDS:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from patchranking._torchvision import declare_missing_operators
 from patchranking.errors import MissingExtraError, UserError
 from patchranking.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
@@ -97,6 +98,7 @@ def accuracy(output: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> list
 
 def main() -> None:
     """Runs CLIP_benchmark's command line on pruned models."""
+    declare_missing_operators()
     try:
         from clip_benchmark import cli, models
         from clip_benchmark.metrics import zeroshot_classification

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
+import json
+import tempfile
 
 import numpy as np
 import pytest
@@ -10,11 +11,12 @@ from PIL import Image
 from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
 from patchranking.fitting import fit
-from patchranking.fitting.fit import fit_pruner
+from patchranking.fitting.fit import FitSettings
 from patchranking.predictor.imitate import Imitation
+from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.objectives import feature_damage
-from patchranking.ranking.store import shard_name, write_manifest, write_shard
+from patchranking.ranking.store import read_manifest, shard_name, write_manifest, write_shard
 from patchranking.towers.fingerprint import fingerprint
 
 
@@ -38,19 +40,23 @@ def store(tower, tmp_path):
 
 
 @pytest.fixture
-def pictures(tower, tmp_path):
+def pictures(loaded, tmp_path):
     """A model and seven files, one of which is no picture."""
     root = tmp_path / "pictures"
     root.mkdir()
     for index in range(6):
         Image.fromarray(np.full((32, 32, 3), 40 * index, np.uint8)).save(root / f"{index}.png")
     (root / "broken.png").write_bytes(b"no picture")
-    model = SimpleNamespace(
-        tower=tower,
-        name="tiny",
-        preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255,
-    )
-    return model, load_data(str(root))
+    return loaded, load_data(str(root))
+
+
+def fit_pruner(model, data, rankings=None, schedule=None, steps=2, **settings):
+    """Fits into a folder that is thrown away: by imitation and distillation where there are rankings and steps."""
+    objective = "imitate" if not steps else "both" if rankings else "distill"
+    stages = None if schedule is None else dict(schedule.stages)
+    with tempfile.TemporaryDirectory() as out:
+        chosen = FitSettings(objective, steps=max(1, steps), schedule=stages, **settings)
+        return fit.fit(model, data, out, chosen, rankings)
 
 
 SCHEDULE = Schedule({1: 0.9, 2: 0.7, 4: 0.5})
@@ -144,7 +150,7 @@ def test_without_rankings_every_readable_image_is_distilled_from(pictures):
     assert list(report.skipped) == ["broken.png"]
     assert report.imitation is None
     assert pruner.schedule.to_dict() == {"2": 0.8, "4": 0.6}
-    assert pruner.predictor.config["network"] == "mlp"
+    assert pruner.predictor(2).config["network"] == "mlp"
 
 
 @pytest.mark.parametrize(("network", "later"), [("transformer", "transformer"), ("mixer", "mlp")])
@@ -152,7 +158,8 @@ def test_stages_that_score_again_are_fitted_to_what_the_ones_before_them_leave(p
     """The error reported is that of the pruner attached, on the images held out."""
     model, data = pictures
     pruner, report = fit_pruner(model, data, schedule=SCHEDULE, steps=2, network=network, rescore=True)
-    assert {block: own.config["network"] for block, own in pruner.later.items()} == {"2": later, "4": later}
+    networks = {block: own.config["network"] for block, own in pruner.predictors.items()}
+    assert networks == {"1": network, "2": later, "4": later}
     held_out = torch.randperm(6, generator=torch.Generator().manual_seed(0))[:1].tolist()
     readable = [index for index, key in enumerate(data.keys) if key != "broken.png"]
     pixels = torch.stack([model.preprocess(data.image(readable[index])) for index in held_out])
@@ -168,27 +175,69 @@ def test_by_default_a_second_stage_scores_again_where_there_is_distillation(pict
     model, data = pictures
     pruner, _ = fit_pruner(model, data, steps=2)
     assert pruner.schedule.to_dict() == {"3": 0.75, "4": 0.5}
-    assert list(pruner.later) == ["4"]
+    assert list(pruner.predictors) == ["3", "4"]
     imitating, _ = fit_pruner(model, data, store("rankings", IMPORTANCE), steps=0, epochs=1)
     assert imitating.schedule.to_dict() == {"2": 0.5}
     by_one_order, _ = fit_pruner(model, data, steps=2, rescore=False)
-    assert not by_one_order.later
+    assert list(by_one_order.predictors) == ["3"]
 
 
 @pytest.mark.parametrize("changes", [{"schedule": Schedule({2: 0.5})}, {"steps": 0}])
 def test_what_cannot_score_again_is_refused(pictures, changes):
     model, data = pictures
-    with pytest.raises(UserError, match="To score again takes two stages or more"):
+    with pytest.raises(UserError, match="To re-score takes two stages or more"):
         fit_pruner(model, data, **{"schedule": SCHEDULE, "network": "mlp", "rescore": True, "steps": 2} | changes)
 
 
-def test_nothing_to_learn_from_is_refused(pictures):
-    model, data = pictures
-    with pytest.raises(UserError, match="Nothing to fit to"):
-        fit_pruner(model, data, steps=0)
+def test_a_block_that_the_model_lacks_is_refused(pictures):
     with pytest.raises(UserError, match="blocks 0 to 4"):
-        fit_pruner(model, data, schedule=Schedule({7: 0.6}), steps=1)
-    with pytest.raises(UserError, match="Unknown loss"):
-        fit_pruner(model, data, loss="hinge")
+        fit_pruner(*pictures, schedule=Schedule({7: 0.6}), steps=1)
+
+
+def test_it_ranks_what_it_imitates_and_saves_what_it_made(pictures, tmp_path):
+    model, data = pictures
+    settings = FitSettings(ranked=6, steps=2, epochs=1, seed=3)
+    pruner, report = fit.fit(model, data, tmp_path / "fit", settings)
+    manifest = read_manifest(tmp_path / "fit/rankings")
+    assert (manifest["totals"]["in"], manifest["settings"]["block"], manifest["settings"]["seed"]) == (6, 3, 3)
+    saved = Pruner.from_pretrained(tmp_path / "fit")
+    for name, weight in pruner.state_dict().items():
+        assert torch.equal(saved.state_dict()[name], weight)
+    about = json.loads((tmp_path / "fit/fit.json").read_text())
+    assert about["settings"]["ranked"] == 6
+    assert about["rankings"] == manifest["settings"]
+    assert about["imitation"]["n_train"] == report.imitation.n_train
+
+
+def test_a_fit_leaves_the_callers_random_numbers_alone(pictures):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    fit_pruner(*pictures, steps=1)
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"keep": 1.5}, "keep rate"),
+        ({"loss": "hinge"}, "choose from listnet, bce, margin, top-list"),
+        ({"ranked": 0}, "at least 1|At least 1"),
+        ({"steps": 0}, "objective imitate has none"),
+        ({"blocks": [3], "schedule": {3: 0.5}}, "names its blocks"),
+    ],
+)
+def test_wrong_settings_are_refused_in_one_sentence(wrong, says):
+    with pytest.raises(UserError, match=says):
+        FitSettings(**wrong)
+
+
+def test_rankings_that_nothing_imitates_are_refused(pictures, store, tmp_path):
+    folder = store("rankings", IMPORTANCE)
+    with pytest.raises(UserError, match="Distillation alone needs no rankings"):
+        fit.fit(*pictures, tmp_path / "out", FitSettings("distill"), folder)
+
+
+def test_an_unknown_network_is_refused(pictures):
     with pytest.raises(UserError, match="Unknown network"):
-        fit_pruner(model, data, steps=1, network="cnn")
+        fit_pruner(*pictures, steps=1, network="cnn")

@@ -5,7 +5,7 @@ import torch
 
 from patchranking.errors import UserError
 from patchranking.prompts.insert import context_attached, prompted_features, with_visual_tokens
-from patchranking.pruning.attach import attach_reductions
+from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.select import gather_tokens
 from patchranking.towers import TextTower
 
@@ -87,7 +87,7 @@ def test_visual_tokens_run_beside_the_patches_and_are_never_pruned(case, depth, 
 
     def drop(tokens):
         seen.append(tokens.shape[1])
-        return gather_tokens(tokens, chosen, first)
+        return Reduced(gather_tokens(tokens, chosen, first))
 
     tokens = tower.embed(case.pixels)
     prefix, patches = tokens[:, :first], tokens[:, first:]

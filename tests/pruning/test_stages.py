@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchranking.errors import UserError
-from patchranking.pruning.attach import attach_reductions
+from patchranking.pruning.attach import attach_reductions, run_reduced
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.stages import Survivors, dropping, staged
+from patchranking.pruning.stages import dropping, staged
 
 PREFIX, PATCHES = 1, 16
 
@@ -24,10 +24,11 @@ def numbered(seed=0):
     return tokens
 
 
-def through(reductions, tokens):
-    for reduce in reductions.values():
-        tokens = reduce(tokens)
-    return tokens
+class NoBlocks:
+    """A tower of any depth whose blocks do nothing."""
+
+    def run(self, tokens, start, stop=None):
+        return tokens
 
 
 @given(
@@ -39,8 +40,8 @@ def test_what_stays_and_what_is_told_equal_a_search_by_hand(counts, again, seed)
     counts = sorted(counts, reverse=True)
     schedule = Schedule({block: count / PATCHES for block, count in enumerate(counts)})
     drops = {0: channel(0)} | {block: channel(block % 2) for block in again if block < len(counts)}
-    watch, tokens = Survivors(), numbered(seed)
-    kept = through(staged(lambda: schedule, PATCHES, PREFIX, drops, watch), tokens)
+    tokens = numbered(seed)
+    kept, keep_indices = run_reduced(NoBlocks(), tokens, 0, staged(lambda: schedule, PATCHES, PREFIX, drops))
     for row in range(len(tokens)):
         scores, left = tokens[row, PREFIX:], list(range(PATCHES))
         by = 0
@@ -50,8 +51,9 @@ def test_what_stays_and_what_is_told_equal_a_search_by_hand(counts, again, seed)
         found = kept[row, PREFIX:, 2].int().tolist()
         assert sorted(found) == sorted(left)
         if schedule.keep < 1:
-            assert watch.places is not None
-            assert watch.places[row].tolist() == found
+            assert keep_indices[row].tolist() == found
+        else:
+            assert keep_indices is None
     assert torch.equal(kept[:, :PREFIX], tokens[:, :PREFIX])
 
 
@@ -59,21 +61,21 @@ def test_patches_keep_their_places_where_the_next_stage_scores_again_and_go_in_o
     tokens, schedule = numbered(), Schedule({0: 0.75, 1: 0.5})
     again = staged(lambda: schedule, PATCHES, PREFIX, {0: channel(0), 1: channel(1)})
     cut = staged(lambda: schedule, PATCHES, PREFIX, {0: channel(0)})
-    assert (again[0](tokens)[:, PREFIX:, 2].diff(dim=1) > 0).all()
-    assert (cut[0](tokens)[:, PREFIX:, 0].diff(dim=1) <= 0).all()
+    assert (again[0](tokens).tokens[:, PREFIX:, 2].diff(dim=1) > 0).all()
+    assert (cut[0](tokens).tokens[:, PREFIX:, 0].diff(dim=1) <= 0).all()
 
 
 def test_the_schedule_is_asked_at_every_call_and_at_1_tokens_pass_as_they_are():
     schedules, tokens = [Schedule({0: 1.0}), Schedule({0: 0.5})], numbered()
     reduce = staged(lambda: schedules[0], PATCHES, PREFIX, {0: channel(0)})[0]
-    assert reduce(tokens) is tokens
+    assert reduce(tokens).tokens is tokens
     del schedules[0]
-    assert reduce(tokens).shape[1] == PREFIX + 8
+    assert reduce(tokens).tokens.shape[1] == PREFIX + 8
 
 
 def test_another_number_of_patches_is_refused():
     reduce = staged(lambda: Schedule({0: 0.5}), PATCHES, PREFIX, {0: channel(0)})[0]
-    with pytest.raises(UserError, match="for 16 patches, and 15 came"):
+    with pytest.raises(UserError, match="for 16 patches, not 15"):
         reduce(numbered()[:, :-1])
 
 

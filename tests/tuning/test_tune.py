@@ -15,9 +15,7 @@ from safetensors.torch import load_file
 from patchranking import Pruner, load_data, load_model
 from patchranking.data import of_classes
 from patchranking.errors import UserError
-from patchranking.predictor.networks import Predictor
 from patchranking.pruning.schedule import Schedule
-from patchranking.towers.base_model import BaseModel
 from patchranking.towers.zero_shot import class_features
 from patchranking.tuning.tune import TuneSettings, tune
 
@@ -41,8 +39,7 @@ def data():
 @pytest.fixture
 def pruner(model):
     torch.manual_seed(0)
-    base = BaseModel.of(model.tower, "demo")
-    return Pruner(Predictor(model.tower.width, 1, model.tower.num_patches), base, Schedule({3: 0.5})).eval()
+    return Pruner.unfitted(model.tower, "demo", Schedule({3: 0.5}))
 
 
 def tokens_of(pruner):

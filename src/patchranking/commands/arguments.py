@@ -14,7 +14,7 @@ from jsonargparse import ArgumentParser
 
 from patchranking.errors import UserError
 
-__all__ = ["run"]
+__all__ = ["parse", "run"]
 
 _TRACEBACK = "--traceback"
 
@@ -33,7 +33,7 @@ def run(command: Callable[..., None], arguments: Sequence[str], prog: str) -> No
     """
     given = [argument for argument in arguments if argument != _TRACEBACK]
     try:
-        command(**_parse(command, given, prog))
+        command(**parse(command, given, prog))
     except UserError as error:
         if len(given) < len(arguments) or os.environ.get("PATCHRANKING_TRACEBACK", "") not in ("", "0"):
             traceback.print_exc()
@@ -41,7 +41,8 @@ def run(command: Callable[..., None], arguments: Sequence[str], prog: str) -> No
         sys.exit(2)
 
 
-def _parse(command: Callable[..., None], arguments: list[str], prog: str) -> dict[str, Any]:
+def parse(command: Callable[..., None], arguments: Sequence[str], prog: str) -> dict[str, Any]:
+    """Reads a command line into the arguments of a function, settings made; see ``run``."""
     hints = get_type_hints(command)
     settings: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
     parameters = [p for p in inspect.signature(command).parameters.values() if p.name not in settings]
@@ -59,7 +60,7 @@ def _parse(command: Callable[..., None], arguments: list[str], prog: str) -> dic
         for name, kind in {**hints, **fields}.items()
         if any(get_origin(k) is list for k in (kind, *get_args(kind)))
     }
-    found = parser.parse_args(_spread(arguments, lists, positional))
+    found = parser.parse_args(_spread(list(arguments), lists, positional))
     values = {p.name: found[p.name] for p in parameters}
     for name, kind in settings.items():
         values[name] = kind(**{field.name: found[field.name] for field in dataclasses.fields(kind)})

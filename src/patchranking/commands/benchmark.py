@@ -10,6 +10,7 @@ from patchranking.evaluation.speed import SpeedSettings, measure_speed
 from patchranking.files import make_folder, write_json
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
+from patchranking.seeding import seeded
 from patchranking.towers.load import load_model
 
 __all__ = ["benchmark"]
@@ -37,7 +38,8 @@ def benchmark(
     loaded = load_model(model, device)
     tower = loaded.tower
     if not artefacts:
-        artefacts["not fitted"] = Pruner.unfitted(tower, model, Schedule({block: 0.5}))
+        with seeded(settings.seed):
+            artefacts["not fitted"] = Pruner.unfitted(tower, model, Schedule({block: 0.5}))
     folder = make_folder(out)
     rows: list[dict[str, Any]] = []
     for name, artefact in artefacts.items():

@@ -9,8 +9,7 @@ from typing import Literal, Self, cast
 
 from patchranking.data import ImageData
 from patchranking.errors import UserError
-from patchranking.evaluation.cost import images_per_second
-from patchranking.evaluation.rows import noise
+from patchranking.evaluation.cost import images_per_second, noise
 from patchranking.methods import PatchRanking
 from patchranking.methods.measure import measure
 from patchranking.methods.tally import DENSE

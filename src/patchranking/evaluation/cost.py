@@ -13,9 +13,17 @@ from torch.backends import mha
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-__all__ = ["count_macs", "images_per_second", "time_in_turn"]
+from patchranking.towers import VisionTower
+
+__all__ = ["count_macs", "images_per_second", "noise", "time_in_turn"]
 
 Key = TypeVar("Key", bound=Hashable)
+
+
+def noise(tower: VisionTower, batch: int, seed: int = 0) -> Tensor:
+    """Random pixels ``(batch, 3, height, width)`` to time and count with; neither depends on the picture."""
+    generator = torch.Generator(tower.device).manual_seed(seed)
+    return torch.empty(batch, 3, *tower.image_size, dtype=tower.dtype, device=tower.device).normal_(generator=generator)
 
 
 @torch.no_grad()

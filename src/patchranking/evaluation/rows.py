@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchranking.data import ImageData
 from patchranking.evaluation.bootstrap import interval
-from patchranking.evaluation.cost import count_macs, images_per_second
+from patchranking.evaluation.cost import count_macs, images_per_second, noise
 from patchranking.evaluation.neighbours import knn_top1, nearest, overlap
 from patchranking.evaluation.retrieval import recall
 from patchranking.methods import Encoding, Method
@@ -20,10 +20,9 @@ from patchranking.methods.tally import DENSE, Tally
 from patchranking.prompts.insert import prompted_features
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.macs import analytic_macs
-from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["Entry", "encoding_macs", "noise", "rows_of"]
+__all__ = ["Entry", "encoding_macs", "rows_of"]
 
 _NEIGHBOURS = 10
 _RECALLS = (1, 5, 10)
@@ -48,12 +47,6 @@ class Entry:
     def key(self) -> Hashable:
         """The key of its measures in a tally."""
         return DENSE if self.method.name == DENSE else self
-
-
-def noise(tower: VisionTower, batch: int, seed: int = 0) -> Tensor:
-    """Random pixels ``(batch, 3, height, width)`` to time and count with; neither depends on the picture."""
-    generator = torch.Generator(tower.device).manual_seed(seed)
-    return torch.empty(batch, 3, *tower.image_size, dtype=tower.dtype, device=tower.device).normal_(generator=generator)
 
 
 def encoding_macs(encoding: Encoding, pixels: Tensor) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from patchranking.errors import UserError
-from patchranking.evaluation.cost import count_macs, time_in_turn
+from patchranking.evaluation.cost import count_macs, noise, time_in_turn
 from patchranking.evaluation.memory import peak_activations
 from patchranking.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
@@ -37,6 +37,7 @@ class SpeedSettings:
         precisions: Of weights and activations: fp32, bf16, fp16.
         repeats: Rounds of each batch size, at least.
         seconds: More rounds until so many seconds have gone, for percentiles of small batches.
+        seed: Random seed of the pixels.
     """
 
     keep: list[float] = field(default_factory=lambda: [0.7, 0.6, 0.5, 0.4])
@@ -45,6 +46,7 @@ class SpeedSettings:
     precisions: list[PrecisionName] = field(default_factory=lambda: ["fp32"])
     repeats: int = 7
     seconds: float = 5.0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         for rate in self.keep:
@@ -118,7 +120,7 @@ def _at_batch(
     settings: SpeedSettings,
 ) -> list[dict[str, Any]]:
     tower = as_tower(model)
-    pixels = torch.randn(batch, 3, *tower.image_size, device=tower.device, dtype=_TYPES[precision])
+    pixels = noise(tower, batch, settings.seed).to(_TYPES[precision])
     try:
         found = time_in_turn(runs, pixels, settings.repeats, settings.seconds)
     except torch.OutOfMemoryError as error:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
+from patchranking.pruning.select import top_patches
+from patchranking.ranking.ranking import places
 from patchranking.towers import VisionTower
 
-__all__ = ["gated_features", "probes", "sketched_jacobian"]
+__all__ = ["gated_features", "probes", "sketched_jacobian", "soft_gates"]
 
 
 def gated_features(tower: VisionTower, tokens: Tensor, log_gates: Tensor, block: int) -> Tensor:
@@ -74,3 +78,29 @@ def sketched_jacobian(features: Tensor, log_gates: Tensor, directions: Tensor) -
         for direction in directions.to(unit)
     ]
     return torch.stack(rows, dim=1)
+
+
+def soft_gates(scores: Tensor, share: float, width: float, reach: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Relaxes the choice of a share of the patches to gates between 0 and 1.
+
+    A gate is the sigmoid of the distance of a patch's place in the order of the scores to the threshold, in units of
+    ``width``. Places cannot crowd at the threshold, as scores can, so that only few gates are half-open, and as the
+    width shrinks they become the hard choice.
+
+    Args:
+        scores: Importance ``(batch, patches)``, higher = keep; equal scores are taken in the order of their index, the
+            lower as the less important.
+        share: Share of the patches that a hard choice keeps.
+        width: Width of the threshold in places, as a share of the patches.
+        reach: Patches further than this many widths below the threshold are left out.
+
+    Returns:
+        Indices of the patches that are not left out, ``(batch, open)``, ascending; their places between 0 and 1, which
+        take gradients; and the logarithms of their gates. All of the same shape.
+    """
+    number = scores.shape[1]
+    order = scores.detach().argsort(dim=1, stable=True)
+    place = places(order)
+    patches = top_patches(place, min(number, math.ceil(number * (share + reach * width))))
+    place = place.gather(1, patches).requires_grad_()
+    return patches, place, F.logsigmoid((place - (1 - share)) / width)
