@@ -80,7 +80,7 @@ def test_the_gradient_by_the_scores_agrees_with_finite_differences(tower):
 
 @torch.no_grad()
 def half_pruned(predictor, tower, tokens, features):
-    return feature_damage(tower.pool(tower.run(predictor.prune(tokens, 8), 3)), features).mean()
+    return feature_damage(tower.pool(tower.run(predictor.prune(tokens, 8).tokens, 3)), features).mean()
 
 
 def test_it_learns_to_keep_the_feature_of_images_held_out_and_leaves_the_model_alone(tower):

@@ -125,7 +125,7 @@ def test_the_correction_is_nothing_until_learned_and_grows_as_patches_go(network
     assert little[:, :2].any() == context
     kept = best_first(scores, 5)
     torch.testing.assert_close(
-        predictor.prune(tokens, 5, best_first), gather_tokens(predictor.correct(tokens, 5 / 12)[1], kept, 2)
+        predictor.prune(tokens, 5, best_first).tokens, gather_tokens(predictor.correct(tokens, 5 / 12)[1], kept, 2)
     )
     half = predictor.correct(tokens.half(), 0.4)
     assert (half[0].dtype, half[1].dtype) == (torch.float, torch.half)

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from patchranking.errors import UserError
 from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
-from patchranking.pruning.select import gather_tokens, kept_count, top_patches
-from patchranking.ranking.gates import gated_features
+from patchranking.pruning.select import gather_tokens, kept_count
+from patchranking.ranking.gates import gated_features, open_gates
 from patchranking.ranking.objectives import feature_damage
+from patchranking.ranking.ranking import places
 from patchranking.towers import VisionTower
 
 __all__ = ["Distillation", "Entering", "distill", "soft_gates"]
@@ -54,12 +54,9 @@ class Distillation:
 
 
 def soft_gates(scores: Tensor, count: int, width: float) -> tuple[Tensor, Tensor]:
-    """Relaxes the choice of the ``count`` best patches to gates between 0 and 1.
+    """Gates of the ``count`` best patches, whose gradient goes straight through to the scores.
 
-    A gate is the sigmoid of the distance of a patch's place in the order of the scores to the threshold, midway between
-    the last one kept and the first one dropped, in units of ``width``. Places cannot crowd at the threshold, as scores
-    can, so that only few gates are half-open, and as the width shrinks they become the hard choice. The gradient goes
-    straight through from the place to the standardised score.
+    See ``open_gates``; a patch moves in the order as its standardised score does.
 
     Args:
         scores: ``(batch, patches)``.
@@ -70,12 +67,9 @@ def soft_gates(scores: Tensor, count: int, width: float) -> tuple[Tensor, Tensor
         Indices of the patches whose gates are not all but closed, ``(batch, open)``, and the logarithms of their gates
         of the same shape.
     """
-    number = scores.shape[1]
     moved = _PLACE_A_SCORE * standardise(scores)
-    order = moved.detach().argsort(dim=1, descending=True, stable=True)
-    above = (count - 0.5 - order.argsort(dim=1)) / number + (moved - moved.detach())
-    patches = top_patches(scores.detach(), min(number, math.ceil(count + _REACH * width * number)))
-    return patches, F.logsigmoid(above / width).gather(1, patches)
+    place = places(moved.detach().argsort(dim=1, descending=True, stable=True).flip(1))
+    return open_gates(place + (moved - moved.detach()), count / scores.shape[1], width, _REACH)
 
 
 def distill(

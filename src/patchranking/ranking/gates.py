@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from patchranking.errors import UserError
 from patchranking.pruning.select import top_patches
-from patchranking.ranking.ranking import places
 from patchranking.towers import VisionTower
 
-__all__ = ["gated_features", "probes", "sketched_jacobian", "soft_gates"]
+__all__ = ["gated_features", "open_gates", "probes", "sketched_jacobian"]
 
 
 def gated_features(tower: VisionTower, tokens: Tensor, log_gates: Tensor, block: int) -> Tensor:
@@ -80,27 +79,22 @@ def sketched_jacobian(features: Tensor, log_gates: Tensor, directions: Tensor) -
     return torch.stack(rows, dim=1)
 
 
-def soft_gates(scores: Tensor, share: float, width: float, reach: float) -> tuple[Tensor, Tensor, Tensor]:
+def open_gates(place: Tensor, share: float, width: float, reach: float) -> tuple[Tensor, Tensor]:
     """Relaxes the choice of a share of the patches to gates between 0 and 1.
 
-    A gate is the sigmoid of the distance of a patch's place in the order of the scores to the threshold, in units of
-    ``width``. Places cannot crowd at the threshold, as scores can, so that only few gates are half-open, and as the
-    width shrinks they become the hard choice.
+    A gate is the sigmoid of the distance of a patch's place in the order to the threshold, midway between the last one
+    kept and the first one dropped, in units of ``width``. Places cannot crowd at the threshold, as scores can, so that
+    only few gates are half-open, and as the width shrinks they become the hard choice.
 
     Args:
-        scores: Importance ``(batch, patches)``, higher = keep; equal scores are taken in the order of their index, the
-            lower as the less important.
+        place: Place of each patch in the order of importance, ``(batch, patches)``, between 0 and 1; 1 stays longest.
         share: Share of the patches that a hard choice keeps.
-        width: Width of the threshold in places, as a share of the patches.
+        width: Width of the threshold in places.
         reach: Patches further than this many widths below the threshold are left out.
 
     Returns:
-        Indices of the patches that are not left out, ``(batch, open)``, ascending; their places between 0 and 1, which
-        take gradients; and the logarithms of their gates. All of the same shape.
+        Indices of the patches that are not left out, ``(batch, open)``, and the logarithms of their gates.
     """
-    number = scores.shape[1]
-    order = scores.detach().argsort(dim=1, stable=True)
-    place = places(order)
-    patches = top_patches(place, min(number, math.ceil(number * (share + reach * width))))
-    place = place.gather(1, patches).requires_grad_()
-    return patches, place, F.logsigmoid((place - (1 - share)) / width)
+    number = place.shape[1]
+    patches = top_patches(place.detach(), min(number, math.ceil(number * (share + reach * width))))
+    return patches, F.logsigmoid((place.gather(1, patches) - (1 - share)) / width)

@@ -6,11 +6,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from patchranking.errors import UserError
-from patchranking.pruning.select import gather_tokens, top_patches
-from patchranking.ranking.gates import gated_features, probes, sketched_jacobian
+from patchranking.pruning.select import gather_tokens
+from patchranking.ranking.gates import gated_features, open_gates, probes, sketched_jacobian
 from patchranking.ranking.objectives import Damage, Objective, preservation
 from patchranking.ranking.ranking import Ranking, places
 from patchranking.towers import VisionTower
@@ -109,14 +108,11 @@ def _damage_gradient(
     Returns:
         ``(batch, patches)`` float32.
     """
-    patches = importance.shape[1]
-    kept = top_patches(importance, min(patches, math.ceil(patches * (share + _REACH * softness))))
-    place = places(importance.argsort(dim=1, stable=True)).gather(1, kept).requires_grad_()
-    above = (place - (1 - share)) / softness
-    features = gated_features(tower, gather_tokens(tokens, kept, tower.num_prefix_tokens), F.logsigmoid(above), block)
+    place = places(importance.argsort(dim=1, stable=True)).requires_grad_()
+    patches, log_gates = open_gates(place, share, softness, _REACH)
+    features = gated_features(tower, gather_tokens(tokens, patches, tower.num_prefix_tokens), log_gates, block)
     images = torch.arange(len(tokens), device=tokens.device)
     (gradient,) = torch.autograd.grad(damage(features, images).sum(), place)
-    opening = torch.sigmoid(above.detach())
-    slope = opening * (1 - opening)
-    moved_alike = gradient.sum(1, keepdim=True) / slope.sum(1, keepdim=True)
-    return torch.zeros_like(importance).scatter_(1, kept, gradient - slope * moved_alike)
+    opening = log_gates.detach().exp()
+    slope = torch.zeros_like(gradient).scatter_(1, patches, opening * (1 - opening))
+    return gradient - slope * (gradient.sum(1, keepdim=True) / slope.sum(1, keepdim=True))
