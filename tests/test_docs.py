@@ -1,0 +1,144 @@
+"""The README and the docs: their Python runs, their commands parse and, where nothing else is needed, run."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import tables
+import torch
+
+from patchranking import cli
+from patchranking.commands.arguments import parse
+from patchranking.demo import scene
+from patchranking.pruner import Pruner
+from patchranking.pruning.schedule import Schedule
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = PAGES[0].read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+NEEDS = {"open_clip:ViT": "needs the Hub", "photos/": "needs the photos"}
+
+
+def commands():
+    """Page, what stands before the command's block, and the command, of every command in the docs."""
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.finditer(r"```bash\n(.*?)```|(?:^    .+\n)+", text, re.MULTILINE | re.DOTALL):
+            lines = re.sub(r"\\\n\s*", "", block[1] or block[0])
+            for line in re.findall(r"^\s*((?:patchranking|python benchmarks/\w+\.py) .*?)\s*(?:#.*)?$", lines, re.M):
+                yield pytest.param(text[: block.start()].rstrip()[-300:], line, id=f"{page.stem}: {line[:70]}")
+
+
+@pytest.mark.parametrize(("before", "line"), commands())
+def test_every_command_parses_and_says_what_it_needs(before, line):
+    program, *arguments = shlex.split(line)
+    if program == "python":
+        name = Path(arguments.pop(0)).stem
+        module = importlib.import_module(name)
+        function = getattr(module, name, None) or module.main
+    else:
+        name = arguments.pop(0)
+        function = getattr(importlib.import_module(f"patchranking.commands.{name}"), name)
+    if set(arguments) <= {"--help"} or "MODEL" in arguments:
+        return
+    assert parse(function, arguments, name)
+    needs = {words for start, words in NEEDS.items() if any(start in argument for argument in arguments)}
+    if "needs the Hub" in needs:
+        needs.discard("needs the photos")  # photos/train stands for the reader's own pictures there
+    assert all(words in " ".join(before.split()) for words in needs), f"say '{needs}' before: {line}"
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """A working folder with photos/train and photos/val: scenes of the demo in two classes."""
+    for split in ("train", "val"):
+        for index in range(6):
+            folder = tmp_path / "photos" / split / f"class_{index % 2}"
+            folder.mkdir(parents=True, exist_ok=True)
+            scene(split, index).image.save(folder / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_three_lines_run_on_an_open_clip_model(tmp_path, monkeypatch, case):
+    if not hasattr(case.model, "encode_image"):
+        pytest.skip("the three lines call encode_image, as open_clip models have it")
+    Pruner.unfitted(case.tower, "tiny", Schedule({3: 0.6})).save_pretrained(tmp_path / "runs/fit")
+    monkeypatch.chdir(tmp_path)
+    names = {"model": case.model, "images": case.pixels}
+    exec(PYTHON[0], names)
+    assert names["features"].shape == case.encode(case.pixels).shape
+    assert not torch.equal(names["features"], case.encode(case.pixels))
+
+
+def test_fitting_in_python_runs(photos):
+    quick = PYTHON[1].replace("open_clip:ViT-B-16/openai", "demo").replace("keep=0.5", "keep=0.5, steps=1, epochs=1")
+    names: dict[str, object] = {}
+    exec(quick.replace("[pruner])", "[pruner], QUICK)"), {"QUICK": _quick()} | names, names)
+    assert names["pruner"].keep == 0.5
+    assert names["report"].n_images == 6
+    assert {row["method"] for row in names["results"]["rows"]} == {"dense", "patchranking", "random"}
+    assert Pruner.from_pretrained(photos / "runs/fit").fitted == names["pruner"].fitted
+
+
+def _quick():
+    from patchranking import EvaluationSettings
+
+    return EvaluationSettings(methods=["random"], keep=[0.5], timing_batch=0)
+
+
+def test_the_search_in_python_runs():
+    names: dict[str, object] = {}
+    exec(PYTHON[2], names)
+    assert names["golden"].importance.shape == (1, 144)
+
+
+def test_fit_evaluate_and_tune_run_as_in_the_readme(photos, monkeypatch):
+    """On scenes of the demo saved as pictures and the demo model, with few steps."""
+    few = {
+        "fit": "--limit 6 --steps 1 --epochs 1",
+        "tune": "--shots 1 --epochs 1 --num_tokens 2",
+        "evaluate": "--golden_images 1 --timing_batch 1 --keep 0.5",
+    }
+    blocks = [block for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if "ViT-B-16" in block]
+    lines = [line for block in blocks for line in re.findall(r"^patchranking (.*)$", block, re.MULTILINE)]
+    assert [line.split()[0] for line in lines] == ["fit", "evaluate", "tune", "evaluate"]
+    for line in lines:
+        arguments = f"{line} {few[line.split()[0]]}".replace("open_clip:ViT-B-16/openai", "demo")
+        monkeypatch.setattr(sys, "argv", ["patchranking", *arguments.split()])
+        cli.main()
+    rows = json.loads((photos / "runs/evaluate/results.json").read_text())["rows"]
+    assert {row["tuned"] for row in rows} == {"none", "both"}
+    assert "patchranking" in (photos / "runs/evaluate/report.html").read_text()
+
+
+def test_every_number_of_the_tables_comes_from_the_results():
+    for page in tables.PAGES:
+        assert tables.fill(page.read_text()) == page.read_text(), page
+
+
+def test_links_lead_somewhere():
+    for page in PAGES:
+        text = page.read_text()
+        for target in [*re.findall(r"\]\((?!https?:)([^)#]+)", text), *re.findall(r'src="([^"]+)"', text)]:
+            assert (page.parent / target).exists(), (page, target)
+
+
+def test_make_demo_runs_the_demo_command(tmp_path, monkeypatch):
+    command = re.search(r"/patchranking (demo --out runs/demo)", (ROOT / "Makefile").read_text())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["patchranking", *command[1].split(), "--images", "8", "--scenes", "8"])
+    cli.main()
+    results = json.loads((tmp_path / "runs/demo/results.json").read_text())
+    methods = {"dense", "random", "cls-attention", "evit", "tome", "patchranking", "golden"}
+    assert {row["method"] for row in results["rows"]} == methods
+    assert [row["oracle"] for row in results["rows"]].count(True) == 6
+    assert (tmp_path / "runs/demo/report.html").is_file()
+    assert (tmp_path / "runs/demo/pruner/model.safetensors").is_file()
