@@ -12,6 +12,7 @@ import torch
 from patchranking.data import ImageData, read_batches, subset
 from patchranking.errors import UserError
 from patchranking.evaluation.published import PUBLISHED, paper_name
+from patchranking.files import make_folder
 from patchranking.fitting.fit import FitSettings, fit
 from patchranking.methods import Dense, Encoding, PatchRanking, named
 from patchranking.methods.batch import Batch
@@ -81,7 +82,7 @@ def reproduce(table: str, job: Job) -> list[dict[str, Any]]:
     """
     if job.test.labels is None or job.model.text is None:
         raise UserError("The paper's tables need classes and a text encoder: give labelled images and a CLIP.")
-    job.out.mkdir(parents=True, exist_ok=True)
+    make_folder(job.out)
     name, published = paper_name(job.test.name), PUBLISHED[table]
     rows: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
