@@ -98,9 +98,8 @@ def _encodings(tower: VisionTower, pruner: Pruner, keep: list[float], early: lis
         one_shot = Schedule({first: rate})
         encodings["at once", rate, None] = scoring_once.at(tower, one_shot)
         for share in early:
-            drops = (drop / 1000 for drop in range(1, 1000))
-            shapes = (Schedule({first: 1 - share * drop, second: 1 - drop}) for drop in drops)
-            staged = nearest_in_macs(tower, shapes, one_shot)
+            shapes = ({first: 1 - share * drop / 1000, second: 1 - drop / 1000} for drop in range(1, 1000))
+            staged = nearest_in_macs(tower, map(Schedule, shapes), one_shot)
             encodings["one order", rate, share] = scoring_once.at(tower, staged)
             encodings["scored again", rate, share] = rescoring.at(tower, staged)
     return encodings
