@@ -10,20 +10,21 @@ cls-attention and random are baselines without a fit. A run that is killed goes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from common import Results, main, training_data
+from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
 from patchranking.data import ImageData, load_data, subset
-from patchranking.evaluation.cost import count_macs
+from patchranking.evaluation.cost import count_macs, noise
 from patchranking.evaluation.environment import environment
-from patchranking.evaluation.rows import noise
 from patchranking.files import as_file_name
 from patchranking.fitting.cache import cache_tokens, with_mirrored
 from patchranking.methods import Method, PatchRanking
@@ -34,7 +35,7 @@ from patchranking.methods.tally import DENSE
 from patchranking.predictor.distill import distill
 from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES
-from patchranking.predictor.measures import kendall, matching_rate, spearman
+from patchranking.predictor.measures import matching_rate
 from patchranking.predictor.networks import NetworkName, Predictor
 from patchranking.pruner import Pruner
 from patchranking.pruning.attach import Scorer
@@ -190,7 +191,7 @@ def _rows(
         encodings = {rate: method.at(tower, Schedule({BLOCK: rate}), about["seed"]) for rate in RATES}
         tally = measure(model, test.data, encodings)
         scores = scorer(test.tokens.to(tower.device)).cpu()
-        order = {"kendall": kendall(scores, test.golden), "spearman": spearman(scores, test.golden)}
+        order = {"kendall": _mean(kendalltau, scores, test.golden), "spearman": _mean(spearmanr, scores, test.golden)}
         for rate in RATES:
             count = kept_count(rate, tower.num_patches)
             found = {
@@ -205,6 +206,12 @@ def _rows(
             }
             rows.append(about | found | order)
     return rows
+
+
+def _mean(statistic: Callable[..., Any], scores: Tensor, golden: Tensor) -> float:
+    """A rank correlation of each image's patches, averaged over images; 0 where undefined."""
+    pairs = zip(scores.numpy(), golden.numpy(), strict=True)
+    return float(np.mean([np.nan_to_num(statistic(*pair).statistic) for pair in pairs]))
 
 
 if __name__ == "__main__":

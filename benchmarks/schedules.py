@@ -17,8 +17,9 @@ from typing import Any, Literal
 from common import Results, main, training_data
 
 from patchranking.data import ImageData, load_data, subset
+from patchranking.evaluation.cost import noise
 from patchranking.evaluation.environment import environment
-from patchranking.evaluation.rows import encoding_macs, noise
+from patchranking.evaluation.rows import encoding_macs
 from patchranking.files import as_file_name
 from patchranking.fitting.fit import FitSettings, fit
 from patchranking.methods import Encoding, PatchRanking
