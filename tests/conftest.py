@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +10,18 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import patchranking  # noqa: F401  # first: makes torchvision importable beside a CPU-only torch
 
 # isort: split
+import numpy as np
 import open_clip
 import pytest
 import timm
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
 from patchranking import as_text_tower, load_model
 from patchranking.towers import VisionTower, as_tower
+from patchranking.towers.load import LoadedModel
 
 
 @dataclass
@@ -129,3 +132,35 @@ def text(request, demo):
     kind = open_clip.CLIP if request.param == "open_clip" else open_clip.CustomTextCLIP
     model = kind(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg).eval().requires_grad_(False)
     return as_text_tower(model, open_clip.SimpleTokenizer(context_length=24))
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    """A small random open_clip model with all that belongs to one: 4 x 4 patches, 5 blocks, a deep text encoder."""
+    vision_cfg = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 5}
+    text_cfg = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3}
+    model = open_clip.CLIP(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg).eval().requires_grad_(False)
+    text = as_text_tower(model, open_clip.SimpleTokenizer(context_length=24))
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+
+    def preprocess(image: Image.Image) -> Tensor:
+        levels = torch.from_numpy(np.array(image.resize((32, 32)))).permute(2, 0, 1) / 255
+        return (levels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+    return LoadedModel("tiny", model, as_tower(model), preprocess, text, 10.0, mean, std)
+
+
+@pytest.fixture
+def optimiser_steps() -> Iterator[list[dict[str, float]]]:
+    """What every optimiser does, step by step: its ``lr``, ``weight_decay`` and the ``norm`` of the gradient."""
+    steps: list[dict[str, float]] = []
+
+    def note(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        (group,) = optimiser.param_groups
+        gradients = [weight.grad.flatten() for weight in group["params"] if weight.grad is not None]
+        numbers = {"lr": group["lr"], "weight_decay": group["weight_decay"]}
+        steps.append(numbers | {"norm": torch.cat(gradients).norm().item()})
+
+    hook = torch.optim.optimizer.register_optimizer_step_pre_hook(note)
+    yield steps
+    hook.remove()
