@@ -17,6 +17,7 @@ import timm
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection
 
 from patchranking import as_text_tower, load_model
@@ -161,6 +162,6 @@ def optimiser_steps() -> Iterator[list[dict[str, float]]]:
         numbers = {"lr": group["lr"], "weight_decay": group["weight_decay"]}
         steps.append(numbers | {"norm": torch.cat(gradients).norm().item()})
 
-    hook = torch.optim.optimizer.register_optimizer_step_pre_hook(note)
+    hook = register_optimizer_step_pre_hook(note)
     yield steps
     hook.remove()
