@@ -153,13 +153,13 @@ def loaded() -> LoadedModel:
 
 @pytest.fixture
 def optimiser_steps() -> Iterator[list[dict[str, float]]]:
-    """What every optimiser does, step by step: its ``lr``, ``weight_decay`` and the ``norm`` of the gradient."""
+    """What every optimiser does: ``lr``, ``weight_decay``, ``momentum`` and the gradient's ``norm``, step by step."""
     steps: list[dict[str, float]] = []
 
     def note(optimiser: torch.optim.Optimizer, *_: object) -> None:
         (group,) = optimiser.param_groups
         gradients = [weight.grad.flatten() for weight in group["params"] if weight.grad is not None]
-        numbers = {"lr": group["lr"], "weight_decay": group["weight_decay"]}
+        numbers = {name: group.get(name) for name in ("lr", "weight_decay", "momentum")}
         steps.append(numbers | {"norm": torch.cat(gradients).norm().item()})
 
     hook = register_optimizer_step_pre_hook(note)
