@@ -180,13 +180,13 @@ def test_without_a_phrase_tokens_are_small_random_numbers_of_the_seed(loaded, no
 def test_only_the_tokens_learn_and_the_loss_falls(tokens, model, data, pruner, tmp_path):
     towers = {name: value.clone() for name, value in model.model.state_dict().items()}
     predictor = {name: value.clone() for name, value in pruner.predictor.state_dict().items()}
-    settings = replace(QUICK, tokens=tokens, epochs=8, learning_rate=0.01)
+    settings = replace(QUICK, tokens=tokens, epochs=8, learning_rate=0.01, augment=False)
     tuned, report = tune(model, data, pruner, tmp_path, settings)
     assert all(torch.equal(value, towers[name]) for name, value in model.model.state_dict().items())
     assert all(torch.equal(value, predictor[name]) for name, value in pruner.predictor.state_dict().items())
     assert all(weight.grad is None for weight in [*model.model.parameters(), *pruner.predictor.parameters()])
     assert len(report.loss) == 8
-    assert min(report.loss[-2:]) < report.loss[0]
+    assert max(report.loss[-2:]) < report.loss[0]
     assert (pruner.tuned, tuned.tuned, tuned.keep) == ("none", tokens, 0.5)
 
 
