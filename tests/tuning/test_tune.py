@@ -176,17 +176,30 @@ def test_without_a_phrase_tokens_are_small_random_numbers_of_the_seed(loaded, no
     assert first.context.std().item() == pytest.approx(0.02, rel=0.3)
 
 
+def test_shots_are_those_of_the_seed_and_skipped_pictures_are_named(loaded, noise, tmp_path, monkeypatch):
+    first = next(index for index in few_shots(noise, 3, 5)[0] if noise.labels[index] == 1)
+    (tmp_path / "noise" / noise.keys[first]).write_bytes(b"no picture")
+    chosen, _ = few_shots(noise, 3, 5)
+    seen, image = [], type(noise).image
+    monkeypatch.setattr(type(noise), "image", lambda self, index: seen.append(index) or image(self, index))
+    settings = replace(STILL, shots=3, batch_size=6, epochs=1, init_text="", seed=5)
+    _, report = tune(loaded, noise, tiny_pruner(loaded), tmp_path, settings)
+    assert (report.n_tuned, report.n_held_out, report.steps) == (6, 0, 1)
+    assert list(report.skipped) == [noise.keys[first]]
+    assert sorted(seen[-6:]) == sorted(chosen)
+
+
 @pytest.mark.parametrize("tokens", ["text", "visual", "both"])
 def test_only_the_tokens_learn_and_the_loss_falls(tokens, model, data, pruner, tmp_path):
     towers = {name: value.clone() for name, value in model.model.state_dict().items()}
     predictor = {name: value.clone() for name, value in pruner.predictor.state_dict().items()}
-    settings = replace(QUICK, tokens=tokens, epochs=8, learning_rate=0.01, augment=False)
+    settings = replace(QUICK, tokens=tokens, epochs=4, batch_size=10, learning_rate=0.01, augment=False)
     tuned, report = tune(model, data, pruner, tmp_path, settings)
     assert all(torch.equal(value, towers[name]) for name, value in model.model.state_dict().items())
     assert all(torch.equal(value, predictor[name]) for name, value in pruner.predictor.state_dict().items())
     assert all(weight.grad is None for weight in [*model.model.parameters(), *pruner.predictor.parameters()])
-    assert len(report.loss) == 8
-    assert max(report.loss[-2:]) < report.loss[0]
+    assert len(report.loss) == report.steps == 4
+    assert report.loss[3] < report.loss[2] < report.loss[1] < report.loss[0]
     assert (pruner.tuned, tuned.tuned, tuned.keep) == ("none", tokens, 0.5)
 
 
@@ -278,7 +291,8 @@ def test_captions_tune_without_classes(model, pruner, tmp_path):
     tuned, report = tune(model, load_data(str(tmp_path / "list.tsv")), pruner, tmp_path, settings)
     assert (report.n_tuned, report.n_held_out, list(report.skipped)) == (9, 2, ["0.png"])
     assert tuned.prompts.class_names == []
-    assert all(0 <= share <= 1 for share in report.held_out)
+    assert {share * 2 for share in report.held_out} <= {0, 1, 2}
+    assert len(report.held_out) == len(report.loss) == 3
 
 
 def test_a_model_without_a_text_side_is_refused(model, data, pruner, tmp_path):
