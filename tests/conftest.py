@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import timm  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+from torch.optim.optimizer import register_optimizer_step_pre_hook  # noqa: E402
 from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection  # noqa: E402
 
 from patchranking import as_text_tower, load_model  # noqa: E402
@@ -102,16 +103,6 @@ def tower() -> VisionTower:
     return made.tower
 
 
-@pytest.fixture
-def loaded(tower: VisionTower) -> LoadedModel:
-    """The small transformers tower as a loaded model without a text encoder; pixels are the picture's, 0 ... 1."""
-
-    def preprocess(image: Image.Image) -> Tensor:
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
-
-    return LoadedModel("tiny", tower.module, tower, preprocess, None, 1.0, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-
-
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -143,3 +134,35 @@ def text(request, demo):
     kind = open_clip.CLIP if request.param == "open_clip" else open_clip.CustomTextCLIP
     model = kind(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg).eval().requires_grad_(False)
     return as_text_tower(model, open_clip.SimpleTokenizer(context_length=24))
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    """A small random open_clip model with all that belongs to one: 4 x 4 patches, 5 blocks, a deep text encoder."""
+    vision_cfg = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 5}
+    text_cfg = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3}
+    model = open_clip.CLIP(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg).eval().requires_grad_(False)
+    text = as_text_tower(model, open_clip.SimpleTokenizer(context_length=24))
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
+
+    def preprocess(image: Image.Image) -> Tensor:
+        levels = torch.from_numpy(np.array(image.resize((32, 32)))).permute(2, 0, 1) / 255
+        return (levels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+
+    return LoadedModel("tiny", model, as_tower(model), preprocess, text, 10.0, mean, std)
+
+
+@pytest.fixture
+def optimiser_steps() -> Iterator[list[dict[str, float]]]:
+    """What every optimiser does: ``lr``, ``weight_decay``, ``momentum`` and the gradient's ``norm``, step by step."""
+    steps: list[dict[str, float]] = []
+
+    def note(optimiser: torch.optim.Optimizer, *_: object) -> None:
+        (group,) = optimiser.param_groups
+        gradients = [weight.grad.flatten() for weight in group["params"] if weight.grad is not None]
+        numbers = {name: group.get(name) for name in ("lr", "weight_decay", "momentum")}
+        steps.append(numbers | {"norm": torch.cat(gradients).norm().item()})
+
+    hook = register_optimizer_step_pre_hook(note)
+    yield steps
+    hook.remove()

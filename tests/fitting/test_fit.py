@@ -11,8 +11,12 @@ from PIL import Image
 from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
 from patchranking.fitting import fit
+from patchranking.fitting.cache import cache_tokens, with_mirrored
 from patchranking.fitting.fit import FitSettings
-from patchranking.predictor.imitate import Imitation
+from patchranking.predictor.distill import distill
+from patchranking.predictor.imitate import imitate
+from patchranking.predictor.losses import LOSSES
+from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.objectives import feature_damage
@@ -21,12 +25,12 @@ from patchranking.towers.fingerprint import fingerprint
 
 
 @pytest.fixture
-def store(tower, tmp_path):
+def store(loaded, tmp_path):
     """Returns a function that writes ``key -> importance`` to a finished folder of two shards."""
 
     def write(name, importance, **changes):
         settings = {"search": "sketched", "score": "preservation", "block": 2, "model": "tiny"}
-        settings |= {"fingerprint": fingerprint(tower), **changes}
+        settings |= {"fingerprint": fingerprint(loaded.tower), **changes}
         folder = tmp_path / name
         folder.mkdir()
         for index in range(2):
@@ -41,11 +45,11 @@ def store(tower, tmp_path):
 
 @pytest.fixture
 def pictures(loaded, tmp_path):
-    """A model and seven files, one of which is no picture."""
-    root = tmp_path / "pictures"
+    """A model and seven files of noise, one of which is no picture."""
+    root, rng = tmp_path / "pictures", np.random.default_rng(0)
     root.mkdir()
     for index in range(6):
-        Image.fromarray(np.full((32, 32, 3), 40 * index, np.uint8)).save(root / f"{index}.png")
+        Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(root / f"{index}.png")
     (root / "broken.png").write_bytes(b"no picture")
     return loaded, load_data(str(root))
 
@@ -88,31 +92,87 @@ class Shuffled(ImageData):
         return self._data.image(self._order[index])
 
 
-def test_rankings_are_joined_by_key(pictures, store, monkeypatch):
-    model, data = pictures[0], Shuffled(pictures[1], [3, 5, 0, 1, 6, 4, 2])
-    seen = []
-
-    def spy(predictor, tokens, importance, *options, **others):
-        seen.extend(zip(*tokens, *importance, strict=True))
-        return Imitation(4, 1, 1, 0.0, 0.5, 0.5)
-
-    monkeypatch.setattr(fit, "imitate", spy)
-    foreign = {"another.png": np.zeros(16, np.float32)}
-    fit_pruner(
-        model,
-        data,
-        store("rankings", foreign | dict(reversed(IMPORTANCE.items()))),
-        schedule=Schedule({2: 0.6}),
-        steps=0,
-    )
-    assert len(seen) == 5
-    for key, row in IMPORTANCE.items():
+def tokens_and_features(model, data, keys, block):
+    """Of images and their mirror images, one at a time: ``(2, images, tokens, width)``, ``(2, images, features)``."""
+    views = [[], []]
+    for key in keys:
         image = model.preprocess(data.image(data.keys.index(key)))
-        tokens, mirrored = model.tower.embed(torch.stack([image, image.flip(-1)]), 2).half()
-        ((second, *found),) = [rest for cached, *rest in seen if torch.equal(cached, tokens)]
-        assert torch.equal(second, mirrored)
-        assert np.array_equal(found[0].numpy(), row)
-        assert np.array_equal(found[1].numpy(), row.reshape(4, 4)[:, ::-1].ravel())
+        for own, pixels in zip(views, (image, torch.stack([*image.unbind(2)][::-1], 2)), strict=True):
+            own.append((model.tower.embed(pixels[None], block)[0].half(), model.tower(pixels[None])[0]))
+    stacked = ([torch.stack(part) for part in zip(*own, strict=True)] for own in views)
+    return tuple(torch.stack(part) for part in zip(*stacked, strict=True))
+
+
+def same_weights(first, second):
+    second = second.state_dict()
+    return all(torch.equal(weight, second[name]) for name, weight in first.state_dict().items())
+
+
+@pytest.mark.parametrize(("loss", "seed"), [("listnet", 0), ("margin", 3)])
+def test_rankings_are_joined_by_key_and_mirrored_with_the_images(pictures, store, loss, seed):
+    """The predictor is the one that imitates importance put together by hand."""
+    model, data = pictures[0], Shuffled(pictures[1], [3, 5, 0, 1, 6, 4, 2])
+    foreign = {"another.png": np.full(16, 9, np.float32)}
+    folder = store("rankings", foreign | dict(reversed(IMPORTANCE.items())))
+    schedule, settings = Schedule({2: 0.6}), {"epochs": 2, "seed": seed}
+    pruner, report = fit_pruner(model, data, folder, schedule, steps=0, loss=loss, **settings)
+    ranked = [index for index, key in enumerate(data.keys) if key in IMPORTANCE]
+    keys = [data.keys[index] for index in ranked]
+    _, _, tokens, _ = cache_tokens(model, data, ranked, 2, dense=False, mirrored=True)
+    torch.testing.assert_close(tokens, tokens_and_features(model, data, keys, 2)[0], rtol=0, atol=2e-3)
+    rows = np.stack([IMPORTANCE[key] for key in keys])
+    mirrored = np.stack([row.reshape(4, 4)[:, ::-1].ravel() for row in rows])
+    torch.manual_seed(seed)
+    expected = Predictor(32, 1, 16)
+    figures = imitate(expected, tokens, torch.from_numpy(np.stack([rows, mirrored])), LOSSES[loss], **settings)
+    assert same_weights(pruner.predictor(2), expected)
+    assert report.imitation == figures
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_distillation_sees_all_images_and_their_mirror_images_in_batches(pictures, seed, monkeypatch):
+    """The predictor is the one that is distilled from these tokens and features."""
+    monkeypatch.setattr("patchranking.fitting.cache._IMAGES_PER_BATCH", 4)
+    model, data = pictures
+    pruner, report = fit_pruner(model, data, schedule=Schedule({2: 0.6}), steps=3, network="mlp", seed=seed)
+    keys = [key for key in data.keys if key != "broken.png"]
+    used, skipped, tokens, features = cache_tokens(model, data, None, 2, dense=True, mirrored=True)
+    assert ([data.keys[index] for index in used], list(skipped)) == (keys, ["broken.png"])
+    by_hand = tokens_and_features(model, data, keys, 2)
+    torch.testing.assert_close(tokens, by_hand[0], rtol=0, atol=2e-3)
+    torch.testing.assert_close(features, by_hand[1], rtol=0, atol=1e-5)
+    torch.manual_seed(seed)
+    expected = Predictor(32, 1, 16, "mlp")
+    figures = distill(expected, model.tower, tokens, features, 2, steps=3, seed=seed)
+    assert same_weights(pruner.predictor(2), expected)
+    assert report.distillation == figures
+
+
+def test_imitation_comes_first_and_distillation_goes_on_from_it(pictures, store):
+    model, data = pictures
+    folder, schedule = store("rankings", IMPORTANCE), Schedule({2: 0.6})
+    both, _ = fit_pruner(model, data, folder, schedule, steps=2, epochs=2, seed=1)
+    begun, _ = fit_pruner(model, data, folder, schedule, steps=0, epochs=2, seed=1)
+    expected = begun.predictor(2)
+    _, _, tokens, features = cache_tokens(model, data, None, 2, dense=True, mirrored=True)
+    distill(expected, model.tower, tokens, features, 2, steps=2, seed=1)
+    assert same_weights(both.predictor(2), expected)
+
+
+def test_a_mirror_image_turns_left_to_right():
+    importance = torch.tensor([[1.0, 2, 3, 4, 5, 6], [0, 0, 7, 0, 0, 0]])
+    assert with_mirrored(importance, (2, 3)).tolist() == [
+        [[1, 2, 3, 4, 5, 6], [0, 0, 7, 0, 0, 0]],
+        [[3, 2, 1, 6, 5, 4], [7, 0, 0, 0, 0, 0]],
+    ]
+
+
+def test_without_mirror_images_there_is_one_view_and_no_features_unless_asked(pictures):
+    model, data = pictures
+    used, _, tokens, features = cache_tokens(model, data, [4, 1], 3, dense=False)
+    assert (used, features) == ([4, 1], None)
+    expected, _ = tokens_and_features(model, data, [data.keys[4], data.keys[1]], 3)
+    torch.testing.assert_close(tokens, expected[:1], rtol=0, atol=2e-3)
 
 
 def test_the_order_of_the_stored_rankings_is_of_no_account(pictures, store):
@@ -169,6 +229,21 @@ def test_stages_that_score_again_are_fitted_to_what_the_ones_before_them_leave(p
         with pruner.attached(model.tower), torch.inference_mode():
             found = feature_damage(model.tower(pixels), full).mean().item()
         assert error == pytest.approx(found, abs=1e-4)
+
+
+def test_another_seed_gives_other_predictors_to_all_stages(pictures):
+    """A later stage of its own seed: here both hold out the image that another seed would learn from."""
+    model, data = pictures
+    held_out = torch.randperm(6, generator=torch.Generator().manual_seed(2))[0].item()
+    assert held_out != torch.randperm(6, generator=torch.Generator().manual_seed(0))[0].item()
+    pruner, report = fit_pruner(model, data, schedule=Schedule({2: 0.7, 4: 0.5}), steps=2, network="mlp", seed=2)
+    readable = [index for index, key in enumerate(data.keys) if key != "broken.png"]
+    pixels = model.preprocess(data.image(readable[held_out]))[None]
+    pruner.keep = 0.5
+    with pruner.attached(model.tower), torch.no_grad():
+        found = model.tower(pixels)
+    error = feature_damage(found, model.tower(pixels)).item()
+    assert report.distillation.feature_error["0.5"] == pytest.approx(error, rel=0.05)
 
 
 def test_by_default_a_second_stage_scores_again_where_there_is_distillation(pictures, store):

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -108,37 +111,159 @@ def test_the_correction_takes_over_from_what_was_dropped(tower):
     assert learned < 0.8 * half_pruned(predictor, tower, tokens, features)
 
 
-def test_every_step_draws_a_view(tower):
-    tokens = torch.randn(2, 8, 17, 32)
-    features = tower.pool(tower.run(tokens.flatten(0, 1), 3)).detach().unflatten(0, (2, 8))
-    weights = []
-    for views in (tokens[:1], features[:1]), (tokens, features):
-        torch.manual_seed(1)
-        predictor = Predictor(32, 1, 16)
-        distill(predictor, tower, *views, 3, steps=6)
-        weights.append(predictor.score[1].weight.clone())
-    assert not torch.equal(*weights)
+def after(seed, tower, tokens, features, network="mixer", **settings):
+    """Weights of a predictor after a distillation, all in a row."""
+    torch.manual_seed(1)
+    predictor = Predictor(32, 1, 16, network)
+    distill(predictor, tower, tokens, features, 3, seed=seed, **settings)
+    return nn.utils.parameters_to_vector(predictor.parameters()).detach()
 
 
-def test_the_same_seed_gives_the_same_predictor(tower):
-    tokens, weights = torch.randn(8, 17, 32), []
-    features = tower.pool(tower.run(tokens, 3)).detach()
-    for _ in range(2):
-        torch.manual_seed(1)
-        predictor = Predictor(32, 1, 16)
-        distill(predictor, tower, tokens[None], features[None], 3, steps=3, seed=5)
-        weights.append(predictor.score[1].weight.clone())
-    assert torch.equal(*weights)
+def cached(tower, views=2, images=8):
+    tokens = torch.randn(views, images, 17, 32)
+    return tokens, tower.pool(tower.run(tokens.flatten(0, 1), 3)).detach().unflatten(0, (views, images))
+
+
+def test_every_step_draws_one_view_with_its_own_features(tower):
+    """The first step on two views is the one that either view alone would give, and both have their turn."""
+    tokens, features = cached(tower)
+    drawn = set()
+    for seed in range(6):
+        both = after(seed, tower, tokens, features, steps=1)
+        alone = [after(seed, tower, tokens[[view]], features[[view]], steps=1) for view in range(2)]
+        drawn |= {view for view in range(2) if torch.equal(both, alone[view])}
+        assert any(torch.equal(both, weights) for weights in alone)
+    assert drawn == {0, 1}
+
+
+def test_every_step_draws_a_keep_rate_between_30_and_80_percent(tower):
+    seen = []
+    after(0, tower, *cached(tower), steps=60, entering=lambda tokens, keep: seen.append(keep) or (tokens, 8))
+    training, measuring = seen[:60], seen[60:]
+    assert measuring == [0.8, 0.6, 0.5, 0.4]
+    assert 0.3 <= min(training) < 0.35
+    assert 0.75 < max(training) <= 0.8
+    assert sum(training) / 60 == pytest.approx(0.55, abs=0.05)
+
+
+@pytest.mark.parametrize(("patches", "left", "share"), [(10, 4, 4 / 10), (10, 10, 9 / 10)])
+def test_the_predictor_is_told_the_share_that_stays_of_what_came(tower, monkeypatch, patches, left, share):
+    """One patch at least goes while it learns."""
+    told = []
+    correct = Predictor.correct
+
+    def watched(self, tokens, keep):
+        told.append(keep)
+        return correct(self, tokens, keep)
+
+    monkeypatch.setattr(Predictor, "correct", watched)
+    after(0, tower, *cached(tower), "mlp", steps=2, entering=lambda seen, keep: (seen[:, : 1 + patches], left))
+    assert told == [share] * 2 + [left / patches] * 4
+
+
+def test_the_gates_narrow_from_a_tenth_to_three_hundredths_of_the_places(tower, monkeypatch):
+    """The width follows from the gate of the last patch kept, half a place above the threshold."""
+    gates = []
+    run = tower.run
+
+    def watched(tokens, start, stop=None, key_bias=None):
+        gates.extend([] if key_bias is None else [key_bias[:, 1:].detach()])
+        return run(tokens, start, stop, key_bias)
+
+    tokens, features = cached(tower)
+    monkeypatch.setattr(tower, "run", watched)
+    after(0, tower, tokens, features, steps=9, entering=lambda seen, keep: (seen, 6))
+    last_kept = torch.stack([own.exp().sort(dim=1, descending=True).values[:, 5] for own in gates])
+    widths = 0.5 / 16 / last_kept.logit()
+    expected = torch.from_numpy(np.geomspace(0.1, 0.03, 9)).float()[:, None]
+    torch.testing.assert_close(widths, expected.expand(9, 7), rtol=1e-3, atol=0)
+    assert [own.shape[1] for own in gates] == [min(16, math.ceil(6 + 4 * 16 * width.item())) for width in expected]
+
+
+def test_a_step_warms_up_and_falls_by_a_cosine_to_a_twentieth(tower, optimiser_steps):
+    after(0, tower, *cached(tower), steps=100, learning_rate=0.5, weight_decay=0.2)
+    rates = [step["lr"] / 0.5 for step in optimiser_steps]
+    cosine = [0.05 + 0.95 * (1 + math.cos(math.pi * step / 100)) / 2 for step in range(100)]
+    warm_up = [*np.linspace(0.05, 1, 20), *np.ones(80)]
+    assert rates == pytest.approx([a * b for a, b in zip(cosine, warm_up, strict=True)])
+    assert {step["weight_decay"] for step in optimiser_steps} == {0.2}
+
+
+def test_a_batch_counts_as_the_mean_of_its_images(tower, optimiser_steps):
+    tokens, features = cached(tower, views=1, images=1)
+    alike = tokens.expand(-1, 9, -1, -1), features.expand(-1, 9, -1)
+    for batch_size in (2, 8):
+        after(0, tower, *alike, steps=1, batch_size=batch_size)
+    few, many = optimiser_steps
+    assert few["norm"] == pytest.approx(many["norm"], rel=1e-4)
+    assert few["norm"] < 0.9, "not cut"
+
+
+def test_long_gradients_are_cut_to_length_one(tower, optimiser_steps):
+    """Scores that differ little have steep gradients, since they are standardised."""
+    predictor = Predictor(32, 1, 16)
+    nn.init.normal_(predictor.score[1].weight, std=1e-4)
+    distill(predictor, tower, *cached(tower), 3, steps=3)
+    assert [step["norm"] for step in optimiser_steps] == pytest.approx([1, 1, 1], abs=1e-4)
+
+
+def test_images_held_out_are_never_learned_from_and_alone_are_measured(tower):
+    tokens, features = cached(tower, images=20)
+    held_out = torch.randperm(20, generator=torch.Generator().manual_seed(3))[:5]
+    spoiled = tokens.clone()
+    spoiled[:, held_out] = torch.nan
+    settings = {"steps": 12, "batch_size": 4, "held_out_share": 0.25}
+    assert torch.equal(after(3, tower, spoiled, features, **settings), after(3, tower, tokens, features, **settings))
+    predictor = Predictor(32, 1, 16)
+    report = distill(predictor, tower, tokens, features, 3, seed=3, **settings)
+    assert (report.n_train, report.n_held_out, report.steps) == (15, 5, 12)
+    assert not predictor.training
+    for rate, count in (("0.8", 13), ("0.6", 10), ("0.5", 8), ("0.4", 6)):
+        with torch.no_grad():
+            found = tower.pool(tower.run(predictor.prune(tokens[0, held_out], count).tokens, 3))
+        damage = 1 - torch.cosine_similarity(found, features[0, held_out])
+        assert report.feature_error[rate] == pytest.approx(damage.mean().item(), abs=1e-5)
+
+
+def test_every_image_is_seen_as_often_as_any_other(tower):
+    """Three steps of 6 are two passes over 9 images."""
+    tokens, features = cached(tower, views=1, images=10)
+    seen = []
+
+    def enter(entering, keep):
+        seen.extend(int((tokens[0] == own).all((1, 2)).nonzero()) for own in entering)
+        return entering, 8
+
+    after(0, tower, tokens, features, steps=3, batch_size=6, entering=enter)
+    first, second, held_out = seen[:9], seen[9:18], {*seen[18:]}
+    assert set(first) == set(second) == {*range(10)} - held_out
+    assert first != second
+
+
+def test_the_same_seed_gives_the_same_predictor_and_another_another(tower):
+    views = cached(tower)
+    assert torch.equal(after(5, tower, *views, steps=3), after(5, tower, *views, steps=3))
+    assert not torch.equal(after(5, tower, *views, steps=3), after(6, tower, *views, steps=3))
 
 
 def test_every_tower_whose_pool_can_be_gated_is_distilled(case):
+    """What is done to the feature of images seen often falls, and the model's weights get no gradient."""
     tower = case.tower
-    tokens = tower.embed(torch.cat([case.pixels, case.pixels]), 3)
+    for weight in tower.blocks.parameters():
+        nn.init.normal_(weight, std=0.3)
+    tokens = 3 * torch.randn(24, tower.num_prefix_tokens + tower.num_patches, tower.width)
     features = tower.pool(tower.run(tokens, 3))
     predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
-    before = predictor.score[1].weight.clone()
-    distill(predictor, tower, tokens[None], features[None], 3, steps=2)
-    assert not torch.equal(predictor.score[1].weight, before)
+    half = tower.num_patches // 2
+
+    @torch.no_grad()
+    def error():
+        return feature_damage(tower.pool(tower.run(predictor.prune(tokens, half).tokens, 3)), features).mean().item()
+
+    before = error()
+    distill(predictor, tower, tokens[None], features[None], 3, steps=30, learning_rate=1e-2)
+    assert error() < 0.8 * before
+    assert all(weight.grad is None for weight in tower.module.parameters())
 
 
 def test_too_few_images_are_refused(tower):

@@ -29,9 +29,12 @@ def test_one_score_a_patch_and_the_prefix_is_context_only(network, context):
 
 @each_network
 def test_patches_alone_will_do_in_any_precision(network):
-    predictor = Predictor(32, 0, 12, network).double()
-    scores = predictor(torch.randn(2, 12, 32, dtype=torch.double))
-    assert (scores.shape, scores.dtype) == ((2, 12), torch.double)
+    predictor, tokens = Predictor(32, 0, 12, network), torch.randn(2, 12, 32)
+    scores = predictor(tokens)
+    assert torch.equal(predictor(tokens.double()), scores), "it computes in its own precision"
+    exact = predictor.double()(tokens.double())
+    assert exact.dtype == torch.double
+    torch.testing.assert_close(exact.float(), scores, rtol=0, atol=1e-5)
 
 
 @each_network
@@ -127,5 +130,6 @@ def test_the_correction_is_nothing_until_learned_and_grows_as_patches_go(network
     torch.testing.assert_close(
         predictor.prune(tokens, 5, best_first).tokens, gather_tokens(predictor.correct(tokens, 5 / 12)[1], kept, 2)
     )
-    half = predictor.correct(tokens.half(), 0.4)
-    assert (half[0].dtype, half[1].dtype) == (torch.float, torch.half)
+    halves = predictor.correct(tokens.half(), 0.4)
+    torch.testing.assert_close(halves[0], scores, rtol=0, atol=0.01)
+    torch.testing.assert_close(halves[1], corrected.half() + much.half(), rtol=0, atol=0.02)

@@ -9,9 +9,12 @@ import torch
 from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.pruning.select import gather_tokens, top_patches
+from patchranking.ranking.iterative import iterative
 from patchranking.ranking.leave_out import leave_out
+from patchranking.ranking.objectives import confidence, label
 from patchranking.ranking.search import SCORES, SEARCHES, SearchSettings, prepare_search
 from patchranking.ranking.sketched import sketched
+from patchranking.towers import as_tower
 from patchranking.towers.load import load_model
 from patchranking.towers.zero_shot import class_features
 
@@ -44,6 +47,32 @@ def test_settings_reach_the_search(demo):
     assert torch.equal(found.importance, sketched(model.tower, pixels, 6, seed=5).importance)
 
 
+def test_scores_by_class_have_the_scale_and_the_templates_of_model_and_data(loaded):
+    data = load_data("demo:test", 3)
+    pixels, classes = pixels_of(loaded, data), class_features(loaded.text, data.class_names, data.templates)
+    objectives = {"confidence": confidence(classes, 10.0), "label": label(classes, 10.0, torch.tensor(data.labels))}
+    for score, objective in objectives.items():
+        found = prepare_search(loaded, data, SearchSettings("leave-out", score))(pixels, [0, 1, 2])
+        expected = leave_out(loaded.tower, pixels, objective=objective)
+        assert torch.equal(found.importance, expected.importance)
+
+
+def test_the_iterative_search_removes_as_many_a_round_as_asked(loaded):
+    data = load_data("demo:test", 2)
+    pixels = pixels_of(loaded, data)
+    found = prepare_search(loaded, data, SearchSettings("iterative", block=2, group=7))(pixels, [0, 1])
+    assert torch.equal(found.removal_order, iterative(loaded.tower, pixels, block=2, group=7).removal_order)
+
+
+def test_pixels_come_in_the_precision_of_the_model(loaded):
+    data = load_data("demo:test", 2)
+    pixels, search = pixels_of(loaded, data), SearchSettings("leave-out", stride=2)
+    single = prepare_search(loaded, data, search)(pixels, [0, 1]).importance
+    loaded.model.double()
+    double = prepare_search(replace(loaded, tower=as_tower(loaded.model)), data, search)(pixels, [0, 1]).importance
+    torch.testing.assert_close(double.float(), single, rtol=1e-2, atol=1e-6)
+
+
 def test_labels_follow_the_images_of_the_batch(demo):
     model, data = demo
     search = prepare_search(model, data, SearchSettings("leave-out", "label", block=6, stride=2))
@@ -62,10 +91,15 @@ def test_what_is_recorded():
         "window": 2,
         "stride": 1,
     }
-    assert SearchSettings("iterative").to_dict().keys() == {"search", "score", "needs_labels", "block", "group"}
-    recorded = [SearchSettings(name).to_dict() for name in SEARCHES]
-    assert not any(settings["needs_labels"] for settings in recorded)
-    assert recorded[0]["steps"] < recorded[1]["steps"]
+    recorded = [SearchSettings(name, "confidence", block=2, group=7, seed=5).to_dict() for name in SEARCHES]
+    assert [own.pop("search") for own in recorded] == list(SEARCHES)
+    common = {"score": "confidence", "needs_labels": False, "block": 2}
+    assert recorded == [
+        common | {"num_probes": 3, "steps": 12, "seed": 5},
+        common | {"num_probes": 4, "steps": 27, "seed": 5},
+        common | {"window": 2, "stride": 1},
+        common | {"group": 7},
+    ]
 
 
 @pytest.mark.parametrize(("field", "choices"), [("search", "sketched, sketched-quality"), ("score", "preservation")])

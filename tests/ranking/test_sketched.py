@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from patchranking.errors import UserError
 from patchranking.pruning.select import gather_tokens, top_patches
@@ -43,6 +47,39 @@ def test_without_steps_it_is_the_order_of_the_sketched_jacobian(tower):
     sketch = sketched_jacobian(features, log_gates, probes(5, features.shape[1], seed=7))
     ranking = sketched(tower, pixels, num_probes=5, steps=0, seed=7)
     assert torch.equal(ranking.removal_order, sketch.norm(dim=1).argsort(dim=1))
+
+
+def slow_steps(tower, pixels, keep_rates, widths, lengths):
+    """The search with 3 probes of seed 0 and every patch in every pass, whatever its gate, one image at a time."""
+    found = []
+    for image in pixels:
+        tokens = tower.embed(image[None], 3)
+        zeros = torch.zeros(1, tower.num_patches, requires_grad=True)
+        full = gated_features(tower, tokens, zeros, 3)
+        columns = sketched_jacobian(full, zeros, probes(3, full.shape[1], 0))[0].norm(dim=0)
+        order = columns.argsort().argsort() / 16 + 1 / 32
+        for keep, width, length in zip(keep_rates, widths, lengths, strict=True):
+            place = (order.argsort().argsort() / 16 + 1 / 32).requires_grad_()
+            above = (place - (1 - keep)) / width
+            left_out = place < place.sort(descending=True).values[: math.ceil(16 * (keep + 3 * width))][-1]
+            gates = F.logsigmoid(above).masked_fill(left_out, -torch.inf)
+            features = gated_features(tower, tokens, gates[None], 3)
+            (slope,) = torch.autograd.grad(1 - F.cosine_similarity(features, full.detach())[0], place)
+            opening = (above.sigmoid() * (1 - above.sigmoid())).masked_fill(left_out, 0).detach()
+            step = (slope - opening * slope.sum() / opening.sum()) / (columns + 0.1 * columns.mean())
+            order = order - length * step / step.square().mean().sqrt()
+        found.append(order)
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize(("steps", "sweeps"), [(1, 1), (4, 1), (9, 1), (10, 2)])
+def test_every_step_is_the_gradient_over_the_stiffness(tower, steps, sweeps):
+    """Keep rates fall from 85 to 20 % in each sweep; widths and lengths of steps shrink over all of them."""
+    pixels = torch.randn(2, 3, 32, 32)
+    rates = [*np.geomspace(0.85, 0.2, steps // sweeps)] * sweeps
+    widths, lengths = np.geomspace(0.1, 0.03, steps), np.geomspace(0.06, 0.012, steps)
+    found = sketched(tower, pixels, steps=steps).importance
+    torch.testing.assert_close(found, slow_steps(tower, pixels, rates, widths, lengths), rtol=0, atol=2e-3)
 
 
 def test_does_not_depend_on_its_neighbours_in_the_batch(tower):

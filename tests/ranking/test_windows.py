@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchranking.errors import UserError
@@ -21,6 +21,7 @@ def literal_windows(grid, size, stride):
 
 
 @given(shapes)
+@settings(deadline=None)
 def test_windows_survivors_and_coverage_equal_literal_loops(shape):
     grid, size, stride = shape
     patches = grid[0] * grid[1]
@@ -36,6 +37,7 @@ def test_windows_survivors_and_coverage_equal_literal_loops(shape):
 
 
 @given(shapes)
+@settings(deadline=None)
 def test_patch_means_average_the_windows_that_contain_the_patch(shape):
     grid, size, stride = shape
     patches = grid[0] * grid[1]

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
-
 from patchranking.report.wall import WallImage, heat_map, kept_view, photo, shown_methods
+from PIL import Image
 
 RED = Image.new("RGB", (48, 48), (250, 0, 0))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import signal
 import subprocess
@@ -8,15 +9,20 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from patchranking import Pruner, load_data, load_model
 from patchranking.data import of_classes
 from patchranking.errors import UserError
+from patchranking.prompts.insert import prompted_features
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers.zero_shot import class_features
+from patchranking.tuning.checkpoint import Checkpoint
+from patchranking.tuning.few_shot import few_shots, hold_out
 from patchranking.tuning.tune import TuneSettings, tune
 
 QUICK = TuneSettings(shots=2, epochs=2, num_tokens=2, batch_size=8)
@@ -46,17 +52,151 @@ def tokens_of(pruner):
     return {name: value.clone() for name, value in pruner.prompts.state_dict().items()}
 
 
+@pytest.fixture
+def noise(tmp_path):
+    """Eight pictures of noise of each of two classes."""
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "noise" / name).mkdir(parents=True)
+        for index in range(8):
+            picture = Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8))
+            picture.save(tmp_path / "noise" / name / f"{index}.png")
+    return load_data(str(tmp_path / "noise"))
+
+
+@pytest.fixture
+def captioned(noise):
+    """The same pictures with a caption each, and without classes."""
+    noise.labels, noise.class_names = None, []
+    noise.captions = [[f"a picture of {word}"] for word in "abcdefghijklmnop"]
+    return noise
+
+
+def tiny_pruner(loaded):
+    """Prunes half of the patches and corrects the others, so that features of the dense model are far off."""
+    pruner = Pruner.unfitted(loaded.tower, "tiny", Schedule({3: 0.5}))
+    torch.nn.init.normal_(pruner.predictor(3).correction.weight)
+    return pruner
+
+
+def pruned_logits(loaded, data, tuned, images, texts):
+    """By hand: ten times the cosines of the images to texts that carry the tuned context."""
+    pixels = torch.stack([loaded.preprocess(data.image(index)) for index in images])
+    with torch.no_grad(), tuned.attached(loaded.model):
+        features = torch.nn.functional.normalize(loaded.tower(pixels), dim=1)
+        return 10 * features @ prompted_features(loaded.text, tuned.prompts.context, texts).T
+
+
+STILL = TuneSettings(num_tokens=2, batch_size=16, epochs=2, learning_rate=0.0, weight_decay=0.0, augment=False)
+
+
+@pytest.mark.parametrize("batch_size", [4, 16])
+def test_the_loss_of_classes_is_the_cross_entropy_on_the_pruned_model(loaded, noise, tmp_path, batch_size):
+    tuned, report = tune(loaded, noise, tiny_pruner(loaded), tmp_path, replace(STILL, batch_size=batch_size))
+    logits = pruned_logits(loaded, noise, tuned, range(16), ["cat.", "dog."])
+    expected = -logits.log_softmax(1)[torch.arange(16), noise.labels].mean().item()
+    assert report.loss == pytest.approx([expected, expected], abs=1e-4)
+    assert report.steps == 2 * 16 // batch_size
+    with torch.no_grad():
+        texts = prompted_features(loaded.text, tuned.prompts.context, ["cat.", "dog."])
+    torch.testing.assert_close(tuned.text_features(["cat", "dog"]), texts)
+
+
+def test_the_loss_of_captions_is_the_mean_of_finding_texts_and_finding_images(loaded, captioned, tmp_path):
+    tuned, report = tune(loaded, captioned, tiny_pruner(loaded), tmp_path, STILL)
+    logits = pruned_logits(loaded, captioned, tuned, range(16), [own[0] for own in captioned.captions])
+    by_image, by_text = (-logits.log_softmax(axis).diagonal().mean().item() for axis in (1, 0))
+    assert abs(by_image - by_text) > 1e-3
+    assert report.loss == pytest.approx([(by_image + by_text) / 2] * 2, abs=1e-4)
+
+
+def test_the_learning_rate_warms_up_over_an_epoch_and_falls_by_half_a_cosine(loaded, noise, tmp_path, optimiser_steps):
+    settings = replace(STILL, batch_size=4, epochs=3, learning_rate=0.5, weight_decay=0.25)
+    tune(loaded, noise, tiny_pruner(loaded), tmp_path, settings)
+    falling = [0.25 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
+    assert [step["lr"] for step in optimiser_steps] == pytest.approx([0.1, 0.2, 0.3, 0.4, *falling])
+    assert {(step["weight_decay"], step["momentum"]) for step in optimiser_steps} == {(0.25, 0.9)}
+
+
+@pytest.mark.parametrize("kind", ["classes", "captions"])
+def test_the_share_found_is_of_the_images_held_out(loaded, noise, tmp_path, kind, request):
+    data = noise if kind == "classes" else request.getfixturevalue("captioned")
+    tuned, report = tune(loaded, data, tiny_pruner(loaded), tmp_path, replace(STILL, held_out_share=0.5))
+    assert (report.n_tuned, report.n_held_out) == (8, 8)
+    if kind == "classes":
+        chosen, _ = few_shots(data, 16, 0)
+        held_out = hold_out(chosen, data.labels, 0.5)[1]
+        texts, targets = ["cat.", "dog."], torch.tensor([data.labels[index] for index in held_out])
+    else:
+        held_out, targets = range(8, 16), torch.arange(8)
+        texts = [data.captions[index][0] for index in held_out]
+    found = pruned_logits(loaded, data, tuned, held_out, texts).argmax(1)
+    assert report.held_out == [(found == targets).float().mean().item()] * 2
+
+
+def test_the_tokens_are_those_of_the_best_epoch_on_images_held_out(loaded, noise, tmp_path, monkeypatch):
+    seen = []
+
+    def watched(self, progress, best, save=Checkpoint.save):
+        save(self, progress, best)
+        seen.append(self.prompts.context.clone())
+
+    monkeypatch.setattr(Checkpoint, "save", watched)
+    settings = replace(STILL, held_out_share=0.5, epochs=12, patience=20, learning_rate=0.5)
+    tuned, report = tune(loaded, noise, tiny_pruner(loaded), tmp_path, settings)
+    assert report.epoch == 1 + report.held_out.index(max(report.held_out))
+    assert 1 < report.epoch < len(seen) == 12
+    assert torch.equal(tuned.prompts.context, seen[report.epoch - 1])
+
+
+def test_tokens_start_from_the_phrase_and_the_mean_patch_of_their_level(loaded, noise, tmp_path):
+    settings = replace(STILL, tokens="both", coupled=False, num_tokens=8, depth=2, init_text="red umbrella")
+    prompts = tune(loaded, noise, tiny_pruner(loaded), tmp_path, settings)[0].prompts
+    ids = loaded.text.tokenize(["red umbrella"])[0, 1:3]
+    assert torch.equal(prompts.context[0], loaded.text.embedding(ids).repeat(4, 1))
+    pixels = torch.stack([loaded.preprocess(noise.image(index)) for index in range(16)])
+    for level in range(2):
+        mean = loaded.tower.embed(pixels, level)[:, 1:].mean((0, 1))
+        assert (prompts.free[level] - mean).std().item() == pytest.approx(0.02, rel=0.3)
+
+
+def test_without_a_phrase_tokens_are_small_random_numbers_of_the_seed(loaded, noise, tmp_path):
+    def start(seed):
+        (folder := tmp_path / str(len([*tmp_path.iterdir()]))).mkdir()
+        settings = replace(STILL, tokens="both", coupled=False, init_text="", seed=seed)
+        return tune(loaded, noise, tiny_pruner(loaded), folder, settings)[0].prompts
+
+    first, again, other = start(0), start(0), start(1)
+    assert torch.equal(first.context, again.context)
+    assert torch.equal(first.free, again.free)
+    assert not torch.equal(first.context, other.context)
+    assert first.context.std().item() == pytest.approx(0.02, rel=0.3)
+
+
+def test_shots_are_those_of_the_seed_and_skipped_pictures_are_named(loaded, noise, tmp_path, monkeypatch):
+    first = next(index for index in few_shots(noise, 3, 5)[0] if noise.labels[index] == 1)
+    (tmp_path / "noise" / noise.keys[first]).write_bytes(b"no picture")
+    chosen, _ = few_shots(noise, 3, 5)
+    seen, image = [], type(noise).image
+    monkeypatch.setattr(type(noise), "image", lambda self, index: seen.append(index) or image(self, index))
+    settings = replace(STILL, shots=3, batch_size=6, epochs=1, init_text="", seed=5)
+    _, report = tune(loaded, noise, tiny_pruner(loaded), tmp_path, settings)
+    assert (report.n_tuned, report.n_held_out, report.steps) == (6, 0, 1)
+    assert list(report.skipped) == [noise.keys[first]]
+    assert sorted(seen[-6:]) == sorted(chosen)
+
+
 @pytest.mark.parametrize("tokens", ["text", "visual", "both"])
 def test_only_the_tokens_learn_and_the_loss_falls(tokens, model, data, pruner, tmp_path):
     towers = {name: value.clone() for name, value in model.model.state_dict().items()}
-    predictor = {name: value.clone() for name, value in pruner.predictor.state_dict().items()}
-    settings = replace(QUICK, tokens=tokens, epochs=8, learning_rate=0.01)
+    predictor = {name: value.clone() for name, value in pruner.predictors.state_dict().items()}
+    settings = replace(QUICK, tokens=tokens, epochs=4, batch_size=10, learning_rate=0.01, augment=False)
     tuned, report = tune(model, data, pruner, tmp_path, settings)
     assert all(torch.equal(value, towers[name]) for name, value in model.model.state_dict().items())
-    assert all(torch.equal(value, predictor[name]) for name, value in pruner.predictor.state_dict().items())
-    assert all(weight.grad is None for weight in [*model.model.parameters(), *pruner.predictor.parameters()])
-    assert len(report.loss) == 8
-    assert min(report.loss[-2:]) < report.loss[0]
+    assert all(torch.equal(value, predictor[name]) for name, value in pruner.predictors.state_dict().items())
+    assert all(weight.grad is None for weight in [*model.model.parameters(), *pruner.predictors.parameters()])
+    assert len(report.loss) == report.steps == 4
+    assert report.loss[3] < report.loss[2] < report.loss[1] < report.loss[0]
     assert (pruner.tuned, tuned.tuned, tuned.keep) == ("none", tokens, 0.5)
 
 
@@ -148,7 +288,8 @@ def test_captions_tune_without_classes(model, pruner, tmp_path):
     tuned, report = tune(model, load_data(str(tmp_path / "list.tsv")), pruner, tmp_path, settings)
     assert (report.n_tuned, report.n_held_out, list(report.skipped)) == (9, 2, ["0.png"])
     assert tuned.prompts.class_names == []
-    assert all(0 <= share <= 1 for share in report.held_out)
+    assert {share * 2 for share in report.held_out} <= {0, 1, 2}
+    assert len(report.held_out) == len(report.loss) == 3
 
 
 def test_a_model_without_a_text_side_is_refused(model, data, pruner, tmp_path):

@@ -28,6 +28,20 @@ def test_crops_are_of_the_models_size_and_on_its_scale():
     assert torch.allclose(view, model.preprocess(plain), atol=1e-5)
 
 
+def test_crops_take_half_of_the_picture_or_more(loaded):
+    """Red grows from left to right and green from top to bottom, so that a crop tells where it was taken."""
+    across = np.tile(np.linspace(0, 250, 251).astype(np.uint8), (251, 1))
+    picture = Image.fromarray(np.stack([across, across.T, across], 2))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (loaded.mean, loaded.std))
+    crop, shares = augmentation(loaded), []
+    for _ in range(60):
+        red, green, _ = crop(picture) * std + mean
+        width, height = (red[:, -1] - red[:, 0]).abs().mean(), (green[-1] - green[0]).abs().mean()
+        shares.append((width * height * (255 / 250 * 32 / 31) ** 2).item())
+    assert 0.48 < min(shares) < 0.56
+    assert 0.9 < max(shares) < 1.02
+
+
 def test_crops_differ_and_half_of_them_are_mirrored():
     model = load_model("demo")
     ramp = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1))).convert("RGB")
@@ -51,3 +65,24 @@ def test_a_view_depends_on_its_place_alone(folder):
     assert all(torch.equal(a, b) for a, b in zip(forwards, backwards[::-1], strict=True))
     assert not torch.equal(forwards[0], forwards[1])
     assert [views[item][1] for item in range(3)] == [0, 0, 1]
+    assert not torch.equal(Views(data, [0], view, seed=4)[0][0], forwards[0])
+
+
+def test_a_captioned_image_comes_with_one_of_its_captions_and_each_has_its_turn(folder):
+    data = load_data(str(folder))
+    data.captions = [[f"{index} {word}" for word in ("red", "green", "blue")] for index in range(9)]
+    views = Views(data, [4] * 30 + [2], lambda image: torch.rand(2), seed=0)
+    captions = [views[item][1] for item in range(31)]
+    assert {*captions[:30]} == {"4 red", "4 green", "4 blue"}
+    assert captions[30].startswith("2 ")
+    assert captions == [views[item][1] for item in range(31)]
+    assert len(views) == 31
+
+
+def test_looking_at_views_leaves_the_random_numbers_alone(folder):
+    views = Views(load_data(str(folder)), [0, 1], lambda image: torch.rand(2), seed=0)
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    _ = [views[item] for item in range(2)]
+    assert torch.equal(torch.rand(3), expected)
