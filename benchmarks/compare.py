@@ -1,9 +1,10 @@
-"""Dense, pruned, merged and cropped models side by side, on classes and on captions.
+r"""The dense model, a pruner, every baseline and, if wanted, the oracle side by side, on classes and on captions.
 
-    python benchmarks/compare.py MODEL '[DATA, ...]' --pruner DIR --out benchmarks/results/compare-NAME.json
+    python benchmarks/compare.py open_clip:local-dir:photos/photo-clip-s14 photos/imagenette/val photos/flowers/val \
+        --pruner runs/photos --golden_images 30 --picture docs/images/photos.jpg \
+        --out benchmarks/results/compare-photos.json
 
-Every finished data set is written, and a run that is killed goes on after it. The random baseline is measured with
-three seeds.
+A run that is killed goes on after the last finished data set.
 """
 
 from __future__ import annotations
@@ -12,60 +13,81 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-from jsonargparse import auto_cli
+from common import Results, main
 
-from patchranking.data import load_data
+from patchranking.data import ImageData, load_data, subset
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
-from patchranking.files import write_json
+from patchranking.evaluation.examples import Example
+from patchranking.methods import METHODS
 from patchranking.pruner import Pruner
-from patchranking.towers.load import load_model
+from patchranking.report.figures import examples_picture
+from patchranking.report.page import write_report
+from patchranking.towers.load import LoadedModel, load_model
 
-METHODS = ("random", "centre-crop", "cls-attention", "evit", "a-vit", "tome", "low-res")
 
-
-def main(
+def compare(
     model: str,
     data: list[str],
     pruner: Path = Path("runs/fit"),
     out: Path = Path("benchmarks/results/compare.json"),
     keep: list[float] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4],  # noqa: B006
+    golden_images: int = 0,
     seeds: int = 3,
     limit: int | None = None,
     timing_batch: int = 16,
+    picture: Path | None = None,
+    report: Path | None = None,
+    examples: int = 4,
 ) -> None:
-    """Runs the comparison.
+    """Compares a pruner with the baselines.
 
     Args:
         model: The MODEL argument of the command line.
         data: DATA arguments, with classes or captions.
         pruner: Folder written by patchranking fit.
         out: The JSON file.
-        keep: Keep rates; the methods that do not drop patches are matched by multiply-accumulates.
+        keep: Keep rates; methods that do not drop patches are matched by MACs.
+        golden_images: Images of each data set for the golden oracle; 0 leaves it out.
         seeds: Seeds 0, 1, ... of the random baseline.
         limit: At most so many images of each data set.
-        timing_batch: Images a batch when timing.
+        timing_batch: Images per batch when timing; 0 leaves timing out.
+        picture: Picture of the examples.
+        report: Report on all data sets as HTML.
+        examples: Images of each data set in the picture and the report.
     """
-    torch.manual_seed(0)
-    loaded, fitted = load_model(model), Pruner.from_pretrained(pruner)
-    partial = out.with_suffix(".partial")
-    done: dict[str, dict[str, Any]] = json.loads(partial.read_text()) if partial.is_file() else {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for name in data:
-        if name in done:
-            continue
-        images = load_data(name, limit, 0)
-        settings = EvaluationSettings(methods=METHODS, keep_rates=keep, timing_batch=timing_batch, wall=0)
-        done[name], _ = evaluate(loaded, images, [fitted], settings)
+    loaded, fitted, results = load_model(model), Pruner.from_pretrained(pruner), Results(out)
+    methods = [name for name, method in METHODS.items() if golden_images or not method.oracle]
+    settings = EvaluationSettings(methods, keep, golden_images, timing_batch=timing_batch, examples=0)
+
+    def rows_of(images: ImageData) -> dict[str, Any]:
+        found, _ = evaluate(loaded, images, [fitted], settings)
         for seed in range(1, seeds):
-            again = EvaluationSettings(("random",), keep, fitted.schedule, timing_batch=0, wall=0, seed=seed)
-            rows = evaluate(loaded, images, [], again)[0]["rows"]
-            done[name]["rows"] += [row for row in rows if row["method"] == "random"]
-        write_json(partial, done)
-    rows = [row for results in done.values() for row in results["rows"]]
-    write_json(out, {"environment": done[data[-1]]["environment"], "rows": rows})
-    partial.unlink(missing_ok=True)
+            again = EvaluationSettings(["random"], keep, timing_batch=0, examples=0, seed=seed)
+            rows = evaluate(loaded, images, [], again, fitted.fitted)[0]["rows"]
+            found["rows"] += [row for row in rows if row["method"] == "random"]
+        return found
+
+    found, shown = [], list[Example]()
+    for name in data:
+        images = load_data(name, limit)
+        found.append(results.once(name, lambda images=images: rows_of(images)))  # type: ignore[misc]
+        if picture or report:
+            shown += _examples(loaded, images, fitted, methods, examples)
+    fit = pruner / "fit.json"
+    about = json.loads(fit.read_text()) if fit.is_file() else None
+    environment, rows = found[-1]["environment"], [row for one in found for row in one["rows"]]
+    if picture:
+        examples_picture(shown).save(picture, optimize=True)
+    if report:
+        write_report({"environment": environment, "rows": rows}, shown, report, f"patchranking, {model}")
+    results.write(environment, rows, fit=about)
+
+
+def _examples(model: LoadedModel, data: ImageData, pruner: Pruner, methods: list[str], number: int) -> list[Example]:
+    """A few images, drawn by seed, with what the methods keep of them."""
+    settings = EvaluationSettings(methods, [], number, timing_batch=0, examples=number)
+    return evaluate(model, subset(data, number, 0), [pruner], settings)[1]
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=True)
+    main(compare)

@@ -1,4 +1,6 @@
-"""Trains the embedded demo model: ``python benchmarks/demo_model.py --out DIR``.
+"""Trains the embedded demo model.
+
+    python benchmarks/demo_model.py --out runs/demo_model
 
 A CLIP is trained from scratch on generated scenes. Three things let it learn in an hour on two cores what would take a
 day: its attention starts out local, as a convolution's; a throw-away head names the object, or the background, at
@@ -15,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from common import main
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
@@ -187,7 +190,7 @@ class Trainer:
 
 
 def train(
-    out: Path,
+    out: Path = Path("runs/demo_model"),
     steps: int = 1900,
     batch_size: int = 32,
     learning_rate: float = 2e-3,
@@ -268,6 +271,4 @@ def save(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    from jsonargparse import auto_cli
-
-    auto_cli(train, as_positional=False)
+    main(train)

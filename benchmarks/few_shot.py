@@ -1,39 +1,41 @@
 r"""Tuning with a few shots: untuned, text, visual and both kinds of tokens, on the dense and on the pruned model.
 
-    python benchmarks/few_shot.py MODEL '[TRAIN, ...]' '[TEST, ...]' --pruner DIR \
-        --out benchmarks/results/few_shot-NAME.json
+    python benchmarks/few_shot.py open_clip:local-dir:photos/photo-clip-s14 photos/imagenette/val \
+        --train photos/imagenette/train --pruner runs/photos --num_tokens 4 --epochs 4 \
+        --out benchmarks/results/few_shot-imagenette.json
 
-Every finished tuning is written, and one that is killed goes on where it stopped. Every keep rate is tuned at itself.
+Every keep rate is tuned at itself. A run that is killed goes on within the tuning where it stopped.
 """
 
 from __future__ import annotations
 
-import json
 import time
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-from jsonargparse import auto_cli
+from common import Results, main
 
-from patchranking.data import ImageData, load_data, read_batches
+from patchranking.data import ImageData, load_data
+from patchranking.errors import UserError
 from patchranking.evaluation.environment import environment
-from patchranking.files import as_file_name, write_json
-from patchranking.methods.tally import Tally, zero_shot_classes
+from patchranking.files import as_file_name
+from patchranking.methods import PatchRanking
+from patchranking.methods.measure import measure
+from patchranking.prompts.tokens import TokensName
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import attach_reductions
 from patchranking.towers.load import LoadedModel, load_model
 from patchranking.tuning.tune import CHECKPOINT, TuneSettings, tune
 
 
-def main(
+def few_shot(
     model: str,
-    train: list[str],
-    test: list[str],
+    data: list[str],
+    train: list[str] = [],  # noqa: B006
     pruner: Path = Path("runs/fit"),
     out: Path = Path("benchmarks/results/few_shot.json"),
-    tokens: list[str] = ["text", "visual", "both"],  # noqa: B006
+    tokens: list[TokensName] = ["text", "visual", "both"],  # noqa: B006
     keep: list[float] = [1.0, 0.6, 0.5],  # noqa: B006
     shots: int = 16,
     num_tokens: int = 16,
@@ -41,94 +43,82 @@ def main(
     learning_rate: float = 2e-3,
     augment: bool = True,
     seeds: int = 3,
+    limit: int | None = None,
     train_limit: int | None = None,
-    test_limit: int | None = None,
     work: Path = Path("runs/few_shot"),
 ) -> None:
-    """Runs the comparison.
+    """Tunes tokens and tests them.
 
     Args:
         model: The MODEL argument of the command line.
-        train: Labelled images to draw shots from, one DATA argument for every test set.
-        test: DATA arguments to test on.
+        data: DATA arguments to test on, with classes.
+        train: One DATA argument for each of them to draw shots from.
         pruner: Folder written by patchranking fit.
         out: The JSON file.
         tokens: Kinds of tokens to tune.
         keep: Keep rates; 1 is the dense model.
-        shots: Images a class.
+        shots: Images per class.
         num_tokens: Tokens of each encoder.
         epochs: Passes over the images.
         learning_rate: Of SGD.
-        augment: Whether to tune on random crops.
+        augment: Tune on random crops.
         seeds: Seeds 0, 1, ... of shots, tokens and order.
+        limit: At most so many images of each test set.
         train_limit: At most so many images of each training set.
-        test_limit: At most so many images of each test set.
         work: Folder for what is being tuned.
     """
-    loaded = load_model(model)
-    fitted = Pruner.from_pretrained(pruner)
-    partial = out.with_suffix(".partial")
-    done: dict[str, dict[str, Any]] = json.loads(partial.read_text()) if partial.is_file() else {}
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if len(train) != len(data):
+        raise UserError(f"Give one --train for each DATA, in the same order: {len(data)}, not {len(train)}.")
+    loaded, fitted, results = load_model(model), Pruner.from_pretrained(pruner), Results(out)
+    rows = []
+    for name, train_name in zip(data, train, strict=True):
+        test, images = load_data(name, limit), load_data(train_name, train_limit, default_split="train")
+        for rate in keep:
+            rows.append(results.once(f"{name} {rate} none", partial(_untuned, loaded, test, fitted.at(rate))))
+        for seed, kind, rate in product(range(seeds), tokens, keep):
+            settings = TuneSettings(
+                tokens=kind,
+                num_tokens=num_tokens,
+                shots=shots,
+                epochs=epochs,
+                learning_rate=learning_rate,
+                augment=augment,
+                seed=seed,
+            )
+            unit = f"{name} {rate} {kind} {seed}"
+            folder = work / as_file_name(f"{model} {unit}")
+            tuned = partial(_tuned, loaded, test, fitted.at(rate), images, folder, settings)
+            rows.append(results.once(unit, tuned))
+    results.write(environment(loaded.tower.device), rows)
 
-    kinds = [("none", None), *((kind, seed) for seed in range(seeds) for kind in tokens)]
-    for train_name, test_name in zip(train, test, strict=True):
-        images, tests = load_data(train_name, train_limit, 0), load_data(test_name, test_limit, 0)
-        for (kind, seed), rate in product(kinds, keep):
-            name = f"{test_name} {rate} {kind} {seed}"
-            if name in done:
-                continue
-            fitted.keep = rate
-            row: dict[str, Any] = {"dataset": f"{tests.name}/{tests.split}", "tuned": kind, "keep_rate": rate}
-            if seed is None:
-                row |= {"shots": 0, "seed": None} | _measure(loaded, fitted, tests)
-            else:
-                settings = TuneSettings(
-                    tokens=kind,
-                    num_tokens=num_tokens,
-                    shots=shots,
-                    epochs=epochs,
-                    learning_rate=learning_rate,
-                    augment=augment,
-                    seed=seed,
-                )
-                folder = work / as_file_name(f"{model} {name}")
-                row |= _tuned(loaded, fitted, images, tests, folder, settings)
-            done[name] = row
-            write_json(partial, done)
-            print(name, row["top1"], flush=True)
-    write_json(out, {"environment": environment(loaded.tower.device), "rows": list(done.values())})
-    partial.unlink()
+
+def _untuned(model: LoadedModel, test: ImageData, pruner: Pruner) -> dict[str, Any]:
+    return _row(model, test, pruner, {"shots": 0, "seed": None})
 
 
 def _tuned(
-    model: LoadedModel, fitted: Pruner, images: ImageData, tests: ImageData, folder: Path, settings: TuneSettings
+    model: LoadedModel, test: ImageData, pruner: Pruner, images: ImageData, folder: Path, settings: TuneSettings
 ) -> dict[str, Any]:
-    folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    tuned, report = tune(model, images, fitted, folder, settings)
+    tuned, report = tune(model, images, pruner, folder, settings)
     about = {"shots": settings.shots, "seed": settings.seed, "epochs": settings.epochs, "loss": report.loss[-1]}
-    seconds = time.perf_counter() - began
-    found = _measure(model, tuned, tests)
+    row = _row(model, test, tuned, about | {"seconds": time.perf_counter() - began})
     (folder / CHECKPOINT).unlink()
-    return about | {"seconds": seconds} | found
+    return row
 
 
-@torch.inference_mode()
-def _measure(model: LoadedModel, pruner: Pruner, data: ImageData) -> dict[str, Any]:
-    """Top-1 with a pruner's patches and tokens."""
-    untouched = pruner.tuned in ("none", "visual")
-    classes = zero_shot_classes(model, data) if untouched else pruner.text_features(data.class_names)
-    assert data.labels is not None
-    tally, tower = Tally(classes), model.tower
-    for images, pixels in read_batches(data, model.preprocess, 32, {}):
-        with attach_reductions(tower, pruner.reductions()):
-            features = tower(pixels.to(tower.device))
-        labels = torch.tensor([data.labels[image] for image in images], device=tower.device)
-        tally.add(("tuned", pruner.keep), images, features, features, labels, None)
-    key = ("tuned", pruner.keep)
-    return {"n_images": tally.count(key), "top1": tally.mean(key, "top1")}
+def _row(model: LoadedModel, test: ImageData, pruner: Pruner, about: dict[str, Any]) -> dict[str, Any]:
+    encoding = PatchRanking.of(pruner, model, test).at(model.tower, pruner.schedule)
+    tally = measure(model, test, {"pruned": encoding})
+    return {
+        "dataset": f"{test.name}/{test.split}",
+        "tuned": pruner.tuned,
+        "keep_rate": pruner.keep,
+        **about,
+        "n_images": tally.count("pruned"),
+        "top1": tally.mean("pruned", "top1"),
+    }
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=True)
+    main(few_shot)

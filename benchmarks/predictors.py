@@ -1,85 +1,99 @@
-"""Ranks networks, objectives and training-set sizes by what they keep of the feature and the accuracy.
+r"""Ranks networks, objectives and training-set sizes by what they keep of the feature and the accuracy.
 
-    python benchmarks/predictors.py MODEL DATA '[TEST, ...]' --out benchmarks/results/predictors-NAME.json
+    python benchmarks/predictors.py demo demo:test --train demo:train --sizes 1000 250 2000 --train_limit 2000 \
+        --limit 1000 --out benchmarks/results/predictors-demo.json
 
-One thing at a time differs from the first of each list, the default. Images are read once. Imitation learns the
-sketched rankings of the same images, of 400 at most before a distillation, as ``fit`` does. Every finished fit is
-written, so a killed run goes on where it stopped. Rows with network cls-attention and random are baselines without a
-fit.
+One thing at a time differs from the first of each list, the default. Training images are read once. Imitation learns
+the sketched rankings of the same images, of 400 at most before a distillation, as ``fit`` does. Rows with network
+cls-attention and random are baselines without a fit. A run that is killed goes on after the last finished fit.
 """
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jsonargparse import auto_cli
+from common import Results, main, training_data
 from torch import Tensor
 
 from patchranking.data import ImageData, load_data, subset
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.environment import environment
-from patchranking.files import as_file_name, write_json
-from patchranking.fitting.fit import cache_tokens, with_mirrored
-from patchranking.methods import BASELINES
-from patchranking.methods.tally import zero_shot_classes
+from patchranking.evaluation.rows import noise
+from patchranking.files import as_file_name
+from patchranking.fitting.cache import cache_tokens, with_mirrored
+from patchranking.methods import Method, PatchRanking
+from patchranking.methods.cls_attention import ClsAttention
+from patchranking.methods.measure import measure
+from patchranking.methods.random import Random
+from patchranking.methods.tally import DENSE
 from patchranking.predictor.distill import distill
 from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES
 from patchranking.predictor.measures import kendall, matching_rate, spearman
-from patchranking.predictor.networks import Predictor
-from patchranking.pruning.select import kept_count, top_patches
-from patchranking.pruning.stages import Drop, dropping
+from patchranking.predictor.networks import NetworkName, Predictor
+from patchranking.pruner import Pruner
+from patchranking.pruning.attach import Scorer
+from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.select import kept_count
 from patchranking.ranking.job import rank
-from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.search import SearchSettings
-from patchranking.ranking.store import iter_rankings
+from patchranking.ranking.store import golden_by_index
+from patchranking.seeding import seeded
+from patchranking.towers.base_model import BaseModel
 from patchranking.towers.load import LoadedModel, load_model
 
 BLOCK = 3
 RATES = (0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 RANKED = 400
 
+Objective = Literal["both", "distill", "listnet", "bce", "margin", "top-list"]
 
-@dataclass
-class Images:
-    """A data set read once: views of tokens and dense features, golden importance of some, labels, classes."""
+
+@dataclass(frozen=True)
+class Training:
+    """Training images: views of the tokens that enter the block, dense features, golden importance of some by row."""
 
     name: str
     tokens: Tensor
     features: Tensor
     golden: dict[int, Tensor]
-    labels: Tensor | None
-    classes: Tensor | None
 
 
-def main(
+@dataclass(frozen=True)
+class Test:
+    """Test images; of some, the tokens that enter the block and the golden importance."""
+
+    data: ImageData
+    tokens: Tensor
+    golden: Tensor
+
+
+def predictors(
     model: str,
-    data: str,
-    test: list[str],
+    data: list[str],
+    train: str | None = None,
     out: Path = Path("benchmarks/results/predictors.json"),
-    networks: list[str] = ["mixer", "transformer", "mlp"],  # noqa: B006
-    objectives: list[str] = ["both", "distill", *LOSSES],  # noqa: B006
+    networks: list[NetworkName] = ["mixer", "transformer", "mlp"],  # noqa: B006
+    objectives: list[Objective] = ["both", "distill", "listnet", "bce", "margin", "top-list"],  # noqa: B006
     sizes: list[int] = [1000, 250],  # noqa: B006
     seeds: int = 3,
     steps: int = 300,
     golden_images: int = 60,
-    train_limit: int | None = None,
     limit: int | None = None,
+    train_limit: int | None = None,
     work: Path = Path("runs/predictors"),
 ) -> None:
-    """Runs the comparison.
+    """Fits predictors and tests them.
 
     Args:
         model: The MODEL argument of the command line.
-        data: Training images.
-        test: DATA arguments to test on.
+        data: DATA arguments to test on.
+        train: Training images.
         out: The JSON file.
         networks: mixer, transformer, mlp.
         objectives: both, which is listnet and then distill, distill, listnet, bce, margin, top-list.
@@ -87,140 +101,111 @@ def main(
         seeds: Seeds 0, 1, ... of the sample, the weights and the order.
         steps: Steps of distillation.
         golden_images: Test images of each set whose golden ranking is searched, for the matching rate.
-        train_limit: At most so many training images, drawn once for all seeds.
         limit: At most so many images of each test set.
+        train_limit: At most so many training images, drawn once for all seeds.
         work: Folder for the rankings.
     """
-    loaded = load_model(model)
-    ranked = sys.maxsize if set(objectives) & set(LOSSES) else RANKED
-    train = _read(loaded, load_data(data, train_limit, 0), ranked, work, mirrored=True)
-    tests = [_read(loaded, load_data(name, limit, 0), golden_images, work) for name in test]
-    done: dict[str, list[dict[str, Any]]] = {}
-    unfinished = out.with_suffix(".partial")
-    if unfinished.is_file():
-        done = json.loads(unfinished.read_text())
-    out.parent.mkdir(parents=True, exist_ok=True)
-
-    def keep(name: str, rows: Callable[[], list[dict[str, Any]]]) -> None:
-        if name not in done:
-            done[name] = rows()
-            write_json(unfinished, done)
-            half = [row for row in done[name] if row["keep_rate"] == 0.5]
-            print(name, *(f"{row['dataset']} {row['top1']} {row['feature_cosine']:.4f}" for row in half), flush=True)
-
+    images, results, loaded = training_data(train, train_limit), Results(out), load_model(model)
+    tests = [_test(loaded, load_data(name, limit), golden_images, work) for name in data]
+    training = _training(loaded, images, len(images) if set(objectives) & set(LOSSES) else RANKED, work)
+    rows: list[dict[str, Any]] = []
     for seed in range(seeds):
-        for name in ("random", "cls-attention") if seed == 0 else ("random",):
-            scorer = BASELINES[name](loaded.tower, BLOCK, seed)
-            drop = dropping(scorer, loaded.tower.num_prefix_tokens)
-            about = {"fit_on": None, "network": name, "objective": None, "n_train": 0, "seed": seed, "macs_share": None}
-            keep(f"{name} {seed}", partial(_rows, loaded, scorer, drop, tests, about))
-        default = (networks[0], objectives[0], sizes[0])
-        others = [(network, *default[1:]) for network in networks]
-        others += [(default[0], objective, default[2]) for objective in objectives]
-        others += [(*default[:2], size) for size in sizes]
-        for chosen in dict.fromkeys(others):
-            name = " ".join(map(str, (*chosen, seed)))
-            keep(name, partial(_fit, loaded, train, tests, steps, *chosen, seed))
-    rows = [row for rows in done.values() for row in rows]
-    write_json(out, {"environment": environment(loaded.tower.device), "rows": rows})
-    unfinished.unlink()
+        for method in (Random(), ClsAttention()) if seed == 0 else (Random(),):
+            scorer = method.scorer(loaded.tower, BLOCK, seed)
+            about = {"fit_on": None, "network": method.name, "objective": None, "n_train": 0, "seed": seed}
+            baseline = partial(_rows, loaded, tests, method, scorer, about | {"macs_share": None})
+            rows += results.once(f"{method.name} {seed}", baseline)
+        chosen = [(network, objectives[0], sizes[0]) for network in networks]
+        chosen += [(networks[0], objective, sizes[0]) for objective in objectives]
+        chosen += [(networks[0], objectives[0], size) for size in sizes]
+        for kind in dict.fromkeys(chosen):
+            fitted = partial(_fitted, loaded, training, tests, steps, *kind, seed)
+            rows += results.once(" ".join(map(str, (*kind, seed))), fitted)
+    results.write(environment(loaded.tower.device), rows)
 
 
-def _read(
-    model: LoadedModel, images: ImageData, golden_images: int | None, work: Path, mirrored: bool = False
-) -> Images:
-    used, _, tokens, features = cache_tokens(model, images, None, BLOCK, dense=True, mirrored=mirrored)
+def _golden(model: LoadedModel, data: ImageData, limit: int, work: Path) -> dict[int, Tensor]:
+    """Golden importance of some images by index."""
+    some = subset(data, limit, 0)
+    folder = work / as_file_name(f"{model.name}-{data.name}-{data.split}-{len(data)}-{len(some)}")
+    rank(model, some, folder, SearchSettings(block=BLOCK))
+    return golden_by_index(folder, data.keys)
+
+
+def _training(model: LoadedModel, data: ImageData, ranked: int, work: Path) -> Training:
+    golden = _golden(model, data, ranked, work)
+    used, _, tokens, features = cache_tokens(model, data, None, BLOCK, dense=True, mirrored=True)
     assert features is not None
-    golden: dict[int, Tensor] = {}
-    if golden_images is not None:
-        ranked = subset(images, golden_images, 0)
-        folder = work / as_file_name(f"{model.name}-{images.name}-{images.split}-{len(ranked)}")
-        rank(model, ranked, folder, SearchSettings(block=BLOCK))
-        place = {images.keys[index]: row for row, index in enumerate(used)}
-        golden = {place[key]: torch.from_numpy(row) for key, row in iter_rankings(folder) if key in place}
-    labels = None if images.labels is None else torch.tensor([images.labels[index] for index in used])
-    classes = zero_shot_classes(model, images)
-    return Images(f"{images.name}/{images.split}", tokens, features, golden, labels, classes)
+    by_row = {row: golden[image] for row, image in enumerate(used) if image in golden}
+    return Training(f"{data.name}/{data.split}", tokens, features, by_row)
 
 
-def _fit(
+def _test(model: LoadedModel, data: ImageData, golden_images: int, work: Path) -> Test:
+    golden = _golden(model, data, golden_images, work)
+    used, _, tokens, _ = cache_tokens(model, data, sorted(golden), BLOCK, dense=False)
+    return Test(data, tokens[0].float(), torch.stack([golden[image] for image in used]))
+
+
+def _fitted(
     model: LoadedModel,
-    train: Images,
-    tests: list[Images],
+    training: Training,
+    tests: Sequence[Test],
     steps: int,
     network: str,
     objective: str,
     size: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    torch.manual_seed(seed)
     tower = model.tower
-    predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches, network)
-    rows = torch.randperm(train.tokens.shape[1], generator=torch.Generator().manual_seed(seed))[:size]
-    if objective != "distill":
-        ranked = torch.tensor([row for row in rows.tolist() if row in train.golden])
-        ranked = ranked[: RANKED if objective == "both" else None]
-        importance = torch.stack([train.golden[row] for row in ranked.tolist()])
-        views = with_mirrored(importance, tower.grid)
-        imitate(predictor, train.tokens[:, ranked], views, LOSSES.get(objective, LOSSES["listnet"]), seed=seed)
-    if objective in ("distill", "both"):
-        distill(predictor, tower, train.tokens[:, rows], train.features[:, rows], BLOCK, steps, seed=seed)
-    predictor.eval()
-    scoring = count_macs(lambda tokens: predictor.correct(tokens, 0.5), train.tokens[0, :1].float())
-    dense = count_macs(tower, torch.zeros(1, 3, *tower.image_size, dtype=tower.dtype))
-    about = {"fit_on": train.name, "network": network, "objective": objective, "n_train": len(rows), "seed": seed}
-    return _rows(model, predictor, predictor.prune, tests, about | {"macs_share": scoring / dense})
+    rows = torch.randperm(training.tokens.shape[1], generator=torch.Generator().manual_seed(seed))[:size]
+    with seeded(seed):
+        predictor = Predictor.for_tower(tower, network)
+        if objective != "distill":
+            ranked = [row for row in rows.tolist() if row in training.golden]
+            ranked = ranked[: RANKED if objective == "both" else None]
+            views = with_mirrored(torch.stack([training.golden[row] for row in ranked]), tower.grid)
+            imitate(predictor, training.tokens[:, ranked], views, LOSSES.get(objective, LOSSES["listnet"]), seed=seed)
+        predictor.to(tower.device)
+        if objective in ("distill", "both"):
+            distill(predictor, tower, training.tokens[:, rows], training.features[:, rows], BLOCK, steps, seed=seed)
+    pruner = Pruner({BLOCK: predictor}, BaseModel.of(tower, model.name), Schedule({BLOCK: 0.5})).eval()
+    scoring = count_macs(lambda tokens: predictor.correct(tokens, 0.5), tests[0].tokens[:1].to(tower.device))
+    about = {
+        "fit_on": training.name,
+        "network": network,
+        "objective": objective,
+        "n_train": len(rows),
+        "seed": seed,
+        "macs_share": scoring / count_macs(tower, noise(tower, 1)),
+    }
+    return _rows(model, tests, PatchRanking(pruner), predictor, about)
 
 
 @torch.inference_mode()
 def _rows(
-    model: LoadedModel, scorer: Callable[[Tensor], Tensor], drop: Drop, tests: list[Images], about: dict[str, Any]
+    model: LoadedModel, tests: Sequence[Test], method: Method, scorer: Scorer, about: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    return [row for images in tests for row in _test(model, scorer, drop, images, about)]
-
-
-def _test(
-    model: LoadedModel, scorer: Callable[[Tensor], Tensor], drop: Drop, images: Images, about: dict[str, Any]
-) -> list[dict[str, Any]]:
-    tower, patches = model.tower, model.tower.num_patches
-    some = sorted(images.golden)
-    scores = scorer(images.tokens[0, some].float()) if some else None
-    golden = torch.stack([images.golden[row] for row in some]) if some else None
-    rows = []
-    for rate in RATES:
-        count = kept_count(rate, patches)
-        batches = images.tokens[0].split(64)
-        features = torch.cat(
-            [tower.pool(tower.run(drop(tokens.float(), count, top_patches), BLOCK)) for tokens in batches]
-        )
-        agreement = {}
-        if scores is not None and golden is not None:
-            agreement = {
-                "matching_rate": matching_rate(scores, golden, count),
-                "kendall": kendall(scores, golden),
-                "spearman": spearman(scores, golden),
-            }
-        rows.append(
-            about
-            | {
-                "dataset": images.name,
+    tower, rows = model.tower, []
+    for test in tests:
+        encodings = {rate: method.at(tower, Schedule({BLOCK: rate}), about["seed"]) for rate in RATES}
+        tally = measure(model, test.data, encodings)
+        scores = scorer(test.tokens.to(tower.device)).cpu()
+        order = {"kendall": kendall(scores, test.golden), "spearman": spearman(scores, test.golden)}
+        for rate in RATES:
+            count = kept_count(rate, tower.num_patches)
+            found = {
+                "dataset": f"{test.data.name}/{test.data.split}",
                 "keep_rate": rate,
-                "n_images": len(features),
-                "top1": _top1(features, images),
-                "top1_dense": _top1(images.features[0], images),
-                "feature_cosine": 1 - feature_damage(features, images.features[0]).mean().item(),
-                "chance": count / patches,
+                "n_images": tally.count(rate),
+                "top1": tally.mean(rate, "top1"),
+                "top1_dense": tally.mean(DENSE, "top1"),
+                "feature_cosine": tally.mean(rate, "feature_cosine"),
+                "chance": count / tower.num_patches,
+                "matching_rate": matching_rate(scores, test.golden, count),
             }
-            | agreement
-        )
+            rows.append(about | found | order)
     return rows
 
 
-def _top1(features: Tensor, images: Images) -> float | None:
-    if images.classes is None or images.labels is None:
-        return None
-    return 100 * (features @ images.classes.T).argmax(1).eq(images.labels).float().mean().item()
-
-
 if __name__ == "__main__":
-    auto_cli(main, as_positional=True)
+    main(predictors)

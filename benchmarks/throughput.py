@@ -1,64 +1,57 @@
-"""Dense and pruned ViT-B/16 of every library, timed in turn; random weights, since time does not depend on them.
+r"""Dense and pruned ViT-B/16 of every library, timed in turn; random weights, since time does not depend on them.
 
-python benchmarks/throughput.py --out benchmarks/results/throughput-vit_b16.json
+    python benchmarks/throughput.py --keep 0.6 0.5 --repeats 5 --seconds 10 \
+        --out benchmarks/results/throughput-vit_b16.json
+
+A run that is killed goes on after the last finished library.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jsonargparse import auto_cli
+from common import Results, main
 from torch import nn
 
 from patchranking.evaluation.environment import environment
-from patchranking.evaluation.speed import BackendName, PrecisionName, SpeedSettings, measure_speed
-from patchranking.files import write_json
-from patchranking.predictor.networks import Predictor
+from patchranking.evaluation.speed import SpeedSettings, measure_speed
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
-from patchranking.towers.base_model import BaseModel
+
+Library = Literal["open_clip", "transformers", "timm"]
 
 
-def main(
+def throughput(
+    settings: SpeedSettings,
     out: Path = Path("benchmarks/results/throughput-vit_b16.json"),
-    libraries: list[str] = ["open_clip", "transformers", "timm"],  # noqa: B006
-    keep: list[float] = [0.7, 0.6, 0.5, 0.4],  # noqa: B006
-    batches: list[int] = [1, 8, 32],  # noqa: B006
-    backends: list[BackendName] = ["eager"],  # noqa: B006
-    precisions: list[PrecisionName] = ["fp32"],  # noqa: B006
-    repeats: int = 7,
-    seconds: float = 20.0,
+    libraries: list[Library] = ["open_clip", "transformers", "timm"],  # noqa: B006
     device: str = "cpu",
 ) -> None:
-    """Times them.
+    """Times the dense and the pruned model.
 
     Args:
+        settings: What to time.
         out: The JSON file.
         libraries: open_clip, transformers, timm.
-        keep: Keep rates.
-        batches: Images a batch.
-        backends: eager, compile, or both.
-        precisions: fp32, bf16, fp16.
-        repeats: Rounds at least.
-        seconds: At least so long for each batch size.
         device: cpu, cuda, ...
     """
-    torch.manual_seed(0)
-    settings = SpeedSettings(keep, batches, backends, precisions, repeats, seconds)
-    rows: list[dict[str, Any]] = []
-    for library in libraries:
-        model = _vit_b16(library).eval().requires_grad_(False).to(device)
-        tower = as_tower(model)
-        predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
-        pruner = Pruner(predictor, BaseModel.of(tower, "ViT-B/16"), Schedule({3: 0.5})).eval().to(device)
-        rows += measure_speed(model, pruner, f"{library} ViT-B/16", settings)
-        write_json(out, {"environment": environment(tower.device), "rows": rows})
+    results = Results(out)
+
+    def rows_of(library: Library) -> list[dict[str, Any]]:
+        model = vit_b16(library).eval().requires_grad_(False).to(device)
+        pruner = Pruner.unfitted(as_tower(model), "ViT-B/16", Schedule({3: 0.5}))
+        return measure_speed(model, pruner, f"{library} ViT-B/16", settings)
+
+    rows = [row for library in libraries for row in results.once(library, partial(rows_of, library))]
+    results.write(environment(torch.device(device)), rows)
 
 
-def _vit_b16(library: str) -> nn.Module:
+def vit_b16(library: Library) -> nn.Module:
+    """A ViT-B/16 of CLIP with random weights."""
     if library == "open_clip":
         import open_clip
 
@@ -74,4 +67,4 @@ def _vit_b16(library: str) -> nn.Module:
 
 
 if __name__ == "__main__":
-    auto_cli(main, as_positional=False)
+    main(throughput)

@@ -8,18 +8,7 @@ import sys
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = {
-    "demo": "Fits, prunes and evaluates the embedded model on generated scenes, in minutes on two cores.",
-    "rank": "Finds which patches of each image matter (Phase I) and stores the rankings; resumes after a kill.",
-    "fit": "Fits a pruner (Phase II) by what its choice does to the image feature, by golden rankings, or by both.",
-    "tune": "Tunes learnable tokens on the pruned model with a few shots (Phase III); resumes after a kill.",
-    "evaluate": "Compares dense, pruner and baselines on labelled or captioned images; writes results.json and "
-    "report.html.",
-    "benchmark": "Times the dense and the pruned model in turn on this machine; writes throughput.json.",
-    "reproduce": "Measures a table or figure of the paper on the data sets at hand, beside what it publishes; resumes "
-    "after a kill.",
-}
-"""Command -> the first line of its docstring, known without importing it."""
+COMMANDS = ("demo", "rank", "fit", "tune", "evaluate", "benchmark", "reproduce")
 
 
 def main() -> None:
@@ -28,9 +17,9 @@ def main() -> None:
     if name in ("-h", "--help"):
         print(_help())
     elif name == "--version":
-        from importlib.metadata import version
+        from patchranking.version import __version__
 
-        print(f"patchranking {version('patchranking')}")
+        print(f"patchranking {__version__}")
     elif name in COMMANDS:
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
@@ -44,13 +33,13 @@ def main() -> None:
 
 
 def _help() -> str:
-    import textwrap
+    """What every command does, the first line of its docstring, read without importing what it needs."""
+    import ast
+    from importlib.resources import files
 
-    lines = [
-        textwrap.fill(text, 100, initial_indent=f"  {name:<11}", subsequent_indent=13 * " ")
-        for name, text in COMMANDS.items()
-    ]
-    usage = ["usage: patchranking COMMAND ...", "", "Runs CLIP image encoders on the patches that matter.", ""]
-    return "\n".join(
-        [*usage, *lines, "", "COMMAND --help shows its options; patchranking --version shows the version."]
-    )
+    lines = ["usage: patchranking COMMAND ...", "", "Runs CLIP image encoders on the patches that matter.", ""]
+    for name in COMMANDS:
+        tree = ast.parse(files("patchranking").joinpath("commands", f"{name}.py").read_text("utf-8"))
+        (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+        lines.append(f"  {name:<11}{str(ast.get_docstring(function)).partition(chr(10))[0]}")
+    return "\n".join([*lines, "", "COMMAND --help shows its options; patchranking --version shows the version."])

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from patchranking.data import ImageData
 from patchranking.errors import UserError
@@ -111,14 +110,7 @@ def _pruners(model: LoadedModel, data: ImageData, pruners: Sequence[Pruner]) -> 
         raise UserError(f"Two pruners hold the same kind of tokens, {', '.join(kinds)}: give one of each.")
     untuned = [pruner for pruner in pruners if pruner.tuned == "none"] or [one.untuned for one in pruners[:1]]
     tuned = [pruner for pruner in pruners if pruner.tuned != "none"]
-    return [PatchRanking(one, _tuned_classes(model, data, one)) for one in (*untuned, *tuned)]
-
-
-def _tuned_classes(model: LoadedModel, data: ImageData, pruner: Pruner) -> Tensor | None:
-    """Text features that go with tuned tokens; None where the text encoder is left alone, or without classes."""
-    if data.labels is None or pruner.tuned in ("none", "visual"):
-        return None
-    return pruner.text_features(data.class_names, model.text)
+    return [PatchRanking.of(one, model, data) for one in (*untuned, *tuned)]
 
 
 def _entries(

@@ -12,19 +12,18 @@ import torch
 from patchranking.data import ImageData, read_batches, subset
 from patchranking.errors import UserError
 from patchranking.evaluation.published import PUBLISHED, paper_name
+from patchranking.files import make_folder
 from patchranking.fitting.fit import FitSettings, fit
 from patchranking.methods import Dense, Encoding, PatchRanking, named
-from patchranking.methods.batch import Batch
+from patchranking.methods.golden import by_golden
 from patchranking.methods.measure import measure
-from patchranking.methods.method import Encoded, reducing
 from patchranking.predictor.measures import matching_rate
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import kept_count
-from patchranking.pruning.stages import by_scores
 from patchranking.ranking.job import rank
 from patchranking.ranking.search import ScoreName, SearchSettings
-from patchranking.ranking.store import iter_rankings
+from patchranking.ranking.store import golden_by_index
 from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel
 from patchranking.tuning.tune import TuneSettings, tune
@@ -81,7 +80,7 @@ def reproduce(table: str, job: Job) -> list[dict[str, Any]]:
     """
     if job.test.labels is None or job.model.text is None:
         raise UserError("The paper's tables need classes and a text encoder: give labelled images and a CLIP.")
-    job.out.mkdir(parents=True, exist_ok=True)
+    make_folder(job.out)
     name, published = paper_name(job.test.name), PUBLISHED[table]
     rows: list[dict[str, Any]] = []
     seen: dict[str, int] = {}
@@ -142,8 +141,7 @@ def _tuned(job: Job, pruner: Pruner, tokens: Literal["text", "both"], schedule: 
     name = "-".join(f"{block}-{round(100 * rate)}" for block, rate in schedule.stages.items())
     settings = replace(job.tuning, tokens=tokens, seed=job.seed)
     found, _ = tune(job.model, train, pruner.untuned.scheduled(schedule), job.out / f"tuned-{tokens}-{name}", settings)
-    classes = found.text_features(job.test.class_names, job.model.text)
-    return PatchRanking(found, classes).at(job.model.tower, schedule)
+    return PatchRanking.of(found, job.model, job.test).at(job.model.tower, schedule)
 
 
 def _progressive(tower: VisionTower) -> Schedule:
@@ -165,7 +163,10 @@ def _table1(job: Job) -> Cells:
         pruner.to(job.model.tower.device)
         cells |= _accuracies(
             job,
-            {(f"golden, {score}", f"{rate:.0%}"): _by_golden(job, golden, rate) for rate in rates}
+            {
+                (f"golden, {score}", f"{rate:.0%}"): by_golden(job.model.tower, Schedule({_BLOCK: rate}), golden)
+                for rate in rates
+            }
             | {
                 (f"predicted, {score}", f"{rate:.0%}"): _pruned(job, pruner, Schedule({_BLOCK: rate})) for rate in rates
             },
@@ -179,19 +180,7 @@ def _golden(job: Job, score: ScoreName) -> dict[int, torch.Tensor]:
     folder = job.out / f"rankings-test-leave-out-{score}-{_BLOCK}"
     some = subset(job.test, job.fitting.ranked, job.seed)
     rank(job.model, some, folder, SearchSettings("leave-out", score, _BLOCK))
-    index_of = {key: index for index, key in enumerate(job.test.keys)}
-    return {index_of[key]: torch.from_numpy(importance) for key, importance in iter_rankings(folder)}
-
-
-def _by_golden(job: Job, golden: Mapping[int, torch.Tensor], rate: float) -> Encoding:
-    """The golden rankings themselves, on the images that were ranked."""
-    tower, schedule = job.model.tower, Schedule({_BLOCK: rate})
-
-    def run(batch: Batch) -> Encoded:
-        importance = torch.stack([golden[image] for image in batch.images]).to(tower.device)
-        return reducing(tower, schedule, by_scores(tower, schedule, {_BLOCK: lambda _: importance})).run(batch)
-
-    return Encoding(tower, schedule, run, images=golden.keys())
+    return golden_by_index(folder, job.test.keys)
 
 
 @torch.inference_mode()

@@ -24,7 +24,7 @@ from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import check_keep_rate
 from patchranking.ranking.job import rank
 from patchranking.ranking.search import ScoreName, SearchName, SearchSettings
-from patchranking.ranking.store import finished_manifest, iter_rankings
+from patchranking.ranking.store import finished_manifest, golden_by_index
 from patchranking.seeding import seeded
 from patchranking.towers import VisionTower
 from patchranking.towers.base_model import BaseModel
@@ -223,8 +223,7 @@ def _golden(base: BaseModel, data: ImageData, rankings: Path, block: int) -> dic
             f"These rankings are for pruning before block {settings['block']}, not {block}: prune there first, or rank "
             "again."
         )
-    index_of = {key: index for index, key in enumerate(data.keys)}
-    golden = {index_of[key]: torch.from_numpy(row) for key, row in iter_rankings(rankings) if key in index_of}
+    golden = golden_by_index(rankings, data.keys)
     if not golden:
         raise UserError("None of these images has a ranking in the folder given: rank them first.")
     return golden

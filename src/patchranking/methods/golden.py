@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from patchranking.pruning.stages import by_scores
 from patchranking.ranking.sketched import sketched
 from patchranking.towers import VisionTower
 
-__all__ = ["Golden", "golden_importance"]
+__all__ = ["Golden", "by_golden", "golden_importance"]
 
 _IMAGES_PER_SEARCH = 8
 
@@ -25,6 +27,23 @@ def golden_importance(batch: Batch, block: int) -> Tensor:
         return torch.cat([sketched(batch.tower, part, block).importance for part in parts])
 
     return batch.once(("golden", block), search)
+
+
+def by_golden(tower: VisionTower, schedule: Schedule, golden: Mapping[int, Tensor]) -> Encoding:
+    """The encoding that drops patches by golden importance found before, measured on the images that have it.
+
+    Args:
+        tower: The image encoder.
+        schedule: Where patches are dropped and how many stay.
+        golden: Index of an image -> importance of its patches, ``(patches,)``.
+    """
+
+    def run(batch: Batch) -> Encoded:
+        importance = torch.stack([golden[image] for image in batch.images]).to(tower.device)
+        reductions = by_scores(tower, schedule, {schedule.block: lambda _: importance})
+        return reducing(tower, schedule, reductions).run(batch)
+
+    return Encoding(tower, schedule, run, images=golden.keys())
 
 
 class Golden(Method):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from patchranking.data import ImageData, none_readable
 from patchranking.errors import UserError
+from patchranking.files import make_folder
 from patchranking.ranking.ray_engine import rank_on_ray
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.shards import ShardRanker
@@ -52,7 +53,7 @@ def rank(
     """
     if engine not in ENGINES:
         raise UserError(f"Unknown engine '{engine}': choose from {', '.join(ENGINES)}.")
-    out = Path(out).expanduser()
+    out = make_folder(out)
     ranker = ShardRanker(model, data, settings, out, math.ceil(len(data) / _IMAGES_PER_SHARD))
     manifest = {
         "settings": ranker.record,
@@ -96,7 +97,6 @@ def _digest(keys: Sequence[str]) -> str:
 
 def _claim(out: Path, manifest: dict[str, Any]) -> float | None:
     """Reserves a folder for a job, or finds that it is the job's already; returns the speed of an earlier run."""
-    out.mkdir(parents=True, exist_ok=True)
     existing = read_manifest(out)
     if existing is not None and {key: existing.get(key) for key in manifest} == manifest:
         return existing.get("images_per_second")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
+from torch import Tensor
 
 from patchranking.errors import UserError
 from patchranking.files import replacing, write_json
 
 __all__ = [
     "finished_manifest",
+    "golden_by_index",
     "iter_rankings",
     "read_manifest",
     "read_shard_summary",
@@ -134,3 +137,13 @@ def iter_rankings(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
             table = pq.read_table(path, columns=["key", "importance"])
         for key, importance in zip(table["key"], table["importance"], strict=True):
             yield key.as_py(), np.array(importance.values)
+
+
+def golden_by_index(folder: Path, keys: Sequence[str]) -> dict[int, Tensor]:
+    """Index of an image -> golden importance of its patches, ``(patches,)``, for the keys that have a ranking.
+
+    Raises:
+        UserError: As ``iter_rankings`` does.
+    """
+    index_of = {key: index for index, key in enumerate(keys)}
+    return {index_of[key]: torch.from_numpy(row) for key, row in iter_rankings(folder) if key in index_of}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 
 from patchranking.errors import MissingExtraError
 from patchranking.evaluation.examples import Example
+from patchranking.files import replacing
 from patchranking.report.figures import MEASURES, accuracy_against_cost
 from patchranking.report.pictures import heat_map, photo, shown_methods
 from patchranking.report.styles import order, style
@@ -63,12 +63,8 @@ def write_report(results: dict[str, Any], examples: Sequence[Example], out: Path
         command=command,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        draft.write_text(html, encoding="utf-8")
-        os.replace(draft, out)
-    finally:
-        draft.unlink(missing_ok=True)
+    with replacing(out) as partial:
+        partial.write_text(html, encoding="utf-8")
     return out
 
 

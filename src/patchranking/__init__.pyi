@@ -1,0 +1,50 @@
+from . import demo
+from .data import ImageData, load_data
+from .errors import MissingExtraError, UserError
+from .evaluation.evaluate import EvaluationSettings, evaluate
+from .fitting.fit import FitReport, FitSettings, fit
+from .predictor.networks import Predictor
+from .pruner import Pruner
+from .pruning.schedule import Schedule
+from .ranking.iterative import iterative
+from .ranking.job import rank
+from .ranking.leave_out import leave_out
+from .ranking.ranking import Ranking
+from .ranking.search import SearchSettings
+from .ranking.sketched import sketched
+from .towers import TextTower, VisionTower, as_text_tower, as_tower
+from .towers.load import LoadedModel, load_model
+from .tuning.tune import TuneReport, TuneSettings, tune
+from .version import __version__
+
+__all__ = [
+    "EvaluationSettings",
+    "FitReport",
+    "FitSettings",
+    "ImageData",
+    "LoadedModel",
+    "MissingExtraError",
+    "Predictor",
+    "Pruner",
+    "Ranking",
+    "Schedule",
+    "SearchSettings",
+    "TextTower",
+    "TuneReport",
+    "TuneSettings",
+    "UserError",
+    "VisionTower",
+    "__version__",
+    "as_text_tower",
+    "as_tower",
+    "demo",
+    "evaluate",
+    "fit",
+    "iterative",
+    "leave_out",
+    "load_data",
+    "load_model",
+    "rank",
+    "sketched",
+    "tune",
+]
