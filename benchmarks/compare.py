@@ -10,6 +10,7 @@ A run that is killed goes on after the last finished data set.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,17 +71,16 @@ def compare(
     found, shown = [], list[Example]()
     for name in data:
         images = load_data(name, limit)
-        found.append(results.once(name, lambda images=images: rows_of(images)))  # type: ignore[misc]
+        found.append(results.once(name, partial(rows_of, images)))
         if picture or report:
             shown += _examples(loaded, images, fitted, methods, examples)
-    fit = pruner / "fit.json"
-    about = json.loads(fit.read_text()) if fit.is_file() else None
     environment, rows = found[-1]["environment"], [row for one in found for row in one["rows"]]
     if picture:
         examples_picture(shown).save(picture, optimize=True)
     if report:
         write_report({"environment": environment, "rows": rows}, shown, report, f"patchranking, {model}")
-    results.write(environment, rows, fit=about)
+    fit = pruner / "fit.json"
+    results.write(environment, rows, fit=json.loads(fit.read_text()) if fit.is_file() else None)
 
 
 def _examples(model: LoadedModel, data: ImageData, pruner: Pruner, methods: list[str], number: int) -> list[Example]:

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import golden_search as script
 from golden_search import golden_search
 
+from patchranking.ranking.search import SearchSettings
+
 
 def test_every_search_is_measured_beside_leave_out(keys, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "RATES", (0.8, 0.4))
+    monkeypatch.setattr(script, "SearchSettings", partial(SearchSettings, block=6))
     out = tmp_path / "golden_search.json"
     golden_search("demo", ["demo:test"], out, ["sketched"], seeds=2, limit=1, sizes=[])
     results = json.loads(out.read_text())

@@ -8,6 +8,7 @@ from predictors import predictors
 
 def test_one_thing_at_a_time_differs_from_the_default(keys, tmp_path, monkeypatch):
     monkeypatch.setattr(script, "RATES", (0.6, 0.4))
+    monkeypatch.setattr(script, "BLOCK", 6)
     out = tmp_path / "predictors.json"
     options = {"seeds": 1, "steps": 2, "golden_images": 1, "limit": 2, "train_limit": 5, "work": tmp_path / "work"}
     predictors("demo", ["demo:test"], "demo:train", out, ["mlp"], ["both", "bce"], [5, 4], **options)

@@ -16,6 +16,7 @@ from patchranking.errors import UserError
 from patchranking.ranking.store import (
     MANIFEST,
     finished_manifest,
+    golden_by_index,
     iter_rankings,
     read_manifest,
     read_shard_summary,
@@ -156,3 +157,11 @@ def test_a_write_that_fails_leaves_the_old_manifest(folder):
         write_manifest(folder, {"settings": object()})
     assert read_manifest(folder) == before
     assert json.loads((folder / MANIFEST).read_text()) == before
+
+
+def test_golden_importance_by_the_index_of_an_image(folder):
+    stored = dict(iter_rankings(folder))
+    first, *_ = stored
+    golden = golden_by_index(folder, ["unknown", first])
+    assert list(golden) == [1]
+    assert golden[1].tolist() == stored[first].tolist()
