@@ -42,19 +42,57 @@ def test_the_hook_equals_gathering_by_hand(case, block):
     with attached(tower, Schedule({block: rate})):
         assert torch.equal(case.encode(case.pixels), expected)
 
-    """Pruning in the last block equals masking the attention to the dropped patches, for a class-token readout."""
-    tower, block = case.tower, case.tower.depth - 1
+
+@torch.inference_mode()
+@pytest.mark.parametrize("block", [0, 3, 4])
+def test_dropping_patches_equals_hiding_them_from_every_later_block(case, block):
+    """Patches that no other token may attend to leave the class token, the registers and the kept patches alone."""
+    tower, prefix = case.tower, case.tower.num_prefix_tokens
     tokens = tower.embed(case.pixels, block)
-    chosen = torch.tensor([[1, 4, 7]]).expand(len(tokens), -1)
-    kept = tower.run(gather_tokens(tokens, chosen, tower.num_prefix_tokens), block)
-    duplicated = torch.cat(
-        [tokens[:, : tower.num_prefix_tokens], tokens[:, tower.num_prefix_tokens :][:, [7, 1, 4]]], 1
-    )
-    again = tower.run(duplicated, block)
-    torch.testing.assert_close(tower.pool(kept), tower.pool(again), rtol=0, atol=1e-5)
+    chosen = torch.stack([torch.randperm(tower.num_patches)[:5] for _ in tokens])
+    gates = torch.zeros(len(tokens), tower.num_patches).scatter(1, chosen, 1.0)
+    bias = torch.nn.functional.pad(gates.log(), (prefix, 0), value=0.0)
+    assert bias.isneginf().sum() == len(tokens) * (tower.num_patches - 5)
+
+    hidden = tower.run(tokens, block, key_bias=bias)
+    dropped = {block: lambda seen: gather_tokens(seen, chosen, prefix)}
+    with attach_reductions(tower, dropped):
+        features = case.encode(case.pixels)
+    pruned = tower.run(gather_tokens(tokens, chosen, prefix), block)
+    torch.testing.assert_close(gather_tokens(hidden, chosen, prefix), pruned, rtol=1e-5, atol=1e-5)
+    difference, effect = tower.pool(hidden, gates) - features, case.encode(case.pixels) - features
+    assert difference.abs().max() < 0.01 * effect.abs().max()
 
 
+@torch.inference_mode()
 def test_the_hook_survives_autocast_and_training_mode(tower):
+    pixels = torch.randn(2, 3, 32, 32)
     tower.module.train()
-    with attached(tower, Schedule({3: 0.5})), torch.autocast("cpu", torch.bfloat16):
-        assert tower(torch.randn(2, 3, 32, 32)).shape == (2, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = tower.embed(pixels, 3)
+        chosen = top_patches(first_channel(tower)(tokens), 8)
+        expected = tower.pool(tower.run(gather_tokens(tokens, chosen, 1), 3))
+        with attached(tower, Schedule({3: 0.5})):
+            found = tower(pixels)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
+
+
+@torch.inference_mode()
+def test_a_reduction_after_the_last_block_gets_its_output(case):
+    tower, prefix = case.tower, case.tower.num_prefix_tokens
+    tokens = tower.run(tower.embed(case.pixels), 0)
+    seen = []
+    with attach_reductions(tower, {tower.depth: lambda tokens: seen.append(tokens) or tokens[:, : prefix + 4] * 2}):
+        assert torch.equal(case.encode(case.pixels), tower.pool(tokens[:, : prefix + 4] * 2))
+    assert torch.equal(seen[0], tokens)
+    assert torch.equal(case.encode(case.pixels), tower.pool(tokens))
+
+
+@torch.inference_mode()
+def test_a_block_keeps_its_other_arguments(tower):
+    pixels, bias = torch.randn(2, 3, 32, 32), torch.randn(2, 17)
+    with attach_reductions(tower, {2: lambda tokens: tokens.flip(0)}):
+        found = tower.run(tower.embed(pixels), 0, key_bias=bias)
+    between = tower.run(tower.embed(pixels), 0, 2, bias)
+    assert torch.equal(found, tower.run(between.flip(0), 2, key_bias=bias))

@@ -51,29 +51,50 @@ def test_the_order_of_patches_after_embedding_is_irrelevant(case):
     torch.testing.assert_close(tower.pool(tower.run(shuffled, 0)), tower.pool(tower.run(tokens, 0)), rtol=0, atol=1e-5)
 
 
-@torch.inference_mode()
-def test_class_attention_equals_the_attention_inside_the_block(case, monkeypatch):
+@pytest.fixture
+def inside(case, monkeypatch):
+    """Queries and keys, ``(batch, heads, tokens, head width)``, that a block hands to its attention kernel."""
+    seen = []
+
+    def kernel(query, key, value, *_, **__):
+        seen.append((query, key))
+        return torch.zeros_like(query)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", kernel)
+    monkeypatch.setattr(torch.backends.mha, "get_fastpath_enabled", lambda: False)
+    for name, weight in case.model.named_parameters():
+        weight.mul_(5 if weight.ndim == 2 and "pos" not in name else 1)
+        if name.endswith("bias"):
+            weight.normal_()
+
+    def run(tokens, block):
+        case.tower.run(tokens, block, block + 1)
+        return seen.pop()
+
+    return run
+
+
+@torch.no_grad()
+def test_class_attention_equals_the_attention_inside_the_block(case, inside):
     tower, block = case.tower, 2
+    tokens = tower.embed(case.pixels)
     if not tower.has_class_token:
         with pytest.raises(UserError, match="class token"):
-            tower.class_attention(tower.embed(case.pixels, block), block)
+            tower.class_attention(tokens, block)
         return
-    seen = []
-    monkeypatch.setattr(
-        nn.functional,
-        "scaled_dot_product_attention",
-        lambda q, k, v, *_, **__: seen.append((q, k)) or torch.zeros_like(q),
-    )
-    tokens = tower.embed(case.pixels)
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        tower.run(tokens, block, block + 1)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(True)
-    query, keys = seen[0]
+    query, keys = inside(tokens, block)
     expected = (query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)[:, :, 0].mean(1)
     found = tower.class_attention(tokens, block)
-    torch.testing.assert_close(found, expected[:, tower.num_prefix_tokens :])
+    assert found.std(1).min() > 1e-3
+    torch.testing.assert_close(found, expected[:, tower.num_prefix_tokens :], rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_keys_are_those_inside_the_block_all_heads_in_a_row(case, inside):
+    tokens = case.tower.embed(case.pixels)
+    for block in (0, 3):
+        expected = inside(tokens, block)[1].transpose(1, 2).flatten(2)
+        torch.testing.assert_close(case.tower.keys(tokens, block), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unsupported_model_is_named_with_what_is_supported():
