@@ -41,6 +41,12 @@ def test_sub_folders_are_classes(make):
     assert data.mask(0) is None
 
 
+def test_an_underscore_and_a_space_in_the_name_of_a_class_are_the_same(make):
+    data = load_data(str(make("red_fox/a.png", "red fox/b.png", "bee/c.png")))
+    assert (data.keys, data.class_names) == (["bee/c.png", "red fox/b.png", "red_fox/a.png"], ["bee", "red fox"])
+    assert data.labels == [0, 1, 1]
+
+
 def test_other_files_are_left_out(make):
     root = make("a/b.png")
     (root / "a" / "readme.txt").write_text("no picture")
