@@ -77,11 +77,10 @@ def test_the_formula_equals_counting_every_multiplication_of_every_layer(case, s
         tokens = inputs[0].shape[1]
         found.append(2 * tokens**2 * tower.width + 4 * tokens * tower.width**2)
 
-    mlps = {id(layer) for block in tower.blocks for layer in block.mlp.modules()}
-    layers = [layer for layer in tower.module.modules() if isinstance(layer, torch.nn.Conv2d) or id(layer) in mlps]
-    for layer in layers:
-        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
-            layer.register_forward_hook(product)
+    for part in (tower.module, *(block.mlp for block in tower.blocks)):
+        for layer in part.modules():
+            if isinstance(layer, torch.nn.Conv2d if part is tower.module else torch.nn.Linear):
+                layer.register_forward_hook(product)
     for stage, rate in schedule.stages.items():
         kept = prefix + extra + round(rate * tower.num_patches)
         tower.blocks[stage].register_forward_pre_hook(lambda _, inputs, kept=kept: (inputs[0][:, :kept], *inputs[1:]))
