@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import open_clip
 import pytest
 import timm
 import torch
@@ -113,6 +114,8 @@ def test_a_tower_is_its_own_view(tower):
         (nn.GELU(), "gelu"),
         (nn.GELU("tanh"), "gelu_pytorch_tanh"),
         (timm.layers.QuickGELU(), "quick_gelu"),
+        (timm.layers.GELUTanh(), "gelu_pytorch_tanh"),
+        (open_clip.transformer.QuickGELU(), "quick_gelu"),
         (nn.ReLU(), "relu"),
     ],
 )
