@@ -12,21 +12,21 @@ from patchranking.towers.base import masked, weighted
 
 
 @torch.no_grad()
-def sharpened(case):
+def sharpened(model, tower):
     """Makes attention far from even, as it is in trained models, and calculates in double precision."""
-    for name, weight in case.model.double().named_parameters():
+    for name, weight in model.double().named_parameters():
         if name.endswith(("gamma", "ls1", "ls2")):
             weight.fill_(1.0)
         elif weight.ndim == 2 and "pos" not in name:
             weight.mul_(5)
-    return case.tower, case.pixels.double()
+    return tower
 
 
 @torch.inference_mode()
 def test_a_bias_of_log_2_towards_a_token_equals_that_token_twice(case):
     """In every block, in every head, and for every image its own token."""
-    tower, pixels = sharpened(case)
-    tokens = tower.embed(pixels)
+    tower = sharpened(case.model, case.tower)
+    tokens = tower.embed(case.pixels.double())
     twice = torch.randperm(tokens.shape[1])[: len(tokens)]
     images = torch.arange(len(tokens))
     bias = torch.zeros(tokens.shape[:2], dtype=torch.float64)
@@ -45,20 +45,57 @@ def test_a_bias_of_zero_changes_nothing(case):
     torch.testing.assert_close(found, case.tower.run(tokens, 0))
 
 
-@torch.inference_mode()
-def test_gates_pool_as_if_every_patch_came_as_often_as_its_gate_says(case):
-    """A patch of gate 0 is not there, one of gate 3 is there three times; prefix tokens come once."""
-    (tower, pixels), prefix = sharpened(case), case.tower.num_prefix_tokens
-    tokens = tower.run(tower.embed(pixels), 0)
+def gates_and_repetition(tower, pixels):
+    """Features under gates that are whole numbers, and those of every patch as often as its gate says."""
+    prefix, tokens = tower.num_prefix_tokens, tower.run(tower.embed(pixels), 0)
     times = torch.zeros(tower.num_patches, dtype=torch.long)
     times[:6] = torch.tensor([1, 1, 2, 3, 1, 2])
     times = torch.stack([times[torch.randperm(len(times))] for _ in tokens])
     repeated = [
-        torch.cat([row[:prefix], row[prefix:].repeat_interleave(n, 0)]) for row, n in zip(tokens, times, strict=True)
+        torch.cat([row[:prefix], row[prefix:].repeat_interleave(often, 0)])
+        for row, often in zip(tokens, times, strict=True)
     ]
-    expected = tower.pool(torch.stack(repeated))
-    torch.testing.assert_close(tower.pool(tokens, times.double()), expected)
-    torch.testing.assert_close(tower.pool(tokens, times.double() ** 0), tower.pool(tokens))
+    return tower.pool(tokens, times.double()), tower.pool(torch.stack(repeated))
+
+
+@torch.inference_mode()
+def test_gates_pool_as_if_every_patch_came_as_often_as_its_gate_says(case):
+    """A patch of gate 0 is not there, one of gate 3 is there three times; prefix tokens come once."""
+    tower, pixels = sharpened(case.model, case.tower), case.pixels.double()
+    found, expected = gates_and_repetition(tower, pixels)
+    torch.testing.assert_close(found, expected)
+    tokens = tower.run(tower.embed(pixels), 0)
+    ones = torch.ones(len(tokens), tower.num_patches, dtype=torch.float64)
+    torch.testing.assert_close(tower.pool(tokens, ones), tower.pool(tokens))
+
+
+def small_timm(**changes):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 0}
+    return timm.create_model("vit_base_patch16_224", pretrained=False, **{**sizes, **changes}).eval()
+
+
+def small_open_clip(**vision):
+    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    sizes = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 1}
+    return open_clip.CLIP(32, {**sizes, **vision}, text).eval()
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: small_open_clip(pool_type="avg", final_ln_after_pool=True),
+        lambda: small_timm(global_pool="avg", reg_tokens=3),
+        lambda: small_timm(global_pool="avg", fc_norm=True),
+        lambda: small_timm(global_pool="map"),
+        lambda: small_timm(global_pool="map", pool_include_prefix=True, reg_tokens=2),
+    ],
+)
+def test_gates_agree_with_every_place_of_the_norm_and_any_prefix(make):
+    model = make()
+    tower = sharpened(model, as_tower(model))
+    found, expected = gates_and_repetition(tower, torch.randn(3, 3, 32, 32, dtype=torch.float64))
+    torch.testing.assert_close(found, expected)
 
 
 def test_gates_can_be_checked_before_any_work(case):
@@ -66,27 +103,38 @@ def test_gates_can_be_checked_before_any_work(case):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "make",
     [
-        {"global_pool": "max"},
-        {"global_pool": "avg", "pool_include_prefix": True},
+        lambda: small_timm(global_pool="max"),
+        lambda: small_timm(global_pool="avg", pool_include_prefix=True),
+        lambda: small_open_clip(attentional_pool="parallel", attn_pooler_queries=4, attn_pooler_heads=2),
     ],
 )
-def test_a_pooling_that_cannot_be_gated_is_refused_and_works_without_gates(changes):
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2, "num_classes": 0}
-    tower = as_tower(timm.create_model("vit_base_patch16_224", pretrained=False, **sizes, **changes).eval())
+def test_a_pooling_that_cannot_be_gated_is_refused_and_works_without_gates(make):
+    tower = as_tower(make())
     with pytest.raises(UserError, match=r"cannot be gated: rank with the leave-out .* --objective imitate"):
         tower.check_gates()
-    assert tower(torch.randn(2, 3, 32, 32)).shape == (2, 32)
+    assert tower(torch.randn(2, 3, 32, 32)).isfinite().all()
 
 
-def test_two_attention_pools_cannot_be_gated():
-    vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 1}
-    pools = {"attentional_pool": "parallel", "attn_pooler_queries": 4, "attn_pooler_heads": 2}
-    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
-    tower = as_tower(open_clip.CLIP(24, {**vision, **pools}, text).eval())
+def test_a_pooling_attention_with_places_of_its_own_cannot_be_gated():
+    model = small_timm(global_pool="map", class_token=False)
+    model.attn_pool.pos_embed = nn.Parameter(torch.zeros(16, 32))
     with pytest.raises(UserError, match="cannot be gated"):
-        tower.check_gates()
+        as_tower(model).check_gates()
+
+
+def test_models_of_open_clip_with_the_batch_second_are_refused():
+    model = small_open_clip()
+    model.visual.transformer.batch_first = False
+    with pytest.raises(UserError, match="batch_first=True"):
+        as_tower(model)
+
+
+@torch.no_grad()
+def test_patches_are_dropped_in_training_as_timm_does():
+    model = small_timm(patch_drop_rate=0.5, class_token=False, global_pool="avg").train()
+    assert as_tower(model).embed(torch.randn(2, 3, 32, 32)).shape == (2, 8, 32)
 
 
 def test_weighted_tokens_have_the_weighted_mean_as_their_mean():
