@@ -195,6 +195,14 @@ def test_a_tower_says_the_sizes_of_its_model(case):
     assert (tower.width, tower.num_heads, tower.depth) == (32, 2, 5)
     weights = dict(tower.blocks[0].named_parameters())
     assert tower.mlp_width == next(len(weight) for name, weight in weights.items() if name.startswith("mlp."))
+    assert tower.has_class_token is (tower.num_prefix_tokens > 0)
     assert tower.dtype == torch.float32
     assert as_tower(case.model.half()).dtype == torch.float16
     assert tower.device == torch.device("cpu")
+
+
+def test_registers_are_prefix_tokens_and_no_class_token():
+    tower = as_tower(small_timm(class_token=False, reg_tokens=3, global_pool="avg"))
+    assert (tower.num_prefix_tokens, tower.has_class_token) == (3, False)
+    with pytest.raises(UserError, match="Class attention needs a class token, and this model has none"):
+        tower.class_attention(tower.embed(torch.randn(1, 3, 32, 32)), 0)

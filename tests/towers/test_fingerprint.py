@@ -23,6 +23,7 @@ def test_slightly_tuned_weights_do_not_match(case):
 
 def test_fingerprints_of_other_lengths_do_not_match():
     assert not matches([1.0, 2.0], [1.0])
+    assert not matches([1.0, 1.0], [1.0])
 
 
 @pytest.mark.parametrize(("value", "same"), [(1.007, True), (1.012, False), (0.993, True), (0.988, False)])
