@@ -6,7 +6,7 @@ import torch
 from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
-from patchranking.pruning.stages import by_scores
+from patchranking.pruning.stages import Survivors, by_scores
 
 
 def first_channel(tower):
@@ -96,3 +96,32 @@ def test_a_block_keeps_its_other_arguments(tower):
         found = tower.run(tower.embed(pixels), 0, key_bias=bias)
     between = tower.run(tower.embed(pixels), 0, 2, bias)
     assert torch.equal(found, tower.run(between.flip(0), 2, key_bias=bias))
+
+
+@torch.inference_mode()
+def test_two_scored_stages_and_a_cut_equal_a_search_by_hand_in_every_image(case):
+    """Each stage keeps its share of all patches: the best by its own scores of those that are still there."""
+    tower, prefix, watch = case.tower, case.tower.num_prefix_tokens, Survivors()
+    schedule = Schedule({1: 0.75, 2: 0.6, 4: 0.3})
+    scorers = {block: lambda tokens, block=block: -tokens[:, prefix:, block] for block in (1, 2)}
+
+    def keep(tokens, places, kept, channel):
+        """Patches left of one image: all are sorted, those of no rank are gone."""
+        scores = {place: tokens[prefix + at, channel].item() for at, place in enumerate(places)}
+        best = sorted(places, key=lambda place: scores[place])[:kept]
+        return [place for place in (best if channel == 2 else places) if place in best]
+
+    expected, left = [], []
+    for tokens in tower.embed(case.pixels, 1).split(1):
+        places = [*range(tower.num_patches)]
+        for block, rate in ((1, 0.75), (2, 0.6)):
+            now = keep(tokens[0], places, round(rate * tower.num_patches), block)
+            tokens = torch.cat([tokens[:, :prefix], tokens[:, [prefix + places.index(place) for place in now]]], 1)
+            places, tokens = now, tower.run(tokens, block, 2 if block == 1 else 4)
+        last = round(0.3 * tower.num_patches)
+        left.append(places[:last])
+        expected.append(tower.pool(tower.run(tokens[:, : prefix + last], 4)))
+    with attach_reductions(tower, by_scores(tower, schedule, scorers, watch)):
+        found = case.encode(case.pixels)
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-6)
+    assert watch.places.tolist() == left
