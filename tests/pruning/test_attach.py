@@ -125,3 +125,18 @@ def test_two_scored_stages_and_a_cut_equal_a_search_by_hand_in_every_image(case)
         found = case.encode(case.pixels)
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-6)
     assert watch.places.tolist() == left
+
+
+@torch.inference_mode()
+def test_survivors_start_anew_with_every_batch(tower):
+    schedule, watch = Schedule({1: 0.75, 3: 0.5}), Survivors()
+    scorers = {block: first_channel(tower) for block in schedule.stages}
+    batches = torch.randn(5, 3, 32, 32).split([3, 2])
+    with attach_reductions(tower, by_scores(tower, schedule, scorers, watch)):
+        for pixels in batches:
+            tower(pixels)
+            again = watch.places
+            tower(batches[0][:1])
+            tower(pixels)
+            assert torch.equal(watch.places, again)
+            assert watch.places.shape == (len(pixels), 8)

@@ -138,7 +138,14 @@ def test_tuned_tokens_are_lines_of_their_own_and_start_from_the_unpruned_model()
         "patchranking",
         "patchranking + text tokens",
     ]
-    assert svg.count("stroke-dasharray") == 2
+    dashes = re.findall(r"stroke-dasharray: ([^;]+)", svg)
+    oracle = accuracy_against_cost([row("golden", 0.6, oracle=True), row("golden", 0.5, oracle=True)], "demo")
+    assert (len(dashes), len({*dashes})) == (2, 1)
+    relative = [
+        [float(part) for part in dash.split(",")] for dash in (dashes[0], *re.findall(r"array: ([^;]+)", oracle))
+    ]
+    assert relative[0][0] < relative[0][1]
+    assert relative[1][0] > relative[1][1]
 
 
 def test_the_legend_has_the_order_of_the_methods() -> None:

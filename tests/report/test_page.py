@@ -153,6 +153,12 @@ def test_the_summary_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
     html = plain(page(tmp_path, [row("patchranking", 0.6, **bare), row("random", 0.6, top1=None)]))
     assert "At 60 % of the patches kept, patchranking keeps a cosine of 0.990 to the dense features. " in html
     assert "At the same rate" not in html
+    html = plain(page(tmp_path, [row("patchranking", 0.6, top1=None), row("random", 0.6)]))
+    assert "At the same rate" not in html
+
+
+def test_a_section_says_the_most_images_of_its_rows(tmp_path: Path) -> None:
+    assert "demo, 2,000 images." in plain(page(tmp_path, [GOLDEN, row("random", 0.6), GOLDEN]))
 
 
 def test_charts_are_of_every_measure_and_of_time_once(tmp_path: Path) -> None:
