@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from patchranking.demo.scenes import BACKGROUNDS, CLASSES, COLOURS, SIZE, SPLITS, scene
+from patchranking.demo.scenes import _GLYPHS, BACKGROUNDS, CLASSES, COLOURS, SIZE, SPLITS, scene
 from patchranking.errors import UserError
 
 
@@ -105,3 +107,11 @@ def test_scenes_never_change(split, index, label, caption, centre, share, greys)
     assert drawn.mask.mean() == pytest.approx(share, abs=0.005)
     ninths = drawn.image.convert("L").resize((3, 3), Image.Resampling.BOX)
     assert np.asarray(ninths, int).flatten() == pytest.approx([*map(int, greys.split())], abs=3)
+
+
+def test_every_class_has_a_sign_of_its_own_which_unicode_names_alike():
+    signs = {name: unicodedata.name(chr(code)).lower() for name, code in _GLYPHS.items()}
+    assert len({*signs.values()}) == len(CLASSES)
+    alike = [name for name in CLASSES if name.split()[-1] in signs[name]]
+    assert len(alike) > 40
+    assert {"heart", "diamond", "anchor", "umbrella", "chess king"} <= {*alike}

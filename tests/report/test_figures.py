@@ -218,6 +218,10 @@ def test_chart_is_one_plain_element_that_escapes_names() -> None:
     assert svg.endswith("</svg>")
     assert "<b>" not in svg
     assert any('<b>$x"&' in text for text in texts(svg))
+    muted = [node for node in ET.fromstring(svg).iter() if "--muted" in node.get("style", "")]
+    assert len(muted) > 5
+    assert all(node.tag.endswith("text") for node in muted)
+    assert "#0" not in re.sub(r"url\(#\w+\)|\"#\w+\"", "", svg)
     assert svg.count("http") == svg.count("http://www.w3.org/")
 
 
