@@ -35,7 +35,27 @@ def test_a_split_has_its_pictures_and_all_classes(folder, name):
     assert data.image(0).getpixel((0, 0))[0] > 240
     assert load_data(f"{folder}{name}").keys == ["image_3.jpg"]
     assert load_data(f"{folder}{name}", default_split="val").keys == ["image_2.jpg"]
-    assert len(load_data(f"{folder}{name}:train", limit=1)) == 1
+    assert load_data(f"{folder}{name}:val").labels == [1]
+
+
+def test_a_sample_keeps_pictures_and_labels_and_all_classes(folder):
+    drawn = set()
+    for seed in range(9):
+        data = load_data(f"{folder}:train", limit=1, seed=seed)
+        (key,) = data.keys
+        red, green, _ = data.image(0).getpixel((0, 0))
+        assert (red > green, data.labels) == ((True, [1]) if key == "image_0.jpg" else (False, [0]))
+        assert data.class_names == ["rose", "water lily", "iris"]
+        drawn.add(key)
+    assert len(drawn) == 2
+
+
+def test_pictures_beside_the_file_go_first_and_the_first_of_several_files_counts(folder):
+    Image.new("RGB", (4, 4), "yellow").save(folder / "image_3.jpg")
+    (folder / "split_zhou_Z.json").write_text('{"test": [["image_0.jpg", 0, "other"]]}')
+    data = load_data(str(folder))
+    assert data.keys == ["image_3.jpg"]
+    assert data.image(0).getpixel((0, 0))[2] < 20
 
 
 def test_missing_pictures_and_bad_files_are_said(folder):

@@ -113,6 +113,9 @@ def test_a_row_without_a_picture_is_unreadable(tmp_path):
         ({"label": [0, 1, -1, 0]}, KINDS, [], None),
         ({"label": [0, 1, None, 0]}, KINDS, [], None),
         ({"label": [0.5, 1, 2, 3]}, None, [], None),
+        ({"label": ["bee", "", "bee", "ant"]}, None, [], None),
+        ({"target": list("abca"), "fine_label": [5, 6, 6, 6], "labels": [4, 4, 4, 4]}, None, ["4"], [0, 0, 0, 0]),
+        ({"target": list("abca"), "cls": [9, 8, 8, 8], "fine_label": [5, 6, 6, 6]}, None, ["5", "6"], [0, 1, 1, 1]),
         ({"caption": list("abcd")}, None, [], None),
     ],
 )
@@ -121,7 +124,42 @@ def test_finds_the_labels(tmp_path, columns, kind, class_names, labels):
     assert (data.class_names, data.labels) == (class_names, labels)
 
 
-@pytest.mark.parametrize("key", [["a", "b", "b", "c"], ["a", "b", None, "c"], [0, 1, 2, 3]])
+def test_whole_numbers_of_any_type_and_class_labels_of_any_name_are_labels(tmp_path):
+    features = datasets.Features({"picture": datasets.Image(), "label": datasets.Value("uint8"), "kind": KINDS})
+    content = {"bytes": png(0), "path": None}
+    rows = datasets.Dataset.from_dict({"picture": [content] * 2, "label": [9, 4], "kind": [2, 1]}, features)
+    data = load_data(write(tmp_path / "declared", test=rows))
+    assert (data.class_names, data.labels) == (["red fox", "bee", "ant"], [2, 1])
+    data = load_data(write(tmp_path / "usual", test=rows.remove_columns("kind")))
+    assert (data.class_names, data.labels) == (["4", "9"], [1, 0])
+
+
+@pytest.mark.parametrize(
+    ("columns", "expected"),
+    [
+        ({"image_id": list("abcd"), "id": list("efgh")}, list("efgh")),
+        ({"__key__": list("abcd"), "image_id": list("efgh")}, list("efgh")),
+        ({"id": list("aacd"), "image_id": list("efgh")}, list("efgh")),
+        ({"id": list("abcd"), "key": list("efgh")}, list("efgh")),
+    ],
+)
+def test_the_first_usable_column_of_names_gives_the_keys(tmp_path, columns, expected):
+    assert load_data(write(tmp_path / "set", test=table(**columns))).keys == expected
+
+
+def test_long_texts_are_keys_too(tmp_path):
+    rows = table(id=list("abcd")).cast_column("id", datasets.Value("large_string"))
+    assert load_data(write(tmp_path / "set", test=rows)).keys == list("abcd")
+
+
+def test_the_first_of_several_columns_of_pictures_is_read(tmp_path):
+    contents = [{"bytes": png(level), "path": None} for level in (1, 2)]
+    features = datasets.Features({"b": datasets.Image(), "a": datasets.Image()})
+    rows = datasets.Dataset.from_dict({"b": contents[:1], "a": contents[1:]}, features)
+    assert load_data(write(tmp_path / "set", test=rows)).image(0).getpixel((0, 0)) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("key", [["a", "b", "b", "c"], ["a", "b", None, "c"], ["a", "b", "", "c"], [0, 1, 2, 3]])
 def test_columns_that_do_not_tell_rows_apart_by_name_are_no_keys(tmp_path, key):
     data = load_data(write(tmp_path / "set", test=table(key=key)))
     assert data.keys[3] == "row-00000003"

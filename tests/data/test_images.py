@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchranking.data.images import UnreadableImageError, read_image
+from patchranking.data.images import UnreadableImageError, read_image, reason
 
 GRADIENT = np.linspace(0, 255, 48 * 32).reshape(48, 32).astype(np.uint8)
 
@@ -42,7 +42,10 @@ def test_converts_cmyk(path):
 def test_reads_every_mode(path, mode):
     picture = Image.fromarray(GRADIENT).convert(mode)
     picture.save(path, "tiff" if mode in "IF" else "png")
-    assert (read_image(path).mode, read_image(path).size) == ("RGB", picture.size)
+    seen = np.asarray(read_image(path), int)
+    assert read_image(path).mode == "RGB"
+    expected = np.where(np.asarray(picture), 255, 0) if mode == "1" else GRADIENT
+    assert np.array_equal(seen, np.stack([expected] * 3, axis=-1))
 
 
 @pytest.mark.parametrize("transparency", [0, bytes(range(0, 256, 2))])
@@ -66,7 +69,10 @@ def test_reads_the_first_frame_of_an_animation(path):
         (1, lambda a: a),
         (2, np.fliplr),
         (3, lambda a: np.rot90(a, 2)),
+        (4, np.flipud),
+        (5, np.transpose),
         (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a, 2).T),
         (8, np.rot90),
     ],
 )
@@ -112,6 +118,31 @@ def test_32_bit_grey_within_8_bits_keeps_its_levels(tmp_path):
     levels = np.arange(0, 250, 10, dtype=np.int32).reshape(5, 5)
     Image.fromarray(levels).save(tmp_path / "grey.tif")
     assert np.array_equal(np.asarray(read_image(tmp_path / "grey.tif"))[..., 0], levels)
+
+
+def test_32_bit_grey_beyond_8_bits_is_scaled_from_16_and_cut_off(tmp_path):
+    levels = np.array([[-5, 0, 255], [256, 65535, 70000]], np.int32)
+    Image.fromarray(levels).save(tmp_path / "grey.tif")
+    assert np.asarray(read_image(tmp_path / "grey.tif"))[..., 0].tolist() == [[0, 0, 0], [1, 255, 255]]
+    Image.fromarray(levels[:1]).save(tmp_path / "grey.tif")
+    assert np.asarray(read_image(tmp_path / "grey.tif"))[..., 0].tolist() == [[0, 0, 255]]
+
+
+def test_a_dark_picture_of_16_bits_stays_dark(path):
+    Image.fromarray(np.full((2, 2), 200, np.uint16)).save(path, "png")
+    assert read_image(path).getpixel((0, 0)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("two\n  lines"), "ValueError: two lines"),
+        (OSError("x" * 200), f"OSError: {'x' * 160}"),
+        (MemoryError(), "MemoryError: "),
+    ],
+)
+def test_a_reason_is_one_line_with_the_type_of_the_error(error, line):
+    assert reason(error) == line
 
 
 def test_reads_the_content_of_a_file_and_an_opened_picture_alike(path):

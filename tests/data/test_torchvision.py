@@ -171,6 +171,30 @@ def test_other_targets_make_the_set_unlabelled(ours, name):
     assert (data.labels, data.class_names, len(data)) == (None, [], 6)
 
 
+@pytest.mark.parametrize("name", ["targets", "_labels", "labels", "y", "samples", "_samples"])
+def test_listed_classes_are_taken_without_reading_a_picture(monkeypatch, name):
+    class Listed(FakeData):
+        categories = ("red_fox", ("bee", "honey bee"), "ant")
+
+        def __init__(self):
+            super().__init__(size=4)
+            numbers = [2, 0, 0, 1]
+            setattr(self, name, [("file", number) for number in numbers] if "samples" in name else np.array(numbers))
+
+        def __getitem__(self, index):
+            raise OSError("damaged")
+
+    monkeypatch.setattr(torchvision.datasets, "Listed", Listed, raising=False)
+    data = load_data("torchvision:Listed")
+    assert (data.class_names, data.labels) == (["red fox", "bee", "ant"], [2, 0, 0, 1])
+
+
+def test_files_are_opened_here_and_not_by_torchvision(imagenette):
+    grey = Image.fromarray(np.full((4, 4), 40000, np.uint16))
+    grey.save(imagenette / "imagenette2/val" / min(Imagenette._WNID_TO_CLASS) / "0.jpeg", "png")
+    assert load_data("torchvision:Imagenette:val").image(0).getpixel((0, 0)) == (40000 >> 8,) * 3
+
+
 def test_downloads_only_what_is_missing(root, monkeypatch):
     made = []
 

@@ -73,6 +73,25 @@ def test_reads_the_layout_of_clip_benchmark(tmp_path):
     assert read(data) == ({"0/0000": 0, "0/0002": 2, "1/0001": 1}, {})
 
 
+def test_texts_beside_the_shards_come_before_those_one_folder_above(tmp_path):
+    path = shard(tmp_path / "pets/test/0.tar", samples([0, 1]))
+    (tmp_path / "pets/test/classnames.txt").write_text("near_fox\n \n bee \n")
+    (tmp_path / "pets/classnames.txt").write_text("far fox\nbee\n")
+    data = load_data(f"wds:{path}")
+    assert (data.class_names, data.labels) == (["near fox", "bee"], [0, 1])
+
+
+def test_a_sample_of_a_damaged_shard_keeps_its_classes(tmp_path):
+    path = shard(tmp_path / "0.tar", samples(range(5)))
+    path.write_bytes(path.read_bytes()[: 6 * 2 * tarfile.BLOCKSIZE + 600])
+    drawn = {}
+    for seed in range(20):
+        data = load_data(f"wds:{path}", limit=2, seed=seed)
+        for key, label in zip(data.keys, data.labels, strict=True):
+            drawn[key] = data.class_names[label] if label >= 0 else ""
+    assert drawn == {"0/0000": "0", "0/0001": "1", "0/0002": "2", "0/0003": ""}
+
+
 def test_without_names_classes_are_called_by_their_number(tmp_path):
     data = load_data(f"wds:{shard(tmp_path / 'flowers/val/0.tar', samples([7, 3]))}")
     assert (data.labels, data.class_names) == ([1, 0], ["3", "7"])

@@ -10,7 +10,9 @@ from patchranking.towers.load import load_model
 
 
 def test_it_ships_within_8_megabytes_without_pickle():
-    files = [path for path in MODEL_DIR.iterdir() if path.is_file()]
+    files = [path for path in MODEL_DIR.rglob("*") if path.is_file()]
+    names = {path.name for path in files}
+    assert {"config.json", "model.safetensors", "tokenizer.json", "preprocessor_config.json"} <= names
     assert sum(path.stat().st_size for path in files) <= 8_000_000
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".txt"}
 

@@ -6,7 +6,7 @@ import torch
 from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
-from patchranking.pruning.stages import by_scores
+from patchranking.pruning.stages import Survivors, by_scores
 
 
 def first_channel(tower):
@@ -42,19 +42,101 @@ def test_the_hook_equals_gathering_by_hand(case, block):
     with attached(tower, Schedule({block: rate})):
         assert torch.equal(case.encode(case.pixels), expected)
 
-    """Pruning in the last block equals masking the attention to the dropped patches, for a class-token readout."""
-    tower, block = case.tower, case.tower.depth - 1
+
+@torch.inference_mode()
+@pytest.mark.parametrize("block", [0, 3, 4])
+def test_dropping_patches_equals_hiding_them_from_every_later_block(case, block):
+    """Patches that no other token may attend to leave the class token, the registers and the kept patches alone."""
+    tower, prefix = case.tower, case.tower.num_prefix_tokens
     tokens = tower.embed(case.pixels, block)
-    chosen = torch.tensor([[1, 4, 7]]).expand(len(tokens), -1)
-    kept = tower.run(gather_tokens(tokens, chosen, tower.num_prefix_tokens), block)
-    duplicated = torch.cat(
-        [tokens[:, : tower.num_prefix_tokens], tokens[:, tower.num_prefix_tokens :][:, [7, 1, 4]]], 1
-    )
-    again = tower.run(duplicated, block)
-    torch.testing.assert_close(tower.pool(kept), tower.pool(again), rtol=0, atol=1e-5)
+    chosen = torch.stack([torch.randperm(tower.num_patches)[:5] for _ in tokens])
+    gates = torch.zeros(len(tokens), tower.num_patches).scatter(1, chosen, 1.0)
+    bias = torch.nn.functional.pad(gates.log(), (prefix, 0), value=0.0)
+    assert bias.isneginf().sum() == len(tokens) * (tower.num_patches - 5)
+
+    hidden = tower.run(tokens, block, key_bias=bias)
+    dropped = {block: lambda seen: gather_tokens(seen, chosen, prefix)}
+    with attach_reductions(tower, dropped):
+        features = case.encode(case.pixels)
+    pruned = tower.run(gather_tokens(tokens, chosen, prefix), block)
+    torch.testing.assert_close(gather_tokens(hidden, chosen, prefix), pruned, rtol=1e-5, atol=1e-5)
+    difference, effect = tower.pool(hidden, gates) - features, case.encode(case.pixels) - features
+    assert difference.abs().max() < 0.01 * effect.abs().max()
 
 
+@torch.inference_mode()
 def test_the_hook_survives_autocast_and_training_mode(tower):
+    pixels = torch.randn(2, 3, 32, 32)
     tower.module.train()
-    with attached(tower, Schedule({3: 0.5})), torch.autocast("cpu", torch.bfloat16):
-        assert tower(torch.randn(2, 3, 32, 32)).shape == (2, 24)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = tower.embed(pixels, 3)
+        chosen = top_patches(first_channel(tower)(tokens), 8)
+        expected = tower.pool(tower.run(gather_tokens(tokens, chosen, 1), 3))
+        with attached(tower, Schedule({3: 0.5})):
+            found = tower(pixels)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
+
+
+@torch.inference_mode()
+def test_a_reduction_after_the_last_block_gets_its_output(case):
+    tower, prefix = case.tower, case.tower.num_prefix_tokens
+    tokens = tower.run(tower.embed(case.pixels), 0)
+    seen = []
+    with attach_reductions(tower, {tower.depth: lambda tokens: seen.append(tokens) or tokens[:, : prefix + 4] * 2}):
+        assert torch.equal(case.encode(case.pixels), tower.pool(tokens[:, : prefix + 4] * 2))
+    assert torch.equal(seen[0], tokens)
+    assert torch.equal(case.encode(case.pixels), tower.pool(tokens))
+
+
+@torch.inference_mode()
+def test_a_block_keeps_its_other_arguments(tower):
+    pixels, bias = torch.randn(2, 3, 32, 32), torch.randn(2, 17)
+    with attach_reductions(tower, {2: lambda tokens: tokens.flip(0)}):
+        found = tower.run(tower.embed(pixels), 0, key_bias=bias)
+    between = tower.run(tower.embed(pixels), 0, 2, bias)
+    assert torch.equal(found, tower.run(between.flip(0), 2, key_bias=bias))
+
+
+@torch.inference_mode()
+def test_two_scored_stages_and_a_cut_equal_a_search_by_hand_in_every_image(case):
+    """Each stage keeps its share of all patches: the best by its own scores of those that are still there."""
+    tower, prefix, watch = case.tower, case.tower.num_prefix_tokens, Survivors()
+    schedule = Schedule({1: 0.75, 2: 0.6, 4: 0.3})
+    scorers = {block: lambda tokens, block=block: -tokens[:, prefix:, block] for block in (1, 2)}
+
+    def keep(tokens, places, kept, channel):
+        """Patches left of one image: all are sorted, those of no rank are gone."""
+        scores = {place: tokens[prefix + at, channel].item() for at, place in enumerate(places)}
+        best = sorted(places, key=lambda place: scores[place])[:kept]
+        return [place for place in (best if channel == 2 else places) if place in best]
+
+    expected, left = [], []
+    for tokens in tower.embed(case.pixels, 1).split(1):
+        places = [*range(tower.num_patches)]
+        for block, rate in ((1, 0.75), (2, 0.6)):
+            now = keep(tokens[0], places, round(rate * tower.num_patches), block)
+            tokens = torch.cat([tokens[:, :prefix], tokens[:, [prefix + places.index(place) for place in now]]], 1)
+            places, tokens = now, tower.run(tokens, block, 2 if block == 1 else 4)
+        last = round(0.3 * tower.num_patches)
+        left.append(places[:last])
+        expected.append(tower.pool(tower.run(tokens[:, : prefix + last], 4)))
+    with attach_reductions(tower, by_scores(tower, schedule, scorers, watch)):
+        found = case.encode(case.pixels)
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-6)
+    assert watch.places.tolist() == left
+
+
+@torch.inference_mode()
+def test_survivors_start_anew_with_every_batch(tower):
+    schedule, watch = Schedule({1: 0.75, 3: 0.5}), Survivors()
+    scorers = {block: first_channel(tower) for block in schedule.stages}
+    batches = torch.randn(5, 3, 32, 32).split([3, 2])
+    with attach_reductions(tower, by_scores(tower, schedule, scorers, watch)):
+        for pixels in batches:
+            tower(pixels)
+            again = watch.places
+            tower(batches[0][:1])
+            tower(pixels)
+            assert torch.equal(watch.places, again)
+            assert watch.places.shape == (len(pixels), 8)

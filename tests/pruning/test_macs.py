@@ -60,3 +60,32 @@ def test_progressive_counts_agree_with_the_formula(tower):
     with pruner.attached(tower):
         counted = count_macs(tower, pixels)
     assert counted - scoring == pytest.approx(analytic_macs(tower, 24, schedule), rel=0.01)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("stages", [{2: 1.0}, {0: 0.5}, {1: 0.8, 3: 0.4}, {4: 0.1}])
+@pytest.mark.parametrize("extra", [0, 3])
+def test_the_formula_equals_counting_every_multiplication_of_every_layer(case, stages, extra):
+    """Projections and convolutions by the size of what comes out, attention by its two products of matrices."""
+    tower, schedule = case.tower, Schedule(stages)
+    prefix, found = tower.num_prefix_tokens, []
+
+    def product(layer, inputs, output):
+        found.append(output[0].numel() * layer.weight[0].numel())
+
+    def attention(block, inputs):
+        tokens = inputs[0].shape[1]
+        found.append(2 * tokens**2 * tower.width + 4 * tokens * tower.width**2)
+
+    for part in (tower.module, *(block.mlp for block in tower.blocks)):
+        for layer in part.modules():
+            if isinstance(layer, torch.nn.Conv2d if part is tower.module else torch.nn.Linear):
+                layer.register_forward_hook(product)
+    for stage, rate in schedule.stages.items():
+        kept = prefix + extra + round(rate * tower.num_patches)
+        tower.blocks[stage].register_forward_pre_hook(lambda _, inputs, kept=kept: (inputs[0][:, :kept], *inputs[1:]))
+    for block in tower.blocks:
+        block.register_forward_pre_hook(attention)
+    tokens = tower.embed(case.pixels)
+    features = tower.pool(tower.run(torch.cat([tokens[:, :1].expand(-1, extra, -1), tokens], 1), 0)).shape[-1]
+    assert analytic_macs(tower, features, schedule, extra) == sum(found) + tower.width * features

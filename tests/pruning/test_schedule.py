@@ -38,6 +38,9 @@ def test_spread_is_the_papers_twenty_tokens_a_stage():
     kept = Schedule.spread([3, 5, 7, 9], 116 / 196).kept(196)
     assert list(kept.values()) == [176, 156, 136, 116]
     assert Schedule.spread([3], 0.6) == Schedule({3: 0.6})
+    assert Schedule.spread([6, 3], 0.5).to_dict() == {"3": 0.75, "6": 0.5}
+    with pytest.raises(UserError, match="at least one stage"):
+        Schedule.spread([], 0.5)
 
 
 def test_by_default_the_second_stage_is_a_third_of_the_way_on():
@@ -58,6 +61,20 @@ def test_another_keep_rate_is_met_exactly_and_stages_keep_their_order(first, sec
     assert list(schedule.stages) == [1, 2, 4]
     removed = [1 - rate for rate in schedule.stages.values()]
     assert removed == pytest.approx([removed[-1] / 3, 2 * removed[-1] / 3, removed[-1]])
+
+
+def test_another_keep_rate_scales_the_removed_shares_stage_by_stage():
+    schedule = Schedule({1: 0.9, 3: 0.8, 4: 0.6})
+    assert schedule.at(0.2).to_dict() == pytest.approx({"1": 0.8, "3": 0.6, "4": 0.2})
+    assert schedule.at(0.6).to_dict() == pytest.approx(schedule.to_dict())
+    assert set(schedule.at(1.0).stages.values()) == {1.0}
+    assert Schedule({1: 1.0, 3: 1.0}).at(0.5).to_dict() == {"1": 0.75, "3": 0.5}
+    with pytest.raises(UserError, match="keep rate"):
+        schedule.at(0)
+
+
+def test_counts_are_of_all_patches_and_at_least_one():
+    assert Schedule({1: 0.599, 2: 0.5, 4: 0.001}).kept(10) == {1: 6, 2: 5, 4: 1}
 
 
 def test_patches_do_not_come_back():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import io
 import os
 import re
 import sys
@@ -12,7 +14,7 @@ from PIL import Image
 
 from patchranking.errors import MissingExtraError
 from patchranking.report.page import write_report
-from patchranking.report.wall import WallImage
+from patchranking.report.wall import WallImage, heat_map
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -38,6 +40,204 @@ def body(html: str) -> list[str]:
     """The lines of the first table, tags removed and cells apart."""
     table = html[html.index("<tbody>") : html.index("</tbody>")]
     return [re.sub(r"\s*<[^>]+>\s*", " | ", line) for line in table.split("<tr")[1:]]
+
+
+def plain(html: str) -> str:
+    """What is to read: tags removed, spaces made one."""
+    return " ".join(re.sub(r"<[^>]+>", " ", html).replace("\u00a0", " ").split())
+
+
+def table(html: str, number: int = 0) -> list[dict[str, str]]:
+    """The rows of a table, cells under their headings."""
+    whole = re.findall(r"<table>(.*?)</table>", html, re.DOTALL)[number]
+    heads = [plain(cell) for cell in re.findall(r"<th scope=\"col\">(.*?)</th>", whole)]
+    lines = re.findall(r"<tr[^>]*>(.*?)</tr>", whole[whole.index("<tbody>") :], re.DOTALL)
+    cells = [[plain(cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", line)] for line in lines]
+    return [dict(zip(heads, line, strict=True)) for line in cells]
+
+
+def test_every_number_stands_in_its_column(tmp_path: Path) -> None:
+    measured = {"top1": 61.24, "top1_dense": 63.3, "feature_cosine": 0.9126, "object_patches_kept": 0.8123}
+    found = {"recall_at_1": 41.26, "index_overlap_at_10": 0.876, "gmacs": 3.14159, "gmacs_dense": 5.0}
+    speed = {"images_per_second": 45.67, "images_per_second_dense": 30.0}
+    rows = [
+        row("patchranking", 0.625, kept_patches=40, **measured, **found, **speed),
+        row("random", 1 / 3, kept_patches=1234, images_per_second=1234.5, images_per_second_dense=1000.0),
+    ]
+    first, second = table(page(tmp_path, rows))
+    assert first == {
+        "Method": "patchranking",
+        "Kept": "62.5 %",
+        "Patches": "40",
+        "Top-1, %": "61.2",
+        "Change, points": "−2.1",
+        "Feature cosine": "0.913",
+        "Recall@1, %": "41.3",
+        "Same 10 neighbours": "87.6 %",
+        "Object patches kept": "81.2 %",
+        "GMACs": "3.142",
+        "Images per s": "45.7",
+        "Speed ratio": "1.52×",
+    }
+    assert (second["Method"], second["Kept"], second["Patches"]) == ("random", "33.3 %", "1,234")
+    assert (second["Images per s"], second["Speed ratio"]) == ("1,234", "1.23×")
+    assert (second["Recall@1, %"], second["Same 10 neighbours"], second["Object patches kept"]) == ("–", "–", "–")
+
+
+def test_lines_go_from_all_patches_to_few_methods_in_order_and_oracles_last(tmp_path: Path) -> None:
+    rows = [
+        GOLDEN,
+        row("random", 0.6, seed=1),
+        row("random", 0.6),
+        row("patchranking", 0.6, oracle=True),
+        row("patchranking", 0.3),
+        row("patchranking", 0.6, tuned="text"),
+        row("brand-new", 0.6),
+        DENSE,
+    ]
+    html = page(tmp_path, rows)
+    lines = [(line["Kept"], line["Method"]) for line in table(html)]
+    assert lines == [
+        ("100 %", "dense seed 0"),
+        ("60 %", "patchranking text tokens seed 0"),
+        ("60 %", "random seed 0"),
+        ("60 %", "random seed 1"),
+        ("60 %", "brand-new seed 0"),
+        ("60 %", "patchranking seed 0 oracle"),
+        ("60 %", "golden seed 0 oracle"),
+        ("30 %", "patchranking seed 0"),
+    ]
+    kinds = re.findall(r'<tr class="([^"]*)">', html)[:8]
+    assert kinds == ["first", "first ours", "", "", "", " ours", "", "first ours"]
+    assert "seed" not in table(page(tmp_path, [DENSE, row("random", 0.6)]))[1]["Method"]
+
+
+def test_the_tiles_are_the_key_figures(tmp_path: Path) -> None:
+    html = page(tmp_path, [row("patchranking", 0.6)])
+    tiles = re.findall(r'<div class="card"><b>(.*?)</b><span>(.*?)</span>', html.replace("\u00a0", " "))
+    assert tiles == [
+        ("−24 %", "compute (GMACs)"),
+        ("−0.2", "points of top-1"),
+        ("1.24×", "images per second"),
+        ("0.990", "cosine to dense features"),
+    ]
+    assert "demo, 2,000 images. Against the dense model, patchranking at 60 % of the patches:" in plain(html)
+
+
+def test_the_summary_is_of_patchranking_else_of_what_is_nearest_to_sixty_percent(tmp_path: Path) -> None:
+    rows = [row("random", 0.6, top1=80.0), row("patchranking", 0.7), row("patchranking", 0.4), GOLDEN]
+    assert "demo · test : At 70 % of the patches kept, patchranking costs" in plain(page(tmp_path, rows))
+    rows = [
+        row("random", 0.45),
+        row("evit", 0.7, top1=81.0),
+        row("random", 0.7, top1=82.0),
+        row("golden", 0.6, oracle=True),
+    ]
+    html = plain(page(tmp_path, rows))
+    assert "At 70 % of the patches kept, evit costs" in html
+    assert "At the same rate random reaches 82.0 %." in html
+    assert "golden reaches" not in html
+
+
+def test_the_summary_keeps_settings_apart_and_averages_the_others(tmp_path: Path) -> None:
+    rows = [row("patchranking", 0.6), row("patchranking", 0.6, tuned="text", top1=50.0)]
+    rows += [row("patchranking", 0.6, schedule={"2": 0.6}, top1=40.0), row("patchranking", 0.5, top1=30.0)]
+    rows += [row("random", 0.6, seed=seed, top1=80.0 + seed) for seed in (0, 1)] + [row("evit", 0.6, top1=70.0)]
+    html = plain(page(tmp_path, rows))
+    assert "changes top-1 from 96.2 to 96.0 %" in html
+    assert "At the same rate evit reaches 70.0 % and random reaches 80.5 %." in html
+
+
+def test_the_summary_leaves_out_what_was_not_measured(tmp_path: Path) -> None:
+    bare = dict.fromkeys(("top1_dense", "gmacs_dense", "images_per_second_dense"))
+    html = plain(page(tmp_path, [row("patchranking", 0.6, **bare), row("random", 0.6, top1=None)]))
+    assert "At 60 % of the patches kept, patchranking keeps a cosine of 0.990 to the dense features. " in html
+    assert "At the same rate" not in html
+    html = plain(page(tmp_path, [row("patchranking", 0.6, top1=None), row("random", 0.6)]))
+    assert "At the same rate" not in html
+
+
+def test_a_section_says_the_most_images_of_its_rows(tmp_path: Path) -> None:
+    assert "demo, 2,000 images." in plain(page(tmp_path, [GOLDEN, row("random", 0.6), GOLDEN]))
+
+
+def test_charts_are_of_every_measure_and_of_time_once(tmp_path: Path) -> None:
+    rows = [DENSE, row("patchranking", 0.6, object_patches_kept=0.9)]
+    drawn = re.findall(r'aria-label="(.*?) on demo"', page(tmp_path, rows))
+    gmacs = "GMACs of the image tower per image"
+    assert drawn == [
+        f"Zero-shot top-1 (%) against {gmacs}",
+        "Zero-shot top-1 (%) against Milliseconds per image, measured",
+        f"Cosine to the dense features against {gmacs}",
+        f"Object patches kept (%) against {gmacs}",
+    ]
+
+
+def test_every_method_beside_the_oracle_has_its_cell(tmp_path: Path) -> None:
+    dense = {"top1": 93.0, "feature_cosine": 1.0}
+    same = {"random": {"top1": 71.26, "feature_cosine": 0.8126}, "dense": dense}
+    other = {"evit": {"top1": 75.0, "feature_cosine": 0.85}}
+    rows = [
+        row("golden", 0.6, oracle=True, n_images=1200, top1=92.34, feature_cosine=0.9876, same_images=same),
+        row("golden", 0.5, oracle=True, n_images=20, same_images=other),
+    ]
+    first, second = table(page(tmp_path, [*rows, row("random", 0.6)]), 1)
+    assert first == {
+        "Oracle": "golden",
+        "Kept": "60 %",
+        "Images": "1,200",
+        "Its result": "92.3 0.988",
+        "dense": "93.0 1.000",
+        "evit": "– –",
+        "random": "71.3 0.813",
+    }
+    assert (second["Kept"], second["evit"], second["random"]) == ("50 %", "75.0 0.850", "– –")
+
+
+def test_the_wall_shows_picture_ranking_and_what_each_method_keeps(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0)
+    image = Image.fromarray(noise.integers(0, 255, (8, 8, 3), np.uint8)).resize((224, 224))
+    importance, places = noise.normal(size=(2, 5)), noise.permutation(10).reshape(2, 5)
+    wall = [
+        WallImage(image, "a cat", importance, {"random": places, "patchranking": places[::-1]}),
+        WallImage(image, "a dog", None, {"random": places}),
+    ]
+    html = page(tmp_path, [DENSE], wall)
+    figures = re.findall(r"<figure class=\"card\">\s*<figcaption>(.*?)</figure>", html, re.DOTALL)
+    assert [plain(figure) for figure in figures] == [
+        "a cat image golden ranking patchranking random",
+        "a dog image random",
+    ]
+    pictures = [Image.open(io.BytesIO(base64.b64decode(data))) for data in re.findall(r'base64,([^"]+)"', figures[0])]
+    expected = [image, heat_map(image, importance, 224), image, image]
+    for found, drawn in zip(pictures, expected, strict=True):
+        assert np.abs(np.asarray(found, int) - np.asarray(drawn, int)).mean() < 4
+    assert re.findall(r'alt="(.*?)"', figures[0]) == [
+        "a cat",
+        "Golden ranking of the patches: a cat",
+        "The patches that patchranking keeps: a cat",
+        "The patches that random keeps: a cat",
+    ]
+    masks = re.findall(r'<svg viewBox="0 0 5 2".*?data-patches="10">(.*?)</svg>', html, re.DOTALL)
+    for mask, shown in zip(masks, (places[::-1], places, places), strict=True):
+        patches = re.findall(r'<rect x="(\d+)" y="(\d+)" .*?data-place="(\d+)"( class="kept")?/>', mask)
+        assert len(patches) == 10
+        for x, y, place, kept in patches:
+            assert shown[int(y), int(x)] == int(place)
+            assert bool(kept) == (int(place) < 6)
+    assert 'value="60"' in html
+    assert ">60 %</output>" in html
+
+
+def test_the_environment_and_the_command_are_said(tmp_path: Path) -> None:
+    command = ["patchranking", "evaluate", "--data", "my set"]
+    html = page(tmp_path, [DENSE], torch_threads=2, versions=["a 1", "b 2"], gpu="", command=command)
+    named = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html)
+    assert named == [("torch threads", "2"), ("versions", "a 1, b 2"), ("gpu", "–")]
+    assert "patchranking evaluate --data &#39;my set&#39;" in html
+    assert ">as it is</pre>" in page(tmp_path, [DENSE], command="as it is")
+    assert "<pre" not in page(tmp_path, [DENSE])
+    assert (html.count("<title>A title</title>"), html.count("<h1>A title</h1>")) == (1, 1)
 
 
 def test_summary_is_computed_from_the_row_nearest_to_sixty_percent(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import numpy as np
-from patchranking.report.wall import WallImage, heat_map, kept_view, photo, shown_methods
+import pytest
 from PIL import Image
+
+from patchranking.report.wall import WallImage, heat_map, kept_view, photo, shown_methods
 
 RED = Image.new("RGB", (48, 48), (250, 0, 0))
 
@@ -10,6 +12,9 @@ RED = Image.new("RGB", (48, 48), (250, 0, 0))
 def test_photo_has_the_asked_side_and_mode() -> None:
     picture = photo(Image.new("L", (30, 30)), 77)
     assert (picture.size, picture.mode) == ((77, 77), "RGB")
+    square = Image.fromarray(np.random.default_rng(0).integers(0, 255, (20, 20, 3), np.uint8))
+    assert photo(square, 20) == square
+    assert photo(Image.new("RGB", (30, 30), (1, 2, 3))).size == (168, 168)
 
 
 def test_kept_patches_keep_their_colour_and_dropped_ones_lose_it() -> None:
@@ -19,8 +24,12 @@ def test_kept_patches_keep_their_colour_and_dropped_ones_lose_it() -> None:
     assert (pixels[10:20, 20:30] == (250, 0, 0)).all()
     dropped = np.ones((40, 40), bool)
     dropped[10:20, 20:30] = False
-    assert (np.ptp(pixels[dropped], axis=-1) < 25).all()
-    assert pixels[9, 25].max() < 60 < pixels[5, 5].min()
+    grey = RED.convert("L").getpixel((0, 0))
+    ghost = [round(0.14 * grey + 0.86 * pale) for pale in (203, 207, 216)]
+    outline = np.zeros((40, 40), bool)
+    outline[[9, 20], 20:30] = outline[10:20, [19, 30]] = True
+    assert (pixels[outline] == (38, 42, 54)).all()
+    assert (pixels[dropped & ~outline] == ghost).all()
 
 
 def test_all_and_no_patches_kept_have_no_outline() -> None:
@@ -35,6 +44,21 @@ def test_heat_map_is_brighter_where_importance_is_higher() -> None:
     assert np.ptp(pixels[:20, :20]) == 0
 
 
+def test_heat_map_runs_from_black_to_pale_yellow_over_the_grey_image() -> None:
+    grey = RED.convert("L").getpixel((0, 0))
+    drawn = heat_map(RED, np.array([[2.0, 0.0], [1.0, 9.0], [8.0, 7.0], [6.0, 5.0], [4.0, 4.0]]), 40)
+    magma = {1: (0, 0, 4), 8: (254, 194, 135), 3: (252, 253, 191)}
+    for patch, colour in magma.items():
+        x, y = 10 + 20 * (patch % 2), 4 + 8 * (patch // 2)
+        share = {1: 0, 8: 3.5 / 9, 3: 1}[patch]
+        if patch == 8:  # the two of importance 4 share the places 3 and 4, between the anchors 3 and 4 of 0 to 8
+            low, high = np.array((130, 37, 129)), np.array((183, 55, 121))
+            colour = tuple((low + (high - low) * (8 * share - 3)).round())
+        expected = [0.26 * grey + 0.74 * channel for channel in colour]
+        assert drawn.getpixel((x, y)) == pytest.approx(expected, abs=1)
+    assert drawn.getpixel((10, 36)) == drawn.getpixel((30, 36))
+
+
 def test_heat_map_counts_ranks_only_and_gives_ties_one_colour() -> None:
     importance = np.random.default_rng(0).normal(size=(3, 5))
     assert heat_map(RED, importance, 60).tobytes() == heat_map(RED, np.exp(3 * importance), 60).tobytes()
@@ -46,6 +70,9 @@ def test_what_is_kept_are_the_first_places() -> None:
     item = WallImage(RED, "a", places={"random": np.array([[3, 0], [1, 2]])})
     assert item.kept("random", 0.5).tolist() == [[False, True], [True, False]]
     assert item.kept("random", 1.0).all()
+    for rate, count in ((0.01, 1), (0.3, 1), (0.4, 2), (0.75, 3)):
+        assert item.kept("random", rate).sum() == count
+        assert (item.places["random"][item.kept("random", rate)] < count).all()
 
 
 def test_methods_come_in_the_order_of_the_report() -> None:

@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import transformers
-from huggingface_hub.utils import are_progress_bars_disabled
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -33,6 +33,9 @@ def hf(tmp_path_factory):
     transformers.CLIPModel(config).save_pretrained(folder)
     for name in TOKENS_AND_PIXELS:
         shutil.copy(MODEL_DIR / name, folder)
+    pixels = json.loads((folder / "preprocessor_config.json").read_text())
+    pixels |= {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
     return folder
 
 
@@ -104,7 +107,10 @@ def test_a_picture_inverts_the_preprocessing(loaded):
     image = scene("val", 1).image.resize(loaded.tower.image_size)
     shown = loaded.picture(loaded.preprocess(image))
     assert (shown.mode, shown.size) == ("RGB", image.size)
-    assert np.abs(np.asarray(shown, int) - np.asarray(image, int)).max() <= 1
+    assert np.array_equal(np.asarray(shown), np.asarray(image))
+    levels = torch.arange(256).view(1, 16, 16).expand(3, -1, -1) / 255
+    mean, std = (torch.tensor(list(values)).view(3, 1, 1) for values in (loaded.mean, loaded.std))
+    assert np.asarray(loaded.picture((levels - mean) / std))[..., 2].flatten().tolist() == list(range(256))
 
 
 def test_a_picture_of_half_precision_and_beyond_the_range(loaded):
@@ -179,12 +185,14 @@ def test_unknown_names(name):
     assert f"Unknown model '{name}'" in sentence(name)
 
 
-def test_names_without_weights(tmp_path):
+def test_names_without_weights(tmp_path, monkeypatch):
     assert "names no weights" in sentence("open_clip:ViT-B-16")
     assert "Nope" in sentence("open_clip:Nope/openai")
     assert "nope" in sentence("timm:nope")
     for name in ("hf:", "open_clip:local-dir:"):
         assert f"There is no folder '{tmp_path / 'none'}'" in sentence(f"{name}{tmp_path / 'none'}")
+    monkeypatch.chdir(tmp_path)
+    assert "There is no folder './none'" in sentence("hf:./none")
     for name in ("hf:", "open_clip:local-dir:", "timm:local-dir:"):
         assert f"Could not load the model '{name}{tmp_path}'" in sentence(f"{name}{tmp_path}")
 
@@ -206,6 +214,13 @@ def test_transformers_weights_are_never_left_random(other, tmp_path):
     for name in TOKENS_AND_PIXELS:
         shutil.copy(MODEL_DIR / name, tmp_path)
     assert "no complete CLIP model" in sentence(f"hf:{tmp_path}")
+
+
+def test_transformers_weights_of_another_size_are_refused(hf, tmp_path):
+    shutil.copytree(hf, tmp_path / "other")
+    config = json.loads((hf / "config.json").read_text())
+    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"projection_dim": 20}))
+    assert "lacks 2 weights such as text_projection.weight" in sentence(f"hf:{tmp_path / 'other'}")
 
 
 @pytest.mark.parametrize("content", [b"", b"xx", bytes(400)])
@@ -245,9 +260,19 @@ def test_no_cuda():
 
 def test_loading_is_silent_and_leaves_the_progress_bars_as_they_were(names, capfd):
     logging = transformers.utils.logging
-    before = logging.is_progress_bar_enabled(), logging.get_verbosity(), are_progress_bars_disabled()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_warning()
+    assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == (True, False)
     load_model(names["hf"])
-    assert (logging.is_progress_bar_enabled(), logging.get_verbosity(), are_progress_bars_disabled()) == before
+    assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == (True, False)
+    assert logging.get_verbosity() == logging.WARNING
+    logging.set_verbosity(verbosity)
+    disable_progress_bars()
+    try:
+        load_model(names["hf"])
+        assert (logging.is_progress_bar_enabled(), are_progress_bars_disabled()) == (True, True)
+    finally:
+        enable_progress_bars()
     logging.disable_progress_bar()
     try:
         load_model(names["hf"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import open_clip
 import pytest
 import timm
 import torch
@@ -51,29 +52,78 @@ def test_the_order_of_patches_after_embedding_is_irrelevant(case):
     torch.testing.assert_close(tower.pool(tower.run(shuffled, 0)), tower.pool(tower.run(tokens, 0)), rtol=0, atol=1e-5)
 
 
-@torch.inference_mode()
-def test_class_attention_equals_the_attention_inside_the_block(case, monkeypatch):
-    tower, block = case.tower, 2
+@pytest.fixture
+def inside(monkeypatch):
+    """A function that tells the queries and keys, ``(batch, heads, tokens, head width)``, inside a block."""
+    seen = []
+
+    def kernel(query, key, value, *_, **__):
+        seen.append((query, key))
+        return torch.zeros_like(query)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", kernel)
+    monkeypatch.setattr(torch.backends.mha, "get_fastpath_enabled", lambda: False)
+
+    def run(tower, tokens, block):
+        tower.run(tokens, block, block + 1)
+        return seen.pop()
+
+    return run
+
+
+@torch.no_grad()
+def sharpened(tower):
+    """Makes attention far from even, with biases and norms that are not 0 and 1."""
+    for name, weight in tower.module.named_parameters():
+        if name.endswith("bias") or "_norm" in name:
+            weight.normal_()
+        elif weight.ndim == 2 and "pos" not in name:
+            weight.mul_(5)
+    return tower
+
+
+@torch.no_grad()
+def test_class_attention_equals_the_attention_inside_the_block(case, inside):
+    tower, block = sharpened(case.tower), 2
+    tokens = tower.embed(case.pixels)
     if not tower.has_class_token:
         with pytest.raises(UserError, match="class token"):
-            tower.class_attention(tower.embed(case.pixels, block), block)
+            tower.class_attention(tokens, block)
         return
-    seen = []
-    monkeypatch.setattr(
-        nn.functional,
-        "scaled_dot_product_attention",
-        lambda q, k, v, *_, **__: seen.append((q, k)) or torch.zeros_like(q),
-    )
-    tokens = tower.embed(case.pixels)
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        tower.run(tokens, block, block + 1)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(True)
-    query, keys = seen[0]
+    query, keys = inside(tower, tokens, block)
     expected = (query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)[:, :, 0].mean(1)
     found = tower.class_attention(tokens, block)
-    torch.testing.assert_close(found, expected[:, tower.num_prefix_tokens :])
+    assert found.std(1).min() > 1e-3
+    torch.testing.assert_close(found, expected[:, tower.num_prefix_tokens :], rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_keys_are_those_inside_the_block_all_heads_in_a_row(case, inside):
+    tower = sharpened(case.tower)
+    tokens = tower.embed(case.pixels)
+    for block in (0, 3):
+        expected = inside(tower, tokens, block)[1].transpose(1, 2).flatten(2)
+        torch.testing.assert_close(tower.keys(tokens, block), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{"qk_norm": True}, {"qkv_bias": False}])
+def test_class_attention_and_keys_follow_timms_options(changes, inside):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    tower = sharpened(as_tower(timm.create_model("vit_base_patch16_224", pretrained=False, **sizes, **changes).eval()))
+    tokens = tower.embed(torch.randn(2, 3, 32, 32))
+    query, keys = inside(tower, tokens, 0)
+    torch.testing.assert_close(tower.keys(tokens, 0), keys.transpose(1, 2).flatten(2), rtol=1e-4, atol=1e-5)
+    expected = (query[:, :, :1] @ keys.transpose(-1, -2) * 16**-0.5).softmax(-1).mean(1)[:, 0, 1:]
+    torch.testing.assert_close(tower.class_attention(tokens, 0), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_class_attention_is_refused_for_custom_blocks_of_open_clip():
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 1, "qk_norm": True}
+    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    tower = as_tower(open_clip.CLIP(24, vision, text).eval())
+    with pytest.raises(UserError, match="not available for open_clip's custom blocks"):
+        tower.class_attention(tower.embed(torch.randn(1, 3, 32, 32)), 0)
 
 
 def test_an_unsupported_model_is_named_with_what_is_supported():
@@ -92,6 +142,8 @@ def test_a_tower_is_its_own_view(tower):
         (nn.GELU(), "gelu"),
         (nn.GELU("tanh"), "gelu_pytorch_tanh"),
         (timm.layers.QuickGELU(), "quick_gelu"),
+        (timm.layers.GELUTanh(), "gelu_pytorch_tanh"),
+        (open_clip.transformer.QuickGELU(), "quick_gelu"),
         (nn.ReLU(), "relu"),
     ],
 )

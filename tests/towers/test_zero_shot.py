@@ -23,3 +23,8 @@ def test_class_features_are_normalised_means_over_templates():
 def test_a_template_needs_one_place(template):
     with pytest.raises(UserError, match="exactly one"):
         class_features(encode, ["cat"], [template])
+
+
+def test_class_features_carry_no_gradient():
+    weight = torch.ones(3, requires_grad=True)
+    assert not class_features(lambda texts: encode(texts) * weight, ["cat"], ["a {}."]).requires_grad
