@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -60,20 +58,15 @@ def test_what_cannot_be_met_or_was_not_measured_is_said():
         choose([point(0.9, 9, 0.99)], Budget.parse("1 ms"))
 
 
-def test_the_curve_is_that_of_the_attached_pruner(tower, tmp_path):
+def test_the_curve_is_that_of_the_attached_pruner(loaded, tmp_path):
     for index in range(3):
         noise = np.random.default_rng(index).integers(0, 255, (32, 32, 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{index}.png")
     (tmp_path / "broken.png").write_bytes(b"")
     data = load_data(str(tmp_path))
-    model = SimpleNamespace(
-        tower=tower,
-        name="tiny",
-        text=None,
-        preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255,
-    )
-    pruner = Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), Schedule({1: 0.5})).eval()
-    curve = measure_curve(model, data, pruner, rates=(1.0, 0.5), timing_batch=2, batch_size=2)
+    tower = loaded.tower
+    pruner = Pruner({1: Predictor(tower.width, 1, 16)}, BaseModel.of(tower, "tiny"), Schedule({1: 0.5})).eval()
+    curve = measure_curve(loaded, data, pruner, rates=(1.0, 0.5), timing_batch=2, batch_size=2)
     assert [found.schedule.to_dict() for found in curve] == [
         {"1": 1.0},
         {"1": 0.5},
@@ -81,7 +74,7 @@ def test_the_curve_is_that_of_the_attached_pruner(tower, tmp_path):
         {"1": 0.75, "3": 0.5},
     ]
     pixels = torch.stack(
-        [model.preprocess(data.image(index)) for index in range(4) if "broken" not in data.keys[index]]
+        [loaded.preprocess(data.image(index)) for index in range(4) if "broken" not in data.keys[index]]
     )
     with torch.inference_mode():
         full = tower(pixels)

@@ -9,9 +9,10 @@ from patchranking import Pruner, load_data, load_model
 from patchranking.data import of_classes
 from patchranking.errors import UserError
 from patchranking.evaluation.reproduce import Job, reproduce
+from patchranking.fitting.fit import FitSettings
 from patchranking.methods.a_vit import a_vit
-from patchranking.methods.evit import evit
-from patchranking.pruning.attach import attach_reductions
+from patchranking.methods.evit import fuse
+from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.tuning.tune import TuneSettings
 
@@ -36,7 +37,9 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def job(model, folder):
     tuning = TuneSettings(shots=1, epochs=1, num_tokens=2, batch_size=8, augment=False)
-    return Job(model, scenes("test", 200), scenes("train", 200), None, folder, 6, 2, tuning, 0)
+    return Job(
+        model, scenes("test", 200), scenes("train", 200), None, folder, FitSettings(ranked=6, steps=2), tuning, 0
+    )
 
 
 def cells(rows):
@@ -57,12 +60,17 @@ def test_table4_prunes_in_four_stages(job):
     tower = job.model.tower
     schedule = Schedule({tower.depth * b // 12: 1 - 20 / 196 * stage for stage, b in enumerate((3, 5, 7, 9), 1)})
     assert found["dense", "progressive"] == pytest.approx(accuracy(job, tower))
-    assert found["a-vit", "progressive"] == pytest.approx(accuracy(job, lambda x: a_vit(tower, x, schedule)))
-    steps = {block: evit(tower, block, kept) for block, kept in schedule.kept(tower.num_patches).items()}
+    assert found["a-vit", "progressive"] == pytest.approx(
+        accuracy(job, lambda x: a_vit(tower, tower.embed(x), schedule).features)
+    )
+
+    def evit(block, kept):
+        return lambda tokens: Reduced(fuse(tokens, tower.class_attention(tokens, block), kept, 1))
+
+    steps = {block: evit(block, kept) for block, kept in schedule.kept(tower.num_patches).items()}
     with attach_reductions(tower, steps):
         assert found["evit", "progressive"] == pytest.approx(accuracy(job, tower))
-    fitted = Pruner.from_pretrained(job.out / f"pruner-{schedule.block}")
-    fitted.schedule = schedule
+    fitted = Pruner.from_pretrained(job.out / f"pruner-{schedule.block}").scheduled(schedule)
     with fitted.attached(job.model.model):
         assert found["patchranking", "progressive"] == pytest.approx(accuracy(job, tower))
     assert {row["published"] for row in rows} == {None}
@@ -82,7 +90,7 @@ def test_figure5_prunes_before_the_first_layer(job):
 
 def test_table1_has_oracles_and_matching_rates(job):
     job.test.name = "FGVCAircraft"
-    rows = reproduce("table1", replace(job, ranked=4))
+    rows = reproduce("table1", replace(job, fitting=replace(job.fitting, ranked=4)))
     found, published = cells(rows), {(row["row"], row["column"]): row["published"] for row in rows}
     assert {row["row"] for row in rows if row["oracle"]} >= {"golden, preservation", "golden, label"}
     assert not any(row["oracle"] for row in rows if row["row"] in ("dense", "predicted, preservation"))
@@ -106,7 +114,7 @@ def test_table5_and_figure1_tune_tokens(job):
 
 
 def test_what_is_missing_is_named(job, model, tmp_path):
-    bare = Job(model, job.test, None, None, tmp_path, 6, 2, job.tuning, 0)
+    bare = Job(model, job.test, None, None, tmp_path, job.fitting, job.tuning, 0)
     with pytest.raises(UserError, match="--train"):
         reproduce("figure5", bare)
     job.test.labels = None

@@ -19,13 +19,13 @@ from patchranking.towers.base_model import BaseModel
 
 def pruner_for(tower):
     predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
-    return Pruner(predictor, BaseModel.of(tower, "tiny"), Schedule({1: 0.5})).eval()
+    return Pruner({1: predictor}, BaseModel.of(tower, "tiny"), Schedule({1: 0.5})).eval()
 
 
 def test_rows_are_consistent_and_the_model_stays_as_it_was(case):
     pruner = pruner_for(case.tower)
     before, keys = case.encode(case.pixels), list(case.model.state_dict())
-    settings = SpeedSettings((0.5,), batches=(1, 3), precisions=("fp32", "bf16"), repeats=3, seconds=0)
+    settings = SpeedSettings([0.5], batches=[1, 3], precisions=["fp32", "bf16"], repeats=3, seconds=0)
     rows = measure_speed(case.model, pruner, "tiny", settings)
     assert [(r["precision"], r["batch"], r["keep_rate"]) for r in rows] == [
         (precision, batch, rate) for precision in ("fp32", "bf16") for batch in (1, 3) for rate in (1.0, 0.5)

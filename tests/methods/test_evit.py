@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from patchranking.methods.evit import evit, fuse
-from patchranking.pruning.attach import attach_reductions
+from patchranking.methods.evit import EViT, fuse
+from patchranking.pruning.schedule import Schedule
 
 
 def test_fuse_equals_the_loop_over_patches():
@@ -23,5 +23,4 @@ def test_it_reads_the_attention_of_its_block(tower):
     pixels = torch.randn(2, 3, 32, 32)
     tokens = tower.embed(pixels, 3)
     expected = tower.pool(tower.run(fuse(tokens, tower.class_attention(tokens, 3), 6, 1), 3))
-    with attach_reductions(tower, {3: evit(tower, 3, 6)}):
-        assert torch.equal(tower(pixels), expected)
+    assert torch.equal(EViT().at(tower, Schedule({3: 6 / 16}), 0)(pixels), expected)

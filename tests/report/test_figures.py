@@ -9,9 +9,8 @@ import pytest
 from PIL import Image
 
 from patchranking.errors import MissingExtraError
-from patchranking.report.figures import MEASURES, accuracy_against_cost, wall_picture
-from patchranking.report.methods import order, style
-from patchranking.report.wall import WallImage
+from patchranking.evaluation.examples import Example
+from patchranking.report.figures import MEASURES, accuracy_against_cost, examples_picture
 
 pytest.importorskip("matplotlib")
 
@@ -33,12 +32,6 @@ def test_legend_names_every_method_and_marks_oracles() -> None:
     assert {"patchranking", "patchranking + text tokens", "brand-new", "golden (oracle), 20 images", "dense"} <= {
         *shown
     }
-
-
-def test_oracle_mark_in_the_method_name_is_not_doubled() -> None:
-    shown = texts(accuracy_against_cost([row("golden (oracle)", 0.6)], "demo"))
-    assert "golden (oracle)" in shown
-    assert not any("(oracle) (oracle)" in text for text in shown)
 
 
 def test_oracle_is_dashed_and_others_are_not() -> None:
@@ -88,31 +81,24 @@ def test_chart_is_deterministic() -> None:
     assert accuracy_against_cost(rows, "demo") == accuracy_against_cost(rows, "demo")
 
 
-def test_styles_are_stable_and_order_puts_the_golden_ranking_last() -> None:
-    assert style("golden (oracle)") == style("golden")
-    assert style("brand-new") == style("brand-new")
-    methods = ["golden (oracle)", "brand-new", "random", "patchranking", "dense"]
-    assert sorted(methods, key=order) == ["dense", "patchranking", "random", "brand-new", "golden (oracle)"]
-
-
 def test_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"patchranking\[report\]"):
         accuracy_against_cost([row("random", 0.6)], "demo")
     with pytest.raises(MissingExtraError, match=r"patchranking\[report\]"):
-        wall_picture([])
+        examples_picture([])
 
 
-def test_wall_picture_has_a_row_an_image_and_a_column_a_view() -> None:
+def test_the_picture_has_a_row_an_image_and_a_column_a_view() -> None:
     places = np.arange(16).reshape(4, 4)
     red = Image.new("RGB", (32, 32), (250, 0, 0))
-    wall = [WallImage(red, "with", np.arange(16.0).reshape(4, 4), {"random": places}), WallImage(red, "without")]
-    picture = wall_picture(wall, [0.5], side=42)
+    shown = [Example(red, "with", np.arange(16.0).reshape(4, 4), {"random": places}), Example(red, "without")]
+    picture = examples_picture(shown, [0.5], side=42)
     assert picture.size == (3 * (42 + 4) + 4, 10 + 2 * (42 + 4))
     assert picture.getpixel((6, 12)) == (250, 0, 0)
     assert picture.getpixel((4 + 2 * 46 + 2, 12)) == (250, 0, 0)
     assert picture.getpixel((4 + 46 + 2, 10 + 46 + 2)) == (255, 255, 255)
-    assert wall_picture(wall, [], side=42).width == 2 * 46 + 4
+    assert examples_picture(shown, [], side=42).width == 2 * 46 + 4
 
 
 def test_cost_is_measured_time_where_it_was_measured() -> None:
