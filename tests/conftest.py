@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from patchranking._torchvision import declare_missing_operators
 
 declare_missing_operators()
 
+import numpy as np  # noqa: E402
 import open_clip  # noqa: E402
 import pytest  # noqa: E402
 import timm  # noqa: E402
@@ -20,6 +22,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection  #
 
 from patchranking import as_text_tower, load_model  # noqa: E402
 from patchranking.towers import VisionTower, as_tower  # noqa: E402
+from patchranking.towers.load import LoadedModel  # noqa: E402
 
 
 @dataclass
@@ -97,6 +100,28 @@ def tower() -> VisionTower:
     made = _transformers()
     made.model.eval().requires_grad_(False)
     return made.tower
+
+
+@pytest.fixture
+def loaded():
+    """A small random CLIP with 4 x 4 patches and 5 blocks, which takes 32 x 32 pixels as they are."""
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 5, "pool_type": "avg"}
+    text = {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 2}
+    model = open_clip.CLIP(24, vision, text).eval().requires_grad_(False)
+    model.token_embedding.weight *= 30  # so that texts differ
+    for block in model.transformer.resblocks:
+        block.attn.out_proj.weight *= 10
+
+    def preprocess(image):
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+    def tokenize(texts):
+        words = [[62, *(1 + zlib.crc32(word.encode()) % 60 for word in text.split()), 63] for text in texts]
+        return torch.tensor([[*ids, *[0] * (12 - len(ids))] for ids in words])
+
+    half = (0.5, 0.5, 0.5)
+    return LoadedModel("tiny", model, as_tower(model), preprocess, as_text_tower(model, tokenize), 100.0, half, half)
 
 
 @pytest.fixture(autouse=True)

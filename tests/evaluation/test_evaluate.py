@@ -35,8 +35,9 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def pruner(tower):
-    return Pruner({3: Predictor(tower.width, 1, 16)}, BaseModel.of(tower, "tiny"), Schedule({3: 0.6})).eval()
+def pruner(loaded):
+    predictor = Predictor.for_tower(loaded.tower)
+    return Pruner({3: predictor}, BaseModel.of(loaded.tower, "tiny"), Schedule({3: 0.6})).eval()
 
 
 def settings(**changes):
@@ -162,7 +163,7 @@ def test_stages_and_evit_in_stages_are_measured_as_they_run(loaded, data):
 def test_tuned_tokens_have_rows_of_their_own(loaded, data, pruner):
     tower = loaded.tower
     prompts = {
-        kind: Prompts(kind, 8, tower.width, num_tokens=3, class_names=data.class_names, features=24)
+        kind: Prompts(kind, 16, tower.width, num_tokens=3, class_names=data.class_names, features=24)
         for kind in ("text", "both")
     }
     tuned = [pruner.tuned_by(found) for found in prompts.values()]
@@ -195,7 +196,7 @@ def test_tuned_tokens_have_rows_of_their_own(loaded, data, pruner):
 
 
 def test_tuned_pruners_alone_bring_the_untuned_rows(loaded, data, pruner):
-    tuned = pruner.tuned_by(Prompts("visual", 8, loaded.tower.width, num_tokens=3))
+    tuned = pruner.tuned_by(Prompts("visual", 16, loaded.tower.width, num_tokens=3))
     alone, _ = evaluate(loaded, data, [tuned.eval()], settings(timing_batch=0))
     both, _ = evaluate(loaded, data, [pruner, tuned], settings(timing_batch=0))
     assert alone["rows"] == both["rows"]
