@@ -46,7 +46,7 @@ def test_every_method_has_a_name_and_a_look_of_its_own():
 
 def test_methods_are_found_by_name_in_the_order_asked():
     assert named(["random", "golden", "evit"]) == [METHODS["random"], METHODS["golden"], METHODS["evit"]]
-    with pytest.raises(UserError, match="Unknown method 'dense': choose from tome, .*, golden"):
+    with pytest.raises(UserError, match=r"Unknown method 'dense': choose from tome, .*, golden"):
         named(["evit", "dense"])
 
 
