@@ -36,7 +36,7 @@ class Listed(ImageData):
 
     def __init__(self):
         self.name, self.split, self.keys, self.labels = "toy", "val", [str(n) for n in range(14)], LABELS
-        words = "red green blue pink cyan grey black white one two three four five six".split()
+        words = [f"word-{number}" for number in range(14)]
         self.captions = [[f"{words[n]} {words[m]}" for m in range(1 + n % 3)] for n in range(14)]
 
     def image(self, index):

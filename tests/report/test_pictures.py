@@ -44,12 +44,6 @@ def test_heat_map_counts_ranks_only_and_gives_ties_one_colour() -> None:
     assert heat_map(RED, np.zeros((1, 1)), 40).size == (40, 40)
 
 
-def test_what_is_kept_are_the_first_places() -> None:
-    item = Example(RED, "a", places={"random": np.array([[3, 0], [1, 2]])})
-    assert item.kept("random", 0.5).tolist() == [[False, True], [True, False]]
-    assert item.kept("random", 1.0).all()
-
-
 def test_methods_come_in_the_order_of_the_report() -> None:
     grid = np.zeros((2, 2), int)
     shown = [Example(RED, "a", places={"random": grid}), Example(RED, "b", places={"patchranking": grid})]
