@@ -102,11 +102,10 @@ def tower() -> VisionTower:
     return made.tower
 
 
-@pytest.fixture
-def loaded():
-    """A small random CLIP with 4 x 4 patches and 5 blocks, which takes 32 x 32 pixels as they are."""
+def make_loaded(layers: int) -> LoadedModel:
+    """A small random CLIP with 4 x 4 patches, which takes 32 x 32 pixels as they are."""
     torch.manual_seed(0)
-    vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 5, "pool_type": "avg"}
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": layers, "pool_type": "avg"}
     text = {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 2}
     model = open_clip.CLIP(24, vision, text).eval().requires_grad_(False)
     model.token_embedding.weight *= 30  # so that texts differ
@@ -122,6 +121,18 @@ def loaded():
 
     half = (0.5, 0.5, 0.5)
     return LoadedModel("tiny", model, as_tower(model), preprocess, as_text_tower(model, tokenize), 100.0, half, half)
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    """A small random CLIP with 5 blocks and 4 x 4 patches; its features differ from picture to picture."""
+    return make_loaded(5)
+
+
+@pytest.fixture
+def loaded_deep() -> LoadedModel:
+    """A small random CLIP with the 12 blocks that the paper's schedules are for."""
+    return make_loaded(12)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.methods.evit import fuse
+from patchranking.methods.measure import measure
 from patchranking.methods.tome import tome, tome_schedule
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
@@ -186,8 +187,8 @@ def test_tuned_tokens_have_rows_of_their_own(loaded, data, pruner):
         features = tower(pixels)
     top1 = 100 * (features @ classes.T).argmax(1).eq(labels).float().mean().item()
     assert rows["patchranking", "both", 0.5]["top1"] == pytest.approx(top1)
-    for measure in ("feature_cosine", "gmacs"):
-        assert rows["patchranking", "text", 0.5][measure] == pytest.approx(rows["patchranking", "none", 0.5][measure])
+    for name in ("feature_cosine", "gmacs"):
+        assert rows["patchranking", "text", 0.5][name] == pytest.approx(rows["patchranking", "none", 0.5][name])
     for method, rate in (("dense", 1.0), ("patchranking", 0.5)):
         row, plain = rows[method, "both", rate], rows[method, "none", rate]
         more, by_formula = (row[count] - plain[count] for count in ("gmacs", "gmacs_analytic"))
@@ -230,6 +231,114 @@ def test_intervals_neighbours_and_classes(loaded, data, pruner):
         assert 0 <= row["index_overlap_at_10"] <= 1
         assert 0 <= row["knn_top1"] <= 100
         assert "recall_at_1" not in row
+
+
+def two_stages(loaded):
+    base = BaseModel.of(loaded.tower, "tiny")
+    return Pruner({1: Predictor.for_tower(loaded.tower)}, base, Schedule({1: 0.8, 3: 0.5})).eval()
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.9, 0.5, 0.1])
+def test_rates_go_by_the_fitted_shape_whatever_the_pruner_keeps_at_the_moment(loaded, data, keep):
+    pruner = two_stages(loaded)
+    pruner.keep = keep
+    given = settings(methods=["centre-crop"], keep=[0.25, 1.0, 0.5, 0.25], timing_batch=0)
+    results, _ = evaluate(loaded, data, [pruner], given)
+    assert [(row["method"], row["keep_rate"]) for row in results["rows"]] == [
+        ("dense", 1.0),
+        ("patchranking", 0.5),
+        ("centre-crop", 0.5),
+        ("patchranking", 0.25),
+        ("centre-crop", 0.25),
+    ]
+    for row in results["rows"][1:]:
+        assert row["schedule"] == pytest.approx(
+            {0.5: {"1": 0.8, "3": 0.5}, 0.25: {"1": 0.7, "3": 0.25}}[row["keep_rate"]]
+        )
+    assert pruner.keep == keep
+
+
+def test_a_schedule_given_goes_before_the_pruners_and_block_3_is_the_default(loaded, data):
+    given = settings(methods=["random"], keep=[0.5], timing_batch=0)
+
+    def schedules(*arguments):
+        results, _ = evaluate(loaded, data, *arguments)
+        return [row["schedule"] for row in results["rows"][1:]]
+
+    assert schedules([], given) == [{"3": 0.5}]
+    assert schedules([], given, Schedule({0: 0.8, 2: 0.6})) == [pytest.approx({"0": 0.75, "2": 0.5})]
+    assert schedules([two_stages(loaded)], given, Schedule({1: 0.6})) == [{"1": 0.5}, {"1": 0.5}]
+    with pytest.raises(UserError, match="cannot prune before block 9"):
+        evaluate(loaded, data, [], given, Schedule({9: 0.5}))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_oracles_images_and_the_indexed_ones_are_drawn_by_seed(loaded, data, monkeypatch, seed):
+    seen = {}
+
+    def spied(model, data, encodings, images, indexed, batch_size, progress):
+        seen.update(encodings=encodings, images=images, indexed=indexed, batch_size=batch_size)
+        return measure(model, data, encodings, images, indexed, batch_size, None)
+
+    monkeypatch.setattr("patchranking.evaluation.evaluate.measure", spied)
+    given = settings(methods=["random", "golden"], seed=seed, golden_images=5, index_images=8, timing_batch=0)
+    results, shown = evaluate(loaded, data, [], given)
+    order = np.random.default_rng(seed).permutation(11).tolist()
+    assert seen["images"] is None
+    assert seen["indexed"] == {*order[:8]}
+    assert seen["batch_size"] == 3
+    images = {entry.method.name: encoding.images for entry, encoding in seen["encodings"].items()}
+    assert images == {"random": None, "golden": frozenset(order[:5])}
+    readable = [image for image in sorted(order[:5]) if "broken" not in data.keys[image]]
+    assert by_method(results, 0.5)["golden"]["n_images"] == len(readable)
+    assert [item.image.tobytes() for item in shown] == [data.image(image).tobytes() for image in readable[:2]]
+    assert [item.caption for item in shown] == [data.class_names[data.labels[image]] for image in readable[:2]]
+    assert {row["seed"] for row in results["rows"]} == {seed}
+
+
+def test_random_patches_are_drawn_by_seed(loaded, data):
+    def random_row(seed):
+        results, _ = evaluate(loaded, data, [], settings(methods=["random"], seed=seed, timing_batch=0))
+        return by_method(results, 0.5)["random"]["feature_cosine"]
+
+    assert random_row(1) == random_row(1) != random_row(2)
+
+
+def test_without_the_oracle_the_first_readable_images_are_shown_with_what_untuned_methods_choose(loaded, data):
+    pruner = two_stages(loaded)
+    tuned = pruner.tuned_by(Prompts("visual", 16, 32, num_tokens=2)).eval()
+    given = settings(methods=["random", "cls-attention"], keep=[0.5], timing_batch=0, examples=3)
+    _, shown = evaluate(loaded, data, [tuned, pruner], given)
+    readable = [image for image, key in enumerate(data.keys) if "broken" not in key][:3]
+    assert [item.image.tobytes() for item in shown] == [data.image(image).tobytes() for image in readable]
+    pixels = torch.stack([loaded.preprocess(data.image(image)) for image in readable])
+    with torch.inference_mode():
+        order = pruner(loaded.tower.embed(pixels, 1)).argsort(1, descending=True, stable=True)
+    for item, own in zip(shown, order, strict=True):
+        assert item.importance is None
+        assert list(item.places) == ["patchranking", "cls-attention"]
+        assert torch.equal(torch.from_numpy(item.places["patchranking"]).flatten().argsort(), own)
+
+
+def test_another_models_pruner_is_refused(loaded, data, pruner):
+    loaded.tower.blocks[-1].mlp.c_fc.weight.normal_()
+    with pytest.raises(UserError, match="other weights"):
+        evaluate(loaded, data, [pruner], settings())
+
+
+def test_the_environment_and_the_type_of_the_weights_are_told(loaded, data):
+    results, _ = evaluate(loaded, data, [], settings(methods=[], timing_batch=0))
+    assert results["environment"]["dtype"] == "float32"
+    assert results["environment"]["threads"] == torch.get_num_threads()
+    assert results["environment"]["torch"] == torch.__version__
+
+
+def test_the_defaults_are_those_of_the_reference_tables():
+    given = EvaluationSettings()
+    assert given.methods == ["random", "cls-attention", "evit", "tome", "golden"]
+    assert given.keep == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    assert (given.golden_images, given.index_images, given.batch_size) == (100, 10_000, 32)
+    assert (given.timing_batch, given.examples, given.seed) == (16, 8, 0)
 
 
 def test_captions_are_retrieved_by_pruned_features(loaded, pruner, data, tmp_path):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from patchranking.methods.a_vit import a_vit, halting
+from patchranking.methods.a_vit import AViT, a_vit, halting
+from patchranking.methods.batch import Batch
 from patchranking.pruning.schedule import Schedule
 
 
@@ -43,3 +44,13 @@ def test_all_patches_give_the_dense_feature(case):
     found = a_vit(case.tower, case.tower.embed(case.pixels), Schedule({2: 1.0}))
     assert torch.equal(found.features, case.tower(case.pixels))
     assert found.keep_indices.tolist() == [list(range(case.tower.num_patches))] * 3
+
+
+@torch.inference_mode()
+def test_the_method_halts_from_the_first_block_on_at_the_counts_of_the_schedule(tower):
+    pixels, schedule = torch.randn(2, 3, 32, 32), Schedule({1: 0.75, 3: 0.5})
+    encoding = AViT().at(tower, schedule, 0)
+    found, expected = encoding.run(Batch(tower, pixels)), a_vit(tower, tower.embed(pixels), schedule)
+    assert encoding.schedule == schedule
+    assert torch.equal(found.features, expected.features)
+    assert torch.equal(found.keep_indices, expected.keep_indices)

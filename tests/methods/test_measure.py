@@ -179,6 +179,16 @@ def test_without_classes_or_masks_the_cosine_is_left(loaded, data):
             assert [tally.mean(key, name) is None for name in MEASURES] == [False, True, True, True]
 
 
+def test_a_batch_with_an_unknown_mask_has_no_share_of_the_object(loaded, data):
+    known = data.mask
+    data.mask = lambda index: None if index == 6 else known(index)
+    encodings = {"m": METHODS["random"].at(loaded.tower, SCHEDULE, 0)}
+    tally = measure(loaded, data, encodings, batch_size=3, progress=None)  # 0 1 2, 3 5 6, 7 8 10
+    for key in (DENSE, "m"):
+        assert list(tally.values(key, "object_patches_kept")) == [0, 1, 2, 7, 8, 10]
+        assert tally.count(key) == 9
+
+
 def test_mixed_tokens_have_no_share_of_the_object(loaded, data):
     encodings = {name: METHODS[name].at(loaded.tower, SCHEDULE, 0) for name in ("evit", "tome", "a-vit")}
     tally = measure(loaded, data, encodings, progress=None)
