@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,6 +104,39 @@ def tower() -> VisionTower:
     return made.tower
 
 
+def make_loaded(layers: int) -> LoadedModel:
+    """A small random CLIP with 4 x 4 patches, which takes 32 x 32 pixels as they are."""
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": layers, "pool_type": "avg"}
+    text = {"context_length": 12, "vocab_size": 64, "width": 16, "heads": 2, "layers": 2}
+    model = open_clip.CLIP(24, vision, text).eval().requires_grad_(False)
+    model.token_embedding.weight *= 30  # so that texts differ
+    for block in model.transformer.resblocks:
+        block.attn.out_proj.weight *= 10
+
+    def preprocess(image):
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+    def tokenize(texts):
+        words = [[62, *(1 + zlib.crc32(word.encode()) % 60 for word in text.split()), 63] for text in texts]
+        return torch.tensor([[*ids, *[0] * (12 - len(ids))] for ids in words])
+
+    half = (0.5, 0.5, 0.5)
+    return LoadedModel("tiny", model, as_tower(model), preprocess, as_text_tower(model, tokenize), 100.0, half, half)
+
+
+@pytest.fixture
+def loaded() -> LoadedModel:
+    """A small random CLIP with 5 blocks and 4 x 4 patches; its features differ from picture to picture."""
+    return make_loaded(5)
+
+
+@pytest.fixture
+def loaded_deep() -> LoadedModel:
+    """A small random CLIP with the 12 blocks that the paper's schedules are for."""
+    return make_loaded(12)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -137,7 +171,7 @@ def text(request, demo):
 
 
 @pytest.fixture
-def loaded() -> LoadedModel:
+def tiny() -> LoadedModel:
     """A small random open_clip model with all that belongs to one: 4 x 4 patches, 5 blocks, a deep text encoder."""
     vision_cfg = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 5}
     text_cfg = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3}

@@ -32,8 +32,12 @@ def make_folder(path: str | Path) -> Path:
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a path beside ``path`` to write to; it takes the place of ``path`` when the block ends without error."""
     partial = path.with_name(f"{path.name}.partial")
-    yield partial
-    os.replace(partial, path)
+    try:
+        yield partial
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, content: object) -> None:

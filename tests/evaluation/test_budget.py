@@ -1,17 +1,18 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from patchranking.data import load_data
+from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
+from patchranking.evaluation import budget
 from patchranking.evaluation.budget import Budget, OperatingPoint, choose, measure_curve
 from patchranking.predictor.networks import Predictor
+from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
+from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers.base_model import BaseModel
 
@@ -60,20 +61,15 @@ def test_what_cannot_be_met_or_was_not_measured_is_said():
         choose([point(0.9, 9, 0.99)], Budget.parse("1 ms"))
 
 
-def test_the_curve_is_that_of_the_attached_pruner(tower, tmp_path):
+def test_the_curve_is_that_of_the_attached_pruner(loaded, tmp_path):
     for index in range(3):
         noise = np.random.default_rng(index).integers(0, 255, (32, 32, 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / f"{index}.png")
     (tmp_path / "broken.png").write_bytes(b"")
     data = load_data(str(tmp_path))
-    model = SimpleNamespace(
-        tower=tower,
-        name="tiny",
-        text=None,
-        preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255,
-    )
-    pruner = Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), Schedule({1: 0.5})).eval()
-    curve = measure_curve(model, data, pruner, rates=(1.0, 0.5), timing_batch=2, batch_size=2)
+    tower = loaded.tower
+    pruner = Pruner({1: Predictor(tower.width, 1, 16)}, BaseModel.of(tower, "tiny"), Schedule({1: 0.5})).eval()
+    curve = measure_curve(loaded, data, pruner, rates=(1.0, 0.5), timing_batch=2, batch_size=2)
     assert [found.schedule.to_dict() for found in curve] == [
         {"1": 1.0},
         {"1": 0.5},
@@ -81,7 +77,7 @@ def test_the_curve_is_that_of_the_attached_pruner(tower, tmp_path):
         {"1": 0.75, "3": 0.5},
     ]
     pixels = torch.stack(
-        [model.preprocess(data.image(index)) for index in range(4) if "broken" not in data.keys[index]]
+        [loaded.preprocess(data.image(index)) for index in range(4) if "broken" not in data.keys[index]]
     )
     with torch.inference_mode():
         full = tower(pixels)
@@ -94,3 +90,60 @@ def test_the_curve_is_that_of_the_attached_pruner(tower, tmp_path):
     assert curve[1].gmacs < curve[3].gmacs < curve[0].gmacs == curve[2].gmacs
     assert all(found.milliseconds > 0 and found.points_lost is None for found in curve)
     assert pruner.schedule.to_dict() == {"1": 0.5}
+
+
+class Labelled(ImageData):
+    def __init__(self):
+        self.name, self.split, self.keys = "noise", "test", [str(number) for number in range(12)]
+        self.class_names, self.templates = ["red", "green", "blue"], ("a {}.",)
+        self.labels = [number % 3 for number in range(12)]
+
+    def image(self, index):
+        return Image.fromarray(np.random.default_rng(index).integers(0, 255, (32, 32, 3), np.uint8))
+
+
+def test_points_are_those_lost_and_times_those_of_a_batch_without_tuned_tokens(loaded, monkeypatch):
+    tower, data, seen = loaded.tower, Labelled(), []
+
+    def timed(runs, pixels):
+        seen.append((list(runs), tuple(pixels.shape)))
+        return {schedule: 50.0 * (number + 1) for number, schedule in enumerate(runs)}
+
+    monkeypatch.setattr(budget, "images_per_second", timed)
+    prompts = Prompts("visual", 16, tower.width, num_tokens=2)
+    fitted = Schedule({1: 0.7, 2: 0.5})
+    pruner = Pruner({1: Predictor.for_tower(tower)}, BaseModel.of(tower, "tiny"), fitted, 0.9, prompts).eval()
+    curve = measure_curve(loaded, data, pruner, rates=(0.75, 0.25), timing_batch=5)
+    schedules = [Schedule.spread(blocks, rate) for blocks in ([1, 2], [1], [1, 3]) for rate in (0.75, 0.25)]
+    assert [found.schedule for found in curve] == schedules
+    assert seen == [(schedules, (5, 3, 32, 32))]
+    assert [found.milliseconds for found in curve] == pytest.approx([1000 * 5 / (50 * n) for n in range(1, 7)])
+    pixels = torch.stack([loaded.preprocess(data.image(index)) for index in range(12)])
+    classes, labels = loaded.text([f"a {name}." for name in data.class_names]), torch.tensor(data.labels)
+
+    def top1(features):
+        return 100 * (features @ classes.T).argmax(1).eq(labels).float().mean().item()
+
+    with torch.inference_mode():
+        for found in curve:
+            with pruner.untuned.scheduled(found.schedule).attached(tower):
+                own = top1(tower(pixels))
+            assert found.points_lost == pytest.approx(top1(tower(pixels)) - own)
+            assert found.gmacs == pytest.approx(analytic_macs(tower, 24, found.schedule) / 1e9)
+    assert len({found.points_lost for found in curve}) > 1
+    assert (pruner.keep, pruner.tuned) == (0.9, "visual")
+
+
+def test_nothing_is_timed_without_a_batch_and_the_default_rates_go_from_95_to_30(loaded):
+    pruner = Pruner(
+        {4: Predictor.for_tower(loaded.tower)}, BaseModel.of(loaded.tower, "tiny"), Schedule({4: 0.5})
+    ).eval()
+    curve = measure_curve(loaded, Labelled(), pruner)
+    assert [found.schedule.to_dict() for found in curve] == [{"4": rate / 100} for rate in range(95, 29, -5)]
+    assert {found.milliseconds for found in curve} == {None}
+
+
+def test_another_models_pruner_is_refused(loaded, tower):
+    pruner = Pruner({4: Predictor.for_tower(tower)}, BaseModel.of(tower, "other"), Schedule({4: 0.5})).eval()
+    with pytest.raises(UserError, match="fitted to 'other'"):
+        measure_curve(loaded, Labelled(), pruner)

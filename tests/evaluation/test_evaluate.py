@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +12,13 @@ from patchranking.data import load_data
 from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
-from patchranking.methods.evit import evit
+from patchranking.methods.evit import fuse
+from patchranking.methods.measure import measure
 from patchranking.methods.tome import tome, tome_schedule
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import attach_reductions
+from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.sketched import sketched
 from patchranking.towers.base_model import BaseModel
@@ -36,23 +36,13 @@ def data(tmp_path):
 
 
 @pytest.fixture
-def model(tower):
-    return SimpleNamespace(
-        tower=tower,
-        name="tiny",
-        preprocess=lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1,
-        text=lambda texts: F.normalize(torch.stack([torch.cos(torch.arange(24.0) * len(t)) for t in texts]), -1),
-        picture=lambda pixels: Image.new("RGB", (32, 32)),
-    )
-
-
-@pytest.fixture
-def pruner(tower):
-    return Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), Schedule({3: 0.6})).eval()
+def pruner(loaded):
+    predictor = Predictor.for_tower(loaded.tower)
+    return Pruner({3: predictor}, BaseModel.of(loaded.tower, "tiny"), Schedule({3: 0.6})).eval()
 
 
 def settings(**changes):
-    given = {"keep_rates": (1.0, 0.5), "golden_images": 4, "timing_batch": 2, "batch_size": 3, "wall": 2}
+    given = {"keep": [1.0, 0.5], "golden_images": 4, "timing_batch": 2, "batch_size": 3, "examples": 2}
     return EvaluationSettings(**(given | changes))
 
 
@@ -60,30 +50,30 @@ def by_method(results, rate):
     return {row["method"]: row for row in results["rows"] if row["keep_rate"] == rate}
 
 
-def test_rows_wall_and_totals(model, data, pruner):
-    results, wall = evaluate(model, data, [pruner], settings())
+def test_rows_examples_and_totals(loaded, data, pruner):
+    results, shown = evaluate(loaded, data, [pruner], settings())
     assert list(by_method(results, 1.0)) == ["dense"]
     pruned = by_method(results, 0.5)
-    assert list(pruned) == ["random", "cls-attention", "evit", "patchranking", "tome", "golden"]
+    assert list(pruned) == ["patchranking", "random", "cls-attention", "evit", "tome", "golden"]
     assert [row["oracle"] for row in pruned.values()] == [False, False, False, False, False, True]
     assert [row["n_images"] for row in pruned.values()] == [10, 10, 10, 10, 10, 4]
     merged = pruned.pop("tome")
-    assert len(merged["schedule"]) == model.tower.depth - 1
+    assert len(merged["schedule"]) == loaded.tower.depth - 1
     assert merged["kept_patches"] == round(16 * list(merged["schedule"].values())[-1])
     assert all(row["kept_patches"] == 8 and row["schedule"] == {"3": 0.5} for row in pruned.values())
     assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1}
     assert list(results["skipped"]) == ["red/broken.png"]
-    assert len(wall) == 2
-    assert wall[0].importance.shape == (4, 4)
-    assert wall[0].kept("patchranking", 0.5).sum() == 8
+    assert len(shown) == 2
+    assert shown[0].importance.shape == (4, 4)
+    assert shown[0].kept("patchranking", 0.5).sum() == 8
     json.dumps(results, allow_nan=False)
 
 
-def test_figures_equal_the_attached_model_and_the_golden_ranking(model, data, pruner):
-    results, _ = evaluate(model, data, [pruner], settings(golden_images=11))
+def test_figures_equal_the_attached_model_and_the_golden_ranking(loaded, data, pruner):
+    results, _ = evaluate(loaded, data, [pruner], settings(golden_images=11))
     indices = [index for index, key in enumerate(data.keys) if "broken" not in key]
-    pixels = torch.stack([model.preprocess(data.image(index)) for index in indices])
-    classes = F.normalize(model.text([f"a photo of a {name}." for name in data.class_names]), dim=-1)
+    pixels = torch.stack([loaded.preprocess(data.image(index)) for index in indices])
+    classes = F.normalize(loaded.text([f"a photo of a {name}." for name in data.class_names]), dim=-1)
     labels = torch.tensor([data.labels[index] for index in indices])
 
     def figures(features, dense):
@@ -91,14 +81,14 @@ def test_figures_equal_the_attached_model_and_the_golden_ranking(model, data, pr
         return 100 * hits.float().mean().item(), torch.cosine_similarity(features, dense).mean().item()
 
     with torch.inference_mode():
-        dense = model.tower(pixels)
+        dense = loaded.tower(pixels)
         pruner.keep = 0.5
-        with pruner.attached(model.tower):
-            pruned = model.tower(pixels)
-        order = sketched(model.tower, pixels).removal_order
-        tokens = model.tower.embed(pixels, 3)
+        with pruner.attached(loaded.tower):
+            pruned = loaded.tower(pixels)
+        order = sketched(loaded.tower, pixels).removal_order
+        tokens = loaded.tower.embed(pixels, 3)
         kept = [torch.cat([t[:1], t[1:][o[8:].sort().values]]) for t, o in zip(tokens, order, strict=True)]
-        golden = model.tower.pool(model.tower.run(torch.stack(kept), 3))
+        golden = loaded.tower.pool(loaded.tower.run(torch.stack(kept), 3))
     rows = by_method(results, 0.5)
     for features, row, tolerance in (
         (dense, by_method(results, 1.0)["dense"], 1e-5),
@@ -111,13 +101,13 @@ def test_figures_equal_the_attached_model_and_the_golden_ranking(model, data, pr
     assert rows["golden"]["same_images"]["patchranking"]["feature_cosine"] == rows["patchranking"]["feature_cosine"]
 
 
-def test_evaluating_again_changes_nothing(model, data, pruner):
-    first, again = (evaluate(model, data, [pruner], settings(timing_batch=0))[0] for _ in range(2))
+def test_evaluating_again_changes_nothing(loaded, data, pruner):
+    first, again = (evaluate(loaded, data, [pruner], settings(timing_batch=0))[0] for _ in range(2))
     assert first == again
 
 
-def test_costs_include_the_predictor_and_fall_with_the_keep_rate(model, data, pruner):
-    results, _ = evaluate(model, data, [pruner], settings(keep_rates=(1.0, 0.75, 0.5)))
+def test_costs_include_the_predictor_and_fall_with_the_keep_rate(loaded, data, pruner):
+    results, _ = evaluate(loaded, data, [pruner], settings(methods=["random", "golden"], keep=[1.0, 0.75, 0.5]))
     dense = by_method(results, 1.0)["dense"]
     assert dense["gmacs"] == dense["gmacs_dense"]
     half, most = by_method(results, 0.5), by_method(results, 0.75)
@@ -128,71 +118,77 @@ def test_costs_include_the_predictor_and_fall_with_the_keep_rate(model, data, pr
     assert half["golden"]["images_per_second"] is None
 
 
-def test_unlabelled_images_have_no_top1(model, data):
+def test_unlabelled_images_have_no_top1(loaded, data):
     data.labels = None
-    results, _ = evaluate(model, data, [], settings())
+    results, _ = evaluate(loaded, data, [], settings())
     assert {row["top1"] for row in results["rows"]} == {None}
 
 
-def test_wrong_settings_are_refused(model, data, pruner):
-    with pytest.raises(UserError, match=r"Unknown method 'rnadom': choose from random, .*, low-res, golden"):
-        evaluate(model, data, [pruner], settings(methods=("rnadom",)))
+def test_wrong_settings_are_refused(loaded, data, pruner):
+    with pytest.raises(UserError, match=r"Unknown method 'rnadom': choose from tome, .*, random, golden"):
+        evaluate(loaded, data, [pruner], settings(methods=["rnadom"]))
     with pytest.raises(UserError, match="keep rate"):
-        evaluate(model, data, [pruner], settings(keep_rates=(1.5,)))
+        evaluate(loaded, data, [pruner], settings(keep=[1.5]))
 
 
-def test_stages_and_evit_in_stages_are_measured_as_they_run(model, data):
-    tower, schedule = model.tower, Schedule({1: 0.8, 3: 0.5})
-    pruner = Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), schedule).eval()
-    results, _ = evaluate(model, data, [pruner], settings(methods=("evit", "tome"), keep_rates=(0.5, 0.25)))
+def test_stages_and_evit_in_stages_are_measured_as_they_run(loaded, data):
+    tower, schedule = loaded.tower, Schedule({1: 0.8, 3: 0.5})
+    pruner = Pruner({1: Predictor(tower.width, 1, 16)}, BaseModel.of(tower, "tiny"), schedule).eval()
+    results, _ = evaluate(loaded, data, [pruner], settings(methods=["evit", "tome"], keep=[0.5, 0.25]))
     rows = {(row["method"], row["keep_rate"]): row for row in results["rows"]}
     assert rows["patchranking", 0.5]["schedule"] == {"1": 0.8, "3": 0.5}
     assert rows["patchranking", 0.25]["schedule"] == pytest.approx({"1": 0.7, "3": 0.25})
     assert rows["evit", 0.5]["schedule"] == {"1": 0.8, "3": 0.5}
     assert rows["tome", 0.5]["schedule"] == tome_schedule(tower, schedule).to_dict()
     readable = [index for index, key in enumerate(data.keys) if "broken" not in key]
-    pixels = torch.stack([model.preprocess(data.image(index)) for index in readable])
+    pixels = torch.stack([loaded.preprocess(data.image(index)) for index in readable])
     pruner.keep = 0.5
+
+    def evit(block, kept):
+        return lambda tokens: Reduced(fuse(tokens, tower.class_attention(tokens, block), kept, 1))
+
     with torch.inference_mode():
         full = tower(pixels)
         with pruner.attached(tower):
             cosine = F.cosine_similarity(tower(pixels), full).mean().item()
-        merged = F.cosine_similarity(tome(tower, pixels, tome_schedule(tower, schedule)), full).mean().item()
-        with attach_reductions(tower, {1: evit(tower, 1, 13), 3: evit(tower, 3, 8)}):
+        merged = (
+            F.cosine_similarity(tome(tower, tower.embed(pixels), tome_schedule(tower, schedule)), full).mean().item()
+        )
+        with attach_reductions(tower, {1: evit(1, 13), 3: evit(3, 8)}):
             fused = F.cosine_similarity(tower(pixels), full).mean().item()
     assert rows["evit", 0.5]["feature_cosine"] == pytest.approx(fused, abs=1e-5)
     assert rows["tome", 0.5]["feature_cosine"] == pytest.approx(merged, abs=1e-5)
     assert rows["patchranking", 0.5]["feature_cosine"] == pytest.approx(cosine, abs=1e-5)
 
 
-def test_tuned_tokens_have_rows_of_their_own(model, data, pruner):
-    tower = model.tower
+def test_tuned_tokens_have_rows_of_their_own(loaded, data, pruner):
+    tower = loaded.tower
     prompts = {
-        kind: Prompts(kind, 8, tower.width, num_tokens=3, class_names=data.class_names, features=24)
+        kind: Prompts(kind, 16, tower.width, num_tokens=3, class_names=data.class_names, features=24)
         for kind in ("text", "both")
     }
     tuned = [pruner.tuned_by(found) for found in prompts.values()]
     classes = F.normalize(torch.randn(2, 24), dim=-1)
     for found in prompts.values():
         found.class_features.copy_(classes)
-    results, _ = evaluate(model, data, [pruner, *tuned], settings(methods=("cls-attention",)))
+    results, _ = evaluate(loaded, data, [pruner, *tuned], settings(methods=["cls-attention"]))
     rows = {(row["method"], row["tuned"], row["keep_rate"]): row for row in results["rows"]}
     kinds = ("none", "text", "both")
     assert list(rows) == [
         *(("dense", kind, 1.0) for kind in kinds),
-        ("cls-attention", "none", 0.5),
         *(("patchranking", kind, 0.5) for kind in kinds),
+        ("cls-attention", "none", 0.5),
     ]
     readable = [index for index, key in enumerate(data.keys) if "broken" not in key]
-    pixels = torch.stack([model.preprocess(data.image(index)) for index in readable])
+    pixels = torch.stack([loaded.preprocess(data.image(index)) for index in readable])
     labels = torch.tensor([data.labels[index] for index in readable])
     tuned[1].keep = 0.5
     with torch.inference_mode(), tuned[1].attached(tower):
         features = tower(pixels)
     top1 = 100 * (features @ classes.T).argmax(1).eq(labels).float().mean().item()
     assert rows["patchranking", "both", 0.5]["top1"] == pytest.approx(top1)
-    for measure in ("feature_cosine", "gmacs"):
-        assert rows["patchranking", "text", 0.5][measure] == pytest.approx(rows["patchranking", "none", 0.5][measure])
+    for name in ("feature_cosine", "gmacs"):
+        assert rows["patchranking", "text", 0.5][name] == pytest.approx(rows["patchranking", "none", 0.5][name])
     for method, rate in (("dense", 1.0), ("patchranking", 0.5)):
         row, plain = rows[method, "both", rate], rows[method, "none", rate]
         more, by_formula = (row[count] - plain[count] for count in ("gmacs", "gmacs_analytic"))
@@ -200,18 +196,19 @@ def test_tuned_tokens_have_rows_of_their_own(model, data, pruner):
         assert more > 0
 
 
-def test_tuned_pruners_alone_bring_the_untuned_rows(model, data, pruner):
-    tuned = pruner.tuned_by(Prompts("visual", 8, model.tower.width, num_tokens=3))
-    alone, _ = evaluate(model, data, [tuned.eval()], settings(timing_batch=0))
-    both, _ = evaluate(model, data, [pruner, tuned], settings(timing_batch=0))
+def test_tuned_pruners_alone_bring_the_untuned_rows(loaded, data, pruner):
+    tuned = pruner.tuned_by(Prompts("visual", 16, loaded.tower.width, num_tokens=3))
+    given = settings(methods=["random"], timing_batch=0)
+    alone, _ = evaluate(loaded, data, [tuned.eval()], given)
+    both, _ = evaluate(loaded, data, [pruner, tuned], given)
     assert alone["rows"] == both["rows"]
     with pytest.raises(UserError, match="Two pruners hold the same kind of tokens, visual, visual"):
-        evaluate(model, data, [tuned, tuned], settings())
+        evaluate(loaded, data, [tuned, tuned], settings())
 
 
-def test_every_baseline_is_measured(model, data):
-    methods = ("random", "centre-crop", "cls-attention", "evit", "a-vit", "tome", "low-res")
-    results, _ = evaluate(model, data, [], settings(methods=methods))
+def test_every_baseline_is_measured(loaded, data):
+    methods = ["random", "centre-crop", "cls-attention", "evit", "a-vit", "tome", "low-res"]
+    results, _ = evaluate(loaded, data, [], settings(methods=methods))
     assert set(by_method(results, 0.5)) == set(methods)
     assert all(row["n_images"] == 10 for row in results["rows"])
     dense = by_method(results, 1.0)["dense"]
@@ -220,8 +217,8 @@ def test_every_baseline_is_measured(model, data):
         assert row["images_per_second"] > 0
 
 
-def test_intervals_neighbours_and_classes(model, data, pruner):
-    results, _ = evaluate(model, data, [pruner], settings(methods=("random",)))
+def test_intervals_neighbours_and_classes(loaded, data, pruner):
+    results, _ = evaluate(loaded, data, [pruner], settings(methods=["random"]))
     dense = by_method(results, 1.0)["dense"]
     assert dense["index_overlap_at_10"] == 1
     assert dense["top1_change_interval"] == [0, 0]
@@ -237,20 +234,128 @@ def test_intervals_neighbours_and_classes(model, data, pruner):
         assert "recall_at_1" not in row
 
 
-def test_captions_are_retrieved_by_pruned_features(model, pruner, data, tmp_path):
+def two_stages(loaded):
+    base = BaseModel.of(loaded.tower, "tiny")
+    return Pruner({1: Predictor.for_tower(loaded.tower)}, base, Schedule({1: 0.8, 3: 0.5})).eval()
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.9, 0.5, 0.1])
+def test_rates_go_by_the_fitted_shape_whatever_the_pruner_keeps_at_the_moment(loaded, data, keep):
+    pruner = two_stages(loaded)
+    pruner.keep = keep
+    given = settings(methods=["centre-crop"], keep=[0.25, 1.0, 0.5, 0.25], timing_batch=0)
+    results, _ = evaluate(loaded, data, [pruner], given)
+    assert [(row["method"], row["keep_rate"]) for row in results["rows"]] == [
+        ("dense", 1.0),
+        ("patchranking", 0.5),
+        ("centre-crop", 0.5),
+        ("patchranking", 0.25),
+        ("centre-crop", 0.25),
+    ]
+    for row in results["rows"][1:]:
+        assert row["schedule"] == pytest.approx(
+            {0.5: {"1": 0.8, "3": 0.5}, 0.25: {"1": 0.7, "3": 0.25}}[row["keep_rate"]]
+        )
+    assert pruner.keep == keep
+
+
+def test_a_schedule_given_goes_before_the_pruners_and_block_3_is_the_default(loaded, data):
+    given = settings(methods=["random"], keep=[0.5], timing_batch=0)
+
+    def schedules(*arguments):
+        results, _ = evaluate(loaded, data, *arguments)
+        return [row["schedule"] for row in results["rows"][1:]]
+
+    assert schedules([], given) == [{"3": 0.5}]
+    assert schedules([], given, Schedule({0: 0.8, 2: 0.6})) == [pytest.approx({"0": 0.75, "2": 0.5})]
+    assert schedules([two_stages(loaded)], given, Schedule({1: 0.6})) == [{"1": 0.5}, {"1": 0.5}]
+    with pytest.raises(UserError, match="cannot prune before block 9"):
+        evaluate(loaded, data, [], given, Schedule({9: 0.5}))
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_the_oracles_images_and_the_indexed_ones_are_drawn_by_seed(loaded, data, monkeypatch, seed):
+    seen = {}
+
+    def spied(model, data, encodings, images, indexed, batch_size, progress):
+        seen.update(encodings=encodings, images=images, indexed=indexed, batch_size=batch_size)
+        return measure(model, data, encodings, images, indexed, batch_size, None)
+
+    monkeypatch.setattr("patchranking.evaluation.evaluate.measure", spied)
+    given = settings(methods=["random", "golden"], seed=seed, golden_images=5, index_images=8, timing_batch=0)
+    results, shown = evaluate(loaded, data, [], given)
+    order = np.random.default_rng(seed).permutation(11).tolist()
+    assert seen["images"] is None
+    assert seen["indexed"] == {*order[:8]}
+    assert seen["batch_size"] == 3
+    images = {entry.method.name: encoding.images for entry, encoding in seen["encodings"].items()}
+    assert images == {"random": None, "golden": frozenset(order[:5])}
+    readable = [image for image in sorted(order[:5]) if "broken" not in data.keys[image]]
+    assert by_method(results, 0.5)["golden"]["n_images"] == len(readable)
+    assert [item.image.tobytes() for item in shown] == [data.image(image).tobytes() for image in readable[:2]]
+    assert [item.caption for item in shown] == [data.class_names[data.labels[image]] for image in readable[:2]]
+    assert {row["seed"] for row in results["rows"]} == {seed}
+
+
+def test_random_patches_are_drawn_by_seed(loaded, data):
+    def random_row(seed):
+        results, _ = evaluate(loaded, data, [], settings(methods=["random"], seed=seed, timing_batch=0))
+        return by_method(results, 0.5)["random"]["feature_cosine"]
+
+    assert random_row(1) == random_row(1) != random_row(2)
+
+
+def test_without_the_oracle_the_first_readable_images_are_shown_with_what_untuned_methods_choose(loaded, data):
+    pruner = two_stages(loaded)
+    tuned = pruner.tuned_by(Prompts("visual", 16, 32, num_tokens=2)).eval()
+    given = settings(methods=["random", "cls-attention"], keep=[0.5], timing_batch=0, examples=3)
+    _, shown = evaluate(loaded, data, [tuned, pruner], given)
+    readable = [image for image, key in enumerate(data.keys) if "broken" not in key][:3]
+    assert [item.image.tobytes() for item in shown] == [data.image(image).tobytes() for image in readable]
+    pixels = torch.stack([loaded.preprocess(data.image(image)) for image in readable])
+    with torch.inference_mode():
+        order = pruner(loaded.tower.embed(pixels, 1)).argsort(dim=1, descending=True, stable=True)
+    for item, own in zip(shown, order, strict=True):
+        assert item.importance is None
+        assert list(item.places) == ["patchranking", "cls-attention"]
+        assert torch.equal(torch.from_numpy(item.places["patchranking"]).flatten().argsort(), own)
+
+
+def test_another_models_pruner_is_refused(loaded, data, pruner):
+    loaded.tower.blocks[-1].mlp.c_fc.weight.normal_()
+    with pytest.raises(UserError, match="other weights"):
+        evaluate(loaded, data, [pruner], settings())
+
+
+def test_the_environment_and_the_type_of_the_weights_are_told(loaded, data):
+    results, _ = evaluate(loaded, data, [], settings(methods=[], timing_batch=0))
+    assert results["environment"]["dtype"] == "float32"
+    assert results["environment"]["threads"] == torch.get_num_threads()
+    assert results["environment"]["torch"] == torch.__version__
+
+
+def test_the_defaults_are_those_of_the_reference_tables():
+    given = EvaluationSettings()
+    assert given.methods == ["random", "cls-attention", "evit", "tome", "golden"]
+    assert given.keep == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    assert (given.golden_images, given.index_images, given.batch_size) == (100, 10_000, 32)
+    assert (given.timing_batch, given.examples, given.seed) == (16, 8, 0)
+
+
+def test_captions_are_retrieved_by_pruned_features(loaded, pruner, data, tmp_path):
     lines = ["image\tcaption"]
     readable = [key for key in data.keys if "broken" not in key]
     for number, key in enumerate(readable):
         lines += [f"toy/{key}\t{'x' * (3 * number + 1)}", f"toy/{key}\t{'y' * (3 * number + 2)}"]
     (tmp_path / "captions.tsv").write_text("\n".join([*lines, "toy/red/broken.png\tnothing"]))
     captioned = load_data(str(tmp_path / "captions.tsv"))
-    results, _ = evaluate(model, captioned, [pruner], settings(methods=()))
+    results, _ = evaluate(loaded, captioned, [pruner], settings(methods=[]))
     texts = [caption for captions in captioned.captions for caption in captions if caption != "nothing"]
-    pixels = torch.stack([model.preprocess(captioned.image(index)) for index in range(10)])
+    pixels = torch.stack([loaded.preprocess(captioned.image(index)) for index in range(10)])
     pruner.keep = 0.5
-    with torch.inference_mode(), pruner.attached(model.tower):
-        features = F.normalize(model.tower(pixels), dim=-1)
-    best = (F.normalize(model.text(texts), dim=-1) @ features.T).argmax(1)
+    with torch.inference_mode(), pruner.attached(loaded.tower):
+        features = F.normalize(loaded.tower(pixels), dim=-1)
+    best = (F.normalize(loaded.text(texts), dim=-1) @ features.T).argmax(1)
     row = by_method(results, 0.5)["patchranking"]
     assert row["recall_at_1"] == pytest.approx(100 * best.eq(torch.arange(20) // 2).float().mean().item())
     assert row["recall_at_1"] <= row["recall_at_5"] <= row["recall_at_10"] == 100

@@ -1,13 +1,13 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from patchranking.errors import UserError
-from patchranking.evaluation.cost import count_macs, time_in_turn
+from patchranking.evaluation import speed
+from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.memory import peak_activations
 from patchranking.evaluation.speed import SpeedSettings, measure_speed
 from patchranking.predictor.networks import Predictor
@@ -19,13 +19,13 @@ from patchranking.towers.base_model import BaseModel
 
 def pruner_for(tower):
     predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
-    return Pruner(predictor, BaseModel.of(tower, "tiny"), Schedule({1: 0.5})).eval()
+    return Pruner({1: predictor}, BaseModel.of(tower, "tiny"), Schedule({1: 0.5})).eval()
 
 
 def test_rows_are_consistent_and_the_model_stays_as_it_was(case):
     pruner = pruner_for(case.tower)
     before, keys = case.encode(case.pixels), list(case.model.state_dict())
-    settings = SpeedSettings((0.5,), batches=(1, 3), precisions=("fp32", "bf16"), repeats=3, seconds=0)
+    settings = SpeedSettings([0.5], batches=[1, 3], precisions=["fp32", "bf16"], repeats=3, seconds=0)
     rows = measure_speed(case.model, pruner, "tiny", settings)
     assert [(r["precision"], r["batch"], r["keep_rate"]) for r in rows] == [
         (precision, batch, rate) for precision in ("fp32", "bf16") for batch in (1, 3) for rate in (1.0, 0.5)
@@ -52,10 +52,33 @@ def test_another_models_pruner_is_refused(case):
         measure_speed(case.model, pruner, "tiny", SpeedSettings())
 
 
-def test_time_goes_on_until_enough_has_gone():
-    found = time_in_turn({"a": lambda _: torch.ones(1)}, torch.zeros(1, 1), 2, seconds=0.05)
-    assert len(found["a"]) > 2
-    assert 0.02 < math.fsum(found["a"]) < 1
+@pytest.mark.parametrize("changes", [{"keep": [0.5, 0.0]}, {"keep": [1.1]}, {"batches": [1, 0]}, {"batches": []}])
+def test_wrong_settings_are_refused(changes):
+    with pytest.raises(UserError, match=r"keep rate|A batch has 1 image or more"):
+        SpeedSettings(**changes)
+
+
+def test_figures_are_medians_over_rounds_and_ratios_are_taken_within_a_round(loaded, monkeypatch):
+    asked, rounds = [], {1.0: [4.0, 2.0, 8.0, 3.0, 1.0], 0.5: [1.0, 2.0, 1.0, 4.0, 8.0], 0.25: [1.0] * 4 + [100.0]}
+
+    def given(runs, pixels, repeats, seconds):
+        asked.append((list(runs), tuple(pixels.shape), pixels.dtype, repeats, seconds))
+        return rounds
+
+    monkeypatch.setattr(speed, "time_in_turn", given)
+    settings = SpeedSettings([1.0, 0.5, 0.25], batches=[3], precisions=["fp32"], repeats=9, seconds=2.0)
+    dense, half, quarter = measure_speed(loaded.model, pruner_for(loaded.tower), "tiny", settings)
+    assert asked == [([1.0, 0.5, 0.25], (3, 3, 32, 32), torch.float32, 9, 2.0)]
+    assert [row["p50_ms"] for row in (dense, half, quarter)] == pytest.approx([3000, 2000, 1000])
+    assert [row["p99_ms"] for row in (dense, half, quarter)] == pytest.approx([7840, 7840, 96040])
+    assert [row["images_per_second"] for row in (dense, half, quarter)] == pytest.approx([1, 1.5, 3])
+    assert [row["ratio_to_stock"] for row in (dense, half, quarter)] == pytest.approx([1, 1, 3])
+    assert [row["rounds"] for row in (dense, half, quarter)] == [5, 5, 5]
+    assert dense["gmacs"] > half["gmacs"] > quarter["gmacs"]
+    peak = peak_activations(loaded.tower, torch.zeros(3, 3, 32, 32))
+    assert dense["peak_activations_mb"] == pytest.approx(peak / 2**20)
+    assert {row["model"] for row in (dense, half, quarter)} == {"tiny"}
+    assert {row["backend"] for row in (dense, half, quarter)} == {"eager"}
 
 
 def test_peak_counts_what_lives_at_once():

@@ -25,12 +25,12 @@ from patchranking.towers.fingerprint import fingerprint
 
 
 @pytest.fixture
-def store(loaded, tmp_path):
+def store(tiny, tmp_path):
     """Returns a function that writes ``key -> importance`` to a finished folder of two shards."""
 
     def write(name, importance, **changes):
         settings = {"search": "sketched", "score": "preservation", "block": 2, "model": "tiny"}
-        settings |= {"fingerprint": fingerprint(loaded.tower), **changes}
+        settings |= {"fingerprint": fingerprint(tiny.tower), **changes}
         folder = tmp_path / name
         folder.mkdir()
         for index in range(2):
@@ -44,14 +44,14 @@ def store(loaded, tmp_path):
 
 
 @pytest.fixture
-def pictures(loaded, tmp_path):
+def pictures(tiny, tmp_path):
     """A model and seven files of noise, one of which is no picture."""
     root, rng = tmp_path / "pictures", np.random.default_rng(0)
     root.mkdir()
     for index in range(6):
         Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(root / f"{index}.png")
     (root / "broken.png").write_bytes(b"no picture")
-    return loaded, load_data(str(root))
+    return tiny, load_data(str(root))
 
 
 def fit_pruner(model, data, rankings=None, schedule=None, steps=2, **settings):

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from patchranking.methods.a_vit import a_vit, halting
+from patchranking.methods.a_vit import AViT, a_vit, halting
+from patchranking.methods.batch import Batch
 from patchranking.pruning.schedule import Schedule
 
 
@@ -20,7 +21,7 @@ def test_it_equals_halting_token_by_token(tower):
     torch.manual_seed(3)
     pixels = 5 * torch.randn(3, 3, 32, 32)
     schedule = Schedule({1: 0.75, 3: 0.5})
-    expected = []
+    expected, stayed = [], []
     for picture in pixels:
         tokens, alive, total = tower.embed(picture[None]), list(range(16)), dict.fromkeys(range(16), 0.0)
         for block in range(tower.depth):
@@ -32,9 +33,24 @@ def test_it_equals_halting_token_by_token(tower):
             for place, patch in enumerate(alive):
                 total[patch] += 1 / (1 + math.exp(-(5 * tokens[0, 1 + place, 0].item() - 10)))
         expected.append(tower.pool(tokens)[0])
-    torch.testing.assert_close(a_vit(tower, pixels, schedule), torch.stack(expected), atol=1e-5, rtol=1e-4)
+        stayed.append(alive)
+    found = a_vit(tower, tower.embed(pixels), schedule)
+    torch.testing.assert_close(found.features, torch.stack(expected), atol=1e-5, rtol=1e-4)
+    assert found.keep_indices.tolist() == stayed
 
 
 @torch.inference_mode()
 def test_all_patches_give_the_dense_feature(case):
-    assert torch.equal(a_vit(case.tower, case.pixels, Schedule({2: 1.0})), case.tower(case.pixels))
+    found = a_vit(case.tower, case.tower.embed(case.pixels), Schedule({2: 1.0}))
+    assert torch.equal(found.features, case.tower(case.pixels))
+    assert found.keep_indices.tolist() == [list(range(case.tower.num_patches))] * 3
+
+
+@torch.inference_mode()
+def test_the_method_halts_from_the_first_block_on_at_the_counts_of_the_schedule(tower):
+    pixels, schedule = torch.randn(2, 3, 32, 32), Schedule({1: 0.75, 3: 0.5})
+    encoding = AViT().at(tower, schedule, 0)
+    found, expected = encoding.run(Batch(tower, pixels)), a_vit(tower, tower.embed(pixels), schedule)
+    assert encoding.schedule == schedule
+    assert torch.equal(found.features, expected.features)
+    assert torch.equal(found.keep_indices, expected.keep_indices)

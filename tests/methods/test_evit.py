@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import torch
 
-from patchranking.methods.evit import evit, fuse
-from patchranking.pruning.attach import attach_reductions
+from patchranking.methods.evit import EViT, fuse
+from patchranking.pruning.schedule import Schedule
 
 
 def test_fuse_equals_the_loop_over_patches():
@@ -23,5 +23,17 @@ def test_it_reads_the_attention_of_its_block(tower):
     pixels = torch.randn(2, 3, 32, 32)
     tokens = tower.embed(pixels, 3)
     expected = tower.pool(tower.run(fuse(tokens, tower.class_attention(tokens, 3), 6, 1), 3))
-    with attach_reductions(tower, {3: evit(tower, 3, 6)}):
-        assert torch.equal(tower(pixels), expected)
+    assert torch.equal(EViT().at(tower, Schedule({3: 6 / 16}), 0)(pixels), expected)
+
+
+@torch.inference_mode()
+def test_every_stage_looks_again_and_fuses_what_it_drops_the_older_fused_token_among_it(tower):
+    pixels, schedule = torch.randn(2, 3, 32, 32), Schedule({1: 12 / 16, 3: 5 / 16})
+    tokens = tower.embed(pixels, 1)
+    tokens = tower.run(fuse(tokens, tower.class_attention(tokens, 1), 12, 1), 1, 3)
+    assert tokens.shape[1] == 1 + 12 + 1
+    tokens = tower.run(fuse(tokens, tower.class_attention(tokens, 3), 5, 1), 3)
+    assert tokens.shape[1] == 1 + 5 + 1
+    found = EViT().at(tower, schedule, 0)
+    assert found.schedule == schedule
+    assert torch.equal(found(pixels), tower.pool(tokens))

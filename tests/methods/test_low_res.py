@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from patchranking.methods.low_res import low_res, low_res_schedule, small_grid
+from patchranking.methods.low_res import LowRes, low_res, low_res_schedule, small_grid
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
@@ -53,3 +53,23 @@ def test_its_macs_are_those_of_pruning(tower):
         assert analytic_macs(tower, 0, schedule) == pytest.approx(aim, rel=0.15)
         rows, columns = small_grid(tower.grid, schedule.kept(16)[0])
         assert rows * columns == schedule.kept(16)[0]
+
+
+@torch.inference_mode()
+def test_the_method_takes_the_size_whose_macs_are_nearest_and_the_pixels(tower):
+    pixels, reference = torch.randn(2, 3, 32, 32), Schedule({2: 0.5})
+    encoding = LowRes().at(tower, reference, 0)
+    sizes = [r * c for r in range(1, 5) for c in range(1, 5) if abs(r - c) <= 1]
+    aim = analytic_macs(tower, 0, reference)
+    nearest = min(sizes, key=lambda size: abs(analytic_macs(tower, 0, Schedule({0: size / 16})) - aim))
+    assert encoding.schedule == low_res_schedule(tower, reference) == Schedule({0: nearest / 16})
+    assert torch.equal(encoding(pixels), low_res(tower, pixels, encoding.schedule))
+
+
+@torch.inference_mode()
+def test_an_error_on_the_way_leaves_the_positions_as_they_were(tower):
+    before = tower.position_embedding.clone()
+    tower.embed = None
+    with pytest.raises(TypeError):
+        low_res(tower, torch.randn(1, 3, 32, 32), Schedule({0: 0.25}))
+    assert torch.equal(tower.position_embedding, before)

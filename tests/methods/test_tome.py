@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from patchranking.methods.tome import merge, tome, tome_schedule
+from patchranking.methods.batch import Batch
+from patchranking.methods.tome import ToMe, merge, tome, tome_schedule
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 
@@ -35,7 +36,7 @@ def test_merge_equals_the_loop_over_patches(patches, kept):
 @torch.inference_mode()
 def test_nothing_merged_is_the_dense_model(case):
     expected = case.tower(case.pixels)
-    assert torch.equal(tome(case.tower, case.pixels, Schedule({1: 1.0})), expected)
+    assert torch.equal(tome(case.tower, case.tower.embed(case.pixels), Schedule({1: 1.0})), expected)
 
 
 @torch.inference_mode()
@@ -61,6 +62,77 @@ def test_its_macs_are_those_of_dropping(tower, stages):
 def test_every_tower_merges(case):
     tower = case.tower
     schedule = tome_schedule(tower, Schedule({2: 0.75}))
-    found, dense = tome(tower, case.pixels, schedule), tower(case.pixels)
+    found, dense = tome(tower, tower.embed(case.pixels), schedule), tower(case.pixels)
     assert found.shape == dense.shape
     assert not torch.equal(found, dense)
+
+
+def matched_and_merged(metric, r, num_prefix_tokens):
+    """Bipartite soft matching as section 3 of the paper tells it: which patch merges into which, the r likeliest."""
+    metric = F.normalize(metric[num_prefix_tokens:], dim=-1)
+    cosines = metric[1::2] @ metric[::2].T
+    best, partner = cosines.max(1)
+    return [(2 * int(odd) + 1, 2 * int(partner[odd])) for odd in best.argsort(descending=True)[:r]]
+
+
+def one_image(tower, tokens, counts):
+    """ToMe on one image ``(tokens, width)``, patch after patch, with attention to a key weighted by its size."""
+    prefix = tower.num_prefix_tokens
+    sizes = torch.ones(len(tokens))
+    for block in range(tower.depth):
+        patches = len(tokens) - prefix
+        r = min(patches - counts.get(block, patches), patches // 2)
+        if r > 0:
+            total, weight = (tokens * sizes[:, None]).clone(), sizes.clone()
+            gone = matched_and_merged(tower.keys(tokens[None], block)[0], r, prefix)
+            for source, target in gone:
+                total[prefix + target] += total[prefix + source]
+                weight[prefix + target] += weight[prefix + source]
+            dropped = {source for source, _ in gone}
+            order = [*range(1, patches, 2), *range(0, patches, 2)]  # odd places first, as merge leaves them
+            stays = [*range(prefix), *(prefix + patch for patch in order if patch not in dropped)]
+            tokens, sizes = (total / weight[:, None])[stays], weight[stays]
+        tokens = tower.run(tokens[None], block, block + 1, key_bias=sizes.log()[None])[0]
+    return tokens, sizes
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kept", [{1: 0.75, 2: 0.5, 4: 0.3}, {0: 0.2, 3: 0.2}])
+def test_it_equals_the_papers_algorithm_image_by_image(case, kept):
+    tower, schedule = case.tower, Schedule(kept)
+    tokens = tower.embed(case.pixels)
+    found = tome(tower, tokens, schedule)
+    for row, own in enumerate(tokens):
+        merged, sizes = one_image(tower, own, schedule.kept(tower.num_patches))
+        assert sizes.sum() == tower.num_prefix_tokens + tower.num_patches
+        feature = tower.pool(merged[None], gates=sizes[None, tower.num_prefix_tokens :])[0]
+        torch.testing.assert_close(found[row], feature, atol=2e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
+def test_attention_counts_a_token_by_its_size_in_every_block_after_a_merge(case):
+    """An attention mask of zeros in place of log sizes gives other features, so the test above would notice."""
+    tower, biases = case.tower, []
+    run, schedule = tower.run, Schedule({1: 0.75, 2: 0.5})
+
+    def spied(tokens, start, stop=None, key_bias=None):
+        biases.append(key_bias)
+        return run(tokens, start, stop, key_bias=None if key_bias is None else 0 * key_bias)
+
+    tokens = tower.embed(case.pixels)
+    expected = tome(tower, tokens, schedule)
+    tower.run = spied
+    assert not torch.allclose(tome(tower, tokens, schedule), expected, atol=1e-5)
+    patches, prefix = tower.num_patches, tower.num_prefix_tokens
+    assert biases[0] is None
+    assert all(torch.allclose(bias.exp().sum(1), torch.tensor(float(prefix + patches))) for bias in biases[1:])
+
+
+@torch.inference_mode()
+def test_the_method_spreads_its_merging_at_the_macs_of_the_reference(tower):
+    pixels, reference = torch.randn(2, 3, 32, 32), Schedule({2: 0.5})
+    encoding = ToMe().at(tower, reference, 0)
+    assert encoding.schedule == tome_schedule(tower, reference)
+    found = encoding.run(Batch(tower, pixels))
+    assert torch.equal(found.features, tome(tower, tower.embed(pixels), encoding.schedule))
+    assert found.keep_indices is None

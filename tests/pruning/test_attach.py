@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from patchranking.pruning.attach import attach_reductions
+from patchranking.pruning.attach import Reduced, attach_reductions, run_reduced
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
-from patchranking.pruning.stages import Survivors, by_scores
+from patchranking.pruning.stages import by_scores
 
 
 def first_channel(tower):
@@ -55,7 +55,7 @@ def test_dropping_patches_equals_hiding_them_from_every_later_block(case, block)
     assert bias.isneginf().sum() == len(tokens) * (tower.num_patches - 5)
 
     hidden = tower.run(tokens, block, key_bias=bias)
-    dropped = {block: lambda seen: gather_tokens(seen, chosen, prefix)}
+    dropped = {block: lambda seen: Reduced(gather_tokens(seen, chosen, prefix))}
     with attach_reductions(tower, dropped):
         features = case.encode(case.pixels)
     pruned = tower.run(gather_tokens(tokens, chosen, prefix), block)
@@ -83,7 +83,9 @@ def test_a_reduction_after_the_last_block_gets_its_output(case):
     tower, prefix = case.tower, case.tower.num_prefix_tokens
     tokens = tower.run(tower.embed(case.pixels), 0)
     seen = []
-    with attach_reductions(tower, {tower.depth: lambda tokens: seen.append(tokens) or tokens[:, : prefix + 4] * 2}):
+    with attach_reductions(
+        tower, {tower.depth: lambda tokens: seen.append(tokens) or Reduced(tokens[:, : prefix + 4] * 2)}
+    ):
         assert torch.equal(case.encode(case.pixels), tower.pool(tokens[:, : prefix + 4] * 2))
     assert torch.equal(seen[0], tokens)
     assert torch.equal(case.encode(case.pixels), tower.pool(tokens))
@@ -92,7 +94,7 @@ def test_a_reduction_after_the_last_block_gets_its_output(case):
 @torch.inference_mode()
 def test_a_block_keeps_its_other_arguments(tower):
     pixels, bias = torch.randn(2, 3, 32, 32), torch.randn(2, 17)
-    with attach_reductions(tower, {2: lambda tokens: tokens.flip(0)}):
+    with attach_reductions(tower, {2: lambda tokens: Reduced(tokens.flip(0))}):
         found = tower.run(tower.embed(pixels), 0, key_bias=bias)
     between = tower.run(tower.embed(pixels), 0, 2, bias)
     assert torch.equal(found, tower.run(between.flip(0), 2, key_bias=bias))
@@ -101,7 +103,7 @@ def test_a_block_keeps_its_other_arguments(tower):
 @torch.inference_mode()
 def test_two_scored_stages_and_a_cut_equal_a_search_by_hand_in_every_image(case):
     """Each stage keeps its share of all patches: the best by its own scores of those that are still there."""
-    tower, prefix, watch = case.tower, case.tower.num_prefix_tokens, Survivors()
+    tower, prefix = case.tower, case.tower.num_prefix_tokens
     schedule = Schedule({1: 0.75, 2: 0.6, 4: 0.3})
     scorers = {block: lambda tokens, block=block: -tokens[:, prefix:, block] for block in (1, 2)}
 
@@ -121,22 +123,10 @@ def test_two_scored_stages_and_a_cut_equal_a_search_by_hand_in_every_image(case)
         last = round(0.3 * tower.num_patches)
         left.append(places[:last])
         expected.append(tower.pool(tower.run(tokens[:, : prefix + last], 4)))
-    with attach_reductions(tower, by_scores(tower, schedule, scorers, watch)):
+    reductions = by_scores(tower, schedule, scorers)
+    with attach_reductions(tower, reductions):
         found = case.encode(case.pixels)
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-6)
-    assert watch.places.tolist() == left
-
-
-@torch.inference_mode()
-def test_survivors_start_anew_with_every_batch(tower):
-    schedule, watch = Schedule({1: 0.75, 3: 0.5}), Survivors()
-    scorers = {block: first_channel(tower) for block in schedule.stages}
-    batches = torch.randn(5, 3, 32, 32).split([3, 2])
-    with attach_reductions(tower, by_scores(tower, schedule, scorers, watch)):
-        for pixels in batches:
-            tower(pixels)
-            again = watch.places
-            tower(batches[0][:1])
-            tower(pixels)
-            assert torch.equal(watch.places, again)
-            assert watch.places.shape == (len(pixels), 8)
+    tokens, keep_indices = run_reduced(tower, tower.embed(case.pixels), 0, reductions)
+    assert torch.equal(tower.pool(tokens), found)
+    assert keep_indices.tolist() == left

@@ -7,10 +7,9 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 from patchranking.evaluation.cost import count_macs
-from patchranking.methods import baseline_reductions
+from patchranking.methods.centre_crop import CentreCrop
 from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import attach_reductions
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
@@ -44,19 +43,19 @@ def test_pruned_counts_agree_with_the_formula(case):
     pooling_attention = getattr(tower.module, "attn_pool", None)
     for rate in (1.0, 0.5):
         schedule = Schedule({2: rate})
-        with attach_reductions(tower, baseline_reductions("centre-crop", tower, schedule, 0)):
-            counted = count_macs(tower, case.pixels)
-            if pooling_attention is not None:
-                counted -= count_macs(pooling_attention, tower.run(tower.embed(case.pixels), 0))
+        counted = count_macs(CentreCrop().at(tower, schedule, 0), case.pixels)
+        if pooling_attention is not None:
+            stays = tower.num_prefix_tokens + schedule.kept(tower.num_patches)[2]
+            counted -= count_macs(pooling_attention, tower.embed(case.pixels)[:, :stays])
         assert counted == pytest.approx(analytic_macs(tower, features, schedule), rel=0.01)
 
 
 @torch.inference_mode()
 def test_progressive_counts_agree_with_the_formula(tower):
     schedule = Schedule({1: 0.8, 3: 0.4})
-    pruner = Pruner(Predictor(tower.width, 1, 16), BaseModel.of(tower, "tiny"), schedule)
+    pruner = Pruner({1: Predictor(tower.width, 1, 16)}, BaseModel.of(tower, "tiny"), schedule)
     pixels = torch.randn(2, 3, 32, 32)
-    scoring = count_macs(lambda tokens: pruner.predictor.correct(tokens, 0.4), tower.embed(pixels, 1))
+    scoring = count_macs(lambda tokens: pruner.predictor(1).correct(tokens, 0.4), tower.embed(pixels, 1))
     with pruner.attached(tower):
         counted = count_macs(tower, pixels)
     assert counted - scoring == pytest.approx(analytic_macs(tower, 24, schedule), rel=0.01)

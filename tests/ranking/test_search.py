@@ -47,29 +47,29 @@ def test_settings_reach_the_search(demo):
     assert torch.equal(found.importance, sketched(model.tower, pixels, 6, seed=5).importance)
 
 
-def test_scores_by_class_have_the_scale_and_the_templates_of_model_and_data(loaded):
+def test_scores_by_class_have_the_scale_and_the_templates_of_model_and_data(tiny):
     data = load_data("demo:test", 3)
-    pixels, classes = pixels_of(loaded, data), class_features(loaded.text, data.class_names, data.templates)
+    pixels, classes = pixels_of(tiny, data), class_features(tiny.text, data.class_names, data.templates)
     objectives = {"confidence": confidence(classes, 10.0), "label": label(classes, 10.0, torch.tensor(data.labels))}
     for score, objective in objectives.items():
-        found = prepare_search(loaded, data, SearchSettings("leave-out", score))(pixels, [0, 1, 2])
-        expected = leave_out(loaded.tower, pixels, objective=objective)
+        found = prepare_search(tiny, data, SearchSettings("leave-out", score))(pixels, [0, 1, 2])
+        expected = leave_out(tiny.tower, pixels, objective=objective)
         assert torch.equal(found.importance, expected.importance)
 
 
-def test_the_iterative_search_removes_as_many_a_round_as_asked(loaded):
+def test_the_iterative_search_removes_as_many_a_round_as_asked(tiny):
     data = load_data("demo:test", 2)
-    pixels = pixels_of(loaded, data)
-    found = prepare_search(loaded, data, SearchSettings("iterative", block=2, group=7))(pixels, [0, 1])
-    assert torch.equal(found.removal_order, iterative(loaded.tower, pixels, block=2, group=7).removal_order)
+    pixels = pixels_of(tiny, data)
+    found = prepare_search(tiny, data, SearchSettings("iterative", block=2, group=7))(pixels, [0, 1])
+    assert torch.equal(found.removal_order, iterative(tiny.tower, pixels, block=2, group=7).removal_order)
 
 
-def test_pixels_come_in_the_precision_of_the_model(loaded):
+def test_pixels_come_in_the_precision_of_the_model(tiny):
     data = load_data("demo:test", 2)
-    pixels, search = pixels_of(loaded, data), SearchSettings("leave-out", stride=2)
-    single = prepare_search(loaded, data, search)(pixels, [0, 1]).importance
-    loaded.model.double()
-    double = prepare_search(replace(loaded, tower=as_tower(loaded.model)), data, search)(pixels, [0, 1]).importance
+    pixels, search = pixels_of(tiny, data), SearchSettings("leave-out", stride=2)
+    single = prepare_search(tiny, data, search)(pixels, [0, 1]).importance
+    tiny.model.double()
+    double = prepare_search(replace(tiny, tower=as_tower(tiny.model)), data, search)(pixels, [0, 1]).importance
     torch.testing.assert_close(double.float(), single, rtol=1e-2, atol=1e-6)
 
 

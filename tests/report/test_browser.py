@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchranking.evaluation.examples import Example
 from patchranking.report.page import write_report
-from patchranking.report.wall import WallImage
 
 selenium = pytest.importorskip("selenium.webdriver")
 
@@ -31,11 +31,10 @@ def report(tmp_path):
     row = {"model": "demo", "dataset": "demo", "split": "test", "n_images": 9, "method": "patchranking"}
     measured = {"keep_rate": 0.6, "top1": 96.0, "top1_dense": 96.2, "gmacs": 0.31, "gmacs_dense": 0.41}
     places = np.random.default_rng(0).permutation(20).reshape(4, 5)
-    wall = [
-        WallImage(Image.new("RGB", (40, 32), "red"), "a picture", None, {"patchranking": places, "random": places.T})
-    ]
-    results = {"environment": {}, "rows": [row | measured]}
-    return places, write_report(results, wall, tmp_path / "report.html", "A title")
+    picture = Image.new("RGB", (40, 32), "red")
+    shown = [Example(picture, "a picture", None, {"patchranking": places, "random": places.T})]
+    results = {"environment": {}, "rows": [row | measured | {"oracle": False}]}
+    return places, write_report(results, shown, tmp_path / "report.html", "A title")
 
 
 def kept(browser):

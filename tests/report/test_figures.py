@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from patchranking.errors import MissingExtraError
-from patchranking.report.figures import MEASURES, accuracy_against_cost, wall_picture
-from patchranking.report.methods import style
-from patchranking.report.wall import WallImage, heat_map, kept_view
+from patchranking.evaluation.examples import Example
+from patchranking.report.figures import MEASURES, accuracy_against_cost, examples_picture
+from patchranking.report.pictures import heat_map, kept_view
+from patchranking.report.styles import style
 
 pytest.importorskip("matplotlib")
 
@@ -170,12 +171,6 @@ def test_legend_names_every_method_and_marks_oracles() -> None:
     }
 
 
-def test_oracle_mark_in_the_method_name_is_not_doubled() -> None:
-    shown = texts(accuracy_against_cost([row("golden (oracle)", 0.6)], "demo"))
-    assert "golden (oracle)" in shown
-    assert not any("(oracle) (oracle)" in text for text in shown)
-
-
 def test_oracle_is_dashed_and_others_are_not() -> None:
     assert "stroke-dasharray" in accuracy_against_cost([row("golden", 0.6, oracle=True), row("golden", 0.5)], "demo")
     assert "stroke-dasharray" not in accuracy_against_cost([row("random", 0.6), row("random", 0.5)], "demo")
@@ -235,32 +230,32 @@ def test_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingExtraError, match=r"patchranking\[report\]"):
         accuracy_against_cost([row("random", 0.6)], "demo")
     with pytest.raises(MissingExtraError, match=r"patchranking\[report\]"):
-        wall_picture([])
+        examples_picture([])
 
 
-def test_wall_picture_has_a_row_an_image_and_a_column_a_view() -> None:
+def test_the_picture_has_a_row_an_image_and_a_column_a_view() -> None:
     places = np.arange(16).reshape(4, 4)
     red = Image.new("RGB", (32, 32), (250, 0, 0))
-    wall = [WallImage(red, "with", np.arange(16.0).reshape(4, 4), {"random": places}), WallImage(red, "without")]
-    picture = wall_picture(wall, [0.5], side=42)
+    shown = [Example(red, "with", np.arange(16.0).reshape(4, 4), {"random": places}), Example(red, "without")]
+    picture = examples_picture(shown, [0.5], side=42)
     assert picture.size == (3 * (42 + 4) + 4, 10 + 2 * (42 + 4))
     assert picture.getpixel((6, 12)) == (250, 0, 0)
     assert picture.getpixel((4 + 2 * 46 + 2, 12)) == (250, 0, 0)
     assert picture.getpixel((4 + 46 + 2, 10 + 46 + 2)) == (255, 255, 255)
-    assert wall_picture(wall, [], side=42).width == 2 * 46 + 4
+    assert examples_picture(shown, [], side=42).width == 2 * 46 + 4
 
 
 def test_without_measured_time_there_is_no_chart_of_it() -> None:
     assert accuracy_against_cost([row("random", 0.6)], "demo", "top1", "milliseconds") == ""
 
 
-def test_wall_picture_shows_every_method_at_every_rate_in_order() -> None:
+def test_examples_picture_shows_every_method_at_every_rate_in_order() -> None:
     noise = np.random.default_rng(0)
     image = Image.fromarray(noise.integers(0, 255, (42, 42, 3), np.uint8))
     importance = noise.normal(size=(4, 4))
     places = {name: noise.permutation(16).reshape(4, 4) for name in ("random", "patchranking")}
-    item = WallImage(image, "a", importance, places)
-    picture = wall_picture([WallImage(image, "b"), item], [0.75, 0.25], side=42)
+    item = Example(image, "a", importance, places)
+    picture = examples_picture([Example(image, "b"), item], [0.75, 0.25], side=42)
     views = [image, heat_map(image, importance, 42)]
     views += [kept_view(image, places[name] < kept, 42) for name in ("patchranking", "random") for kept in (12, 4)]
     for column, view in enumerate(views):

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from patchranking.errors import MissingExtraError
+from patchranking.evaluation.examples import Example
 from patchranking.report.page import write_report
-from patchranking.report.wall import WallImage, heat_map
+from patchranking.report.pictures import heat_map
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -31,9 +32,9 @@ DENSE = row("dense", 1.0, top1=96.2, feature_cosine=1.0, gmacs=0.41, images_per_
 GOLDEN = row("golden", 0.6, oracle=True, n_images=200, same_images={"patchranking": {"top1": 91.7}})
 
 
-def page(tmp_path: Path, rows: list[dict[str, Any]], wall: list[WallImage] | None = None, **environment: Any) -> str:
+def page(tmp_path: Path, rows: list[dict[str, Any]], examples: list[Example] | None = None, **environment: Any) -> str:
     results = {"environment": environment, "rows": rows}
-    return write_report(results, wall or [], tmp_path / "deep" / "report.html", "A title").read_text("utf-8")
+    return write_report(results, examples or [], tmp_path / "deep" / "report.html", "A title").read_text("utf-8")
 
 
 def body(html: str) -> list[str]:
@@ -186,7 +187,7 @@ def test_every_method_beside_the_oracle_has_its_cell(tmp_path: Path) -> None:
         "Oracle": "golden",
         "Kept": "60 %",
         "Images": "1,200",
-        "Its result": "92.3 0.988",
+        "Result": "92.3 0.988",
         "dense": "93.0 1.000",
         "evit": "– –",
         "random": "71.3 0.813",
@@ -199,8 +200,8 @@ def test_the_wall_shows_picture_ranking_and_what_each_method_keeps(tmp_path: Pat
     image = Image.fromarray(noise.integers(0, 255, (8, 8, 3), np.uint8)).resize((224, 224))
     importance, places = noise.normal(size=(2, 5)), noise.permutation(10).reshape(2, 5)
     wall = [
-        WallImage(image, "a cat", importance, {"random": places, "patchranking": places[::-1]}),
-        WallImage(image, "a dog", None, {"random": places}),
+        Example(image, "a cat", importance, {"random": places, "patchranking": places[::-1]}),
+        Example(image, "a dog", None, {"random": places}),
     ]
     html = page(tmp_path, [DENSE], wall)
     figures = re.findall(r"<figure class=\"card\">\s*<figcaption>(.*?)</figure>", html, re.DOTALL)
@@ -231,7 +232,7 @@ def test_the_wall_shows_picture_ranking_and_what_each_method_keeps(tmp_path: Pat
 
 def test_the_environment_and_the_command_are_said(tmp_path: Path) -> None:
     command = ["patchranking", "evaluate", "--data", "my set"]
-    html = page(tmp_path, [DENSE], torch_threads=2, versions=["a 1", "b 2"], gpu="", command=command)
+    html = page(tmp_path, [DENSE], torch_threads=2, versions="a 1, b 2", gpu="", command=command)
     named = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html)
     assert named == [("torch threads", "2"), ("versions", "a 1, b 2"), ("gpu", "–")]
     assert "patchranking evaluate --data &#39;my set&#39;" in html
@@ -255,8 +256,8 @@ def test_summary_averages_seeds(tmp_path: Path) -> None:
 
 
 def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
-    wall = [WallImage(Image.new("RGB", (8, 8)), "x", np.zeros((2, 2)), {"random": np.arange(4).reshape(2, 2)})]
-    html = page(tmp_path, [DENSE, row("patchranking", 0.6), GOLDEN], wall)
+    examples = [Example(Image.new("RGB", (8, 8)), "x", np.zeros((2, 2)), {"random": np.arange(4).reshape(2, 2)})]
+    html = page(tmp_path, [DENSE, row("patchranking", 0.6), GOLDEN], examples)
     assert "<script src" not in html
     assert "fetch(" not in html
     assert "<link" not in html
@@ -266,7 +267,7 @@ def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
 
 
 def test_the_badge_stands_on_oracle_rows_and_nowhere_else(tmp_path: Path) -> None:
-    html = page(tmp_path, [DENSE, row("patchranking", 0.6), GOLDEN, row("golden (oracle)", 0.5)])
+    html = page(tmp_path, [DENSE, row("patchranking", 0.6), GOLDEN, row("golden", 0.5, oracle=True)])
     marked = [line for line in body(html) if "oracle" in line]
     assert len(marked) == html.count('class="badge"') == 2
     assert all("golden" in line for line in marked)
@@ -305,9 +306,9 @@ def test_the_oracle_is_compared_on_the_same_images(tmp_path: Path) -> None:
 
 
 def test_text_from_outside_is_escaped(tmp_path: Path) -> None:
-    wall = [WallImage(Image.new("RGB", (8, 8)), '<x-caption title="y">')]
+    examples = [Example(Image.new("RGB", (8, 8)), '<x-caption title="y">')]
     rows = [row("<x-method>", 0.6, dataset="<x-data>", model="<x-model>")]
-    html = page(tmp_path, rows, wall, command=["a", "<x-command>"], note="<x-note>")
+    html = page(tmp_path, rows, examples, command="a '<x-command>'", note="<x-note>")
     assert "<x-" not in html
     assert html.count("&lt;x-caption title=&#34;y&#34;&gt;") == 2
     assert "a &#39;&lt;x-command&gt;&#39;" in html

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchranking.report.wall import WallImage, heat_map, kept_view, photo, shown_methods
+from patchranking.evaluation.examples import Example
+from patchranking.report.pictures import heat_map, kept_view, photo, shown_methods
 
 RED = Image.new("RGB", (48, 48), (250, 0, 0))
 
@@ -67,7 +68,7 @@ def test_heat_map_counts_ranks_only_and_gives_ties_one_colour() -> None:
 
 
 def test_what_is_kept_are_the_first_places() -> None:
-    item = WallImage(RED, "a", places={"random": np.array([[3, 0], [1, 2]])})
+    item = Example(RED, "a", places={"random": np.array([[3, 0], [1, 2]])})
     assert item.kept("random", 0.5).tolist() == [[False, True], [True, False]]
     assert item.kept("random", 1.0).all()
     for rate, count in ((0.01, 1), (0.3, 1), (0.4, 2), (0.75, 3)):
@@ -77,5 +78,5 @@ def test_what_is_kept_are_the_first_places() -> None:
 
 def test_methods_come_in_the_order_of_the_report() -> None:
     grid = np.zeros((2, 2), int)
-    wall = [WallImage(RED, "a", places={"random": grid}), WallImage(RED, "b", places={"patchranking": grid})]
-    assert shown_methods(wall) == ["patchranking", "random"]
+    shown = [Example(RED, "a", places={"random": grid}), Example(RED, "b", places={"patchranking": grid})]
+    assert shown_methods(shown) == ["patchranking", "random"]

@@ -39,8 +39,8 @@ def tokens(kind, **sizes):
 @torch.no_grad()
 @pytest.mark.parametrize("kind", ["text", "visual"])
 @pytest.mark.parametrize("block", [0, 3])
-def test_images_are_pruned_by_the_predictor_and_visual_tokens_run_beside(loaded, kind, block):
-    tower, predictor, prompts = loaded.tower, predictor_of(loaded), tokens(kind)
+def test_images_are_pruned_by_the_predictor_and_visual_tokens_run_beside(tiny, kind, block):
+    tower, predictor, prompts = tiny.tower, predictor_of(tiny), tokens(kind)
     pixels, beside = torch.randn(3, 3, 32, 32), prompts.visual()
     beside = torch.zeros(3, 0, 32) if beside is None else beside.expand(3, -1, -1)
     entering = tower.embed(pixels)
@@ -52,22 +52,22 @@ def test_images_are_pruned_by_the_predictor_and_visual_tokens_run_beside(loaded,
         out = tower.run(torch.cat([prefix, beside, patches], 1), index, index + 1)
         prefix, beside, patches = out.split([1, beside.shape[1], patches.shape[1]], 1)
     assert patches.shape[1] == 8
-    found = learner_of(loaded, prompts, pruner_of(loaded, predictor, block)).image_features(pixels)
+    found = learner_of(tiny, prompts, pruner_of(tiny, predictor, block)).image_features(pixels)
     torch.testing.assert_close(found, tower.pool(torch.cat([prefix, patches], 1)), rtol=0, atol=1e-5)
     assert (found - tower(pixels)).abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_what_was_tuned_before_is_left_out(loaded):
-    pruner, pixels = pruner_of(loaded), torch.randn(2, 3, 32, 32)
+def test_what_was_tuned_before_is_left_out(tiny):
+    pruner, pixels = pruner_of(tiny), torch.randn(2, 3, 32, 32)
     tuned = pruner.tuned_by(tokens("visual"))
-    expected = learner_of(loaded, tokens("text"), pruner).image_features(pixels)
-    assert torch.equal(learner_of(loaded, tokens("text"), tuned).image_features(pixels), expected)
+    expected = learner_of(tiny, tokens("text"), pruner).image_features(pixels)
+    assert torch.equal(learner_of(tiny, tokens("text"), tuned).image_features(pixels), expected)
 
 
 @torch.no_grad()
-def test_logits_are_cosines_times_the_scale_of_the_model(loaded):
-    learner = learner_of(loaded, tokens("both"), pruner_of(loaded))
+def test_logits_are_cosines_times_the_scale_of_the_model(tiny):
+    learner = learner_of(tiny, tokens("both"), pruner_of(tiny))
     images, texts = torch.randn(3, 24), torch.nn.functional.normalize(torch.randn(2, 24), dim=1)
     cosines = torch.stack([torch.cosine_similarity(images, text[None]) for text in texts], 1)
     torch.testing.assert_close(learner.logits(5 * images, texts), 10 * cosines)
@@ -78,28 +78,28 @@ def test_logits_are_cosines_times_the_scale_of_the_model(loaded):
 
 
 @torch.no_grad()
-def test_texts_carry_the_context_where_there_is_one(loaded):
+def test_texts_carry_the_context_where_there_is_one(tiny):
     prompts = tokens("both")
-    found = learner_of(loaded, prompts, pruner_of(loaded)).text_features(TEXTS)
-    assert torch.equal(found, prompted_features(loaded.text, prompts.context, TEXTS))
-    assert (found - loaded.text(TEXTS)).abs().max() > 1e-2
+    found = learner_of(tiny, prompts, pruner_of(tiny)).text_features(TEXTS)
+    assert torch.equal(found, prompted_features(tiny.text, prompts.context, TEXTS))
+    assert (found - tiny.text(TEXTS)).abs().max() > 1e-2
 
 
 @torch.no_grad()
-def test_without_a_context_classes_keep_their_templates_and_captions_are_texts(loaded):
+def test_without_a_context_classes_keep_their_templates_and_captions_are_texts(tiny):
     data = load_data("demo:test", 3)
-    learner = learner_of(loaded, tokens("visual"), pruner_of(loaded), data)
-    expected = class_features(loaded.text, data.class_names, data.templates)
+    learner = learner_of(tiny, tokens("visual"), pruner_of(tiny), data)
+    expected = class_features(tiny.text, data.class_names, data.templates)
     assert torch.equal(learner.text_features([f"{name}." for name in data.class_names]), expected)
     data.captions = [["a"], ["b"], ["c"]]
-    captioned = learner_of(loaded, tokens("visual"), pruner_of(loaded), data)
-    assert torch.equal(captioned.text_features(TEXTS), loaded.text(TEXTS))
+    captioned = learner_of(tiny, tokens("visual"), pruner_of(tiny), data)
+    assert torch.equal(captioned.text_features(TEXTS), tiny.text(TEXTS))
 
 
 @pytest.mark.parametrize("kind", ["text", "visual", "both"])
-def test_the_tokens_are_all_that_learns_and_every_one_does(loaded, kind):
+def test_the_tokens_are_all_that_learns_and_every_one_does(tiny, kind):
     prompts = tokens(kind, depth=2)
-    learner = learner_of(loaded, prompts, pruner_of(loaded).requires_grad_(False))
+    learner = learner_of(tiny, prompts, pruner_of(tiny).requires_grad_(False))
     assert [*map(id, learner.parameters())] == [*map(id, prompts.parameters())]
     learner(torch.randn(3, 3, 32, 32), TEXTS)[:, 0].sum().backward()
     assert all(weight.grad.abs().sum() > 0 for weight in prompts.parameters())

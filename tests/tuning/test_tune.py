@@ -72,56 +72,56 @@ def captioned(noise):
     return noise
 
 
-def tiny_pruner(loaded):
+def tiny_pruner(tiny):
     """Prunes half of the patches and corrects the others, so that features of the dense model are far off."""
-    pruner = Pruner.unfitted(loaded.tower, "tiny", Schedule({3: 0.5}))
+    pruner = Pruner.unfitted(tiny.tower, "tiny", Schedule({3: 0.5}))
     torch.nn.init.normal_(pruner.predictor(3).correction.weight)
     return pruner
 
 
-def pruned_logits(loaded, data, tuned, images, texts):
+def pruned_logits(tiny, data, tuned, images, texts):
     """By hand: ten times the cosines of the images to texts that carry the tuned context."""
-    pixels = torch.stack([loaded.preprocess(data.image(index)) for index in images])
-    with torch.no_grad(), tuned.attached(loaded.model):
-        features = torch.nn.functional.normalize(loaded.tower(pixels), dim=1)
-        return 10 * features @ prompted_features(loaded.text, tuned.prompts.context, texts).T
+    pixels = torch.stack([tiny.preprocess(data.image(index)) for index in images])
+    with torch.no_grad(), tuned.attached(tiny.model):
+        features = torch.nn.functional.normalize(tiny.tower(pixels), dim=1)
+        return 10 * features @ prompted_features(tiny.text, tuned.prompts.context, texts).T
 
 
 STILL = TuneSettings(num_tokens=2, batch_size=16, epochs=2, learning_rate=0.0, weight_decay=0.0, augment=False)
 
 
 @pytest.mark.parametrize("batch_size", [4, 16])
-def test_the_loss_of_classes_is_the_cross_entropy_on_the_pruned_model(loaded, noise, tmp_path, batch_size):
-    tuned, report = tune(loaded, noise, tiny_pruner(loaded), tmp_path, replace(STILL, batch_size=batch_size))
-    logits = pruned_logits(loaded, noise, tuned, range(16), ["cat.", "dog."])
+def test_the_loss_of_classes_is_the_cross_entropy_on_the_pruned_model(tiny, noise, tmp_path, batch_size):
+    tuned, report = tune(tiny, noise, tiny_pruner(tiny), tmp_path, replace(STILL, batch_size=batch_size))
+    logits = pruned_logits(tiny, noise, tuned, range(16), ["cat.", "dog."])
     expected = -logits.log_softmax(1)[torch.arange(16), noise.labels].mean().item()
     assert report.loss == pytest.approx([expected, expected], abs=1e-4)
     assert report.steps == 2 * 16 // batch_size
     with torch.no_grad():
-        texts = prompted_features(loaded.text, tuned.prompts.context, ["cat.", "dog."])
+        texts = prompted_features(tiny.text, tuned.prompts.context, ["cat.", "dog."])
     torch.testing.assert_close(tuned.text_features(["cat", "dog"]), texts)
 
 
-def test_the_loss_of_captions_is_the_mean_of_finding_texts_and_finding_images(loaded, captioned, tmp_path):
-    tuned, report = tune(loaded, captioned, tiny_pruner(loaded), tmp_path, STILL)
-    logits = pruned_logits(loaded, captioned, tuned, range(16), [own[0] for own in captioned.captions])
+def test_the_loss_of_captions_is_the_mean_of_finding_texts_and_finding_images(tiny, captioned, tmp_path):
+    tuned, report = tune(tiny, captioned, tiny_pruner(tiny), tmp_path, STILL)
+    logits = pruned_logits(tiny, captioned, tuned, range(16), [own[0] for own in captioned.captions])
     by_image, by_text = (-logits.log_softmax(axis).diagonal().mean().item() for axis in (1, 0))
     assert abs(by_image - by_text) > 1e-3
     assert report.loss == pytest.approx([(by_image + by_text) / 2] * 2, abs=1e-4)
 
 
-def test_the_learning_rate_warms_up_over_an_epoch_and_falls_by_half_a_cosine(loaded, noise, tmp_path, optimiser_steps):
+def test_the_learning_rate_warms_up_over_an_epoch_and_falls_by_half_a_cosine(tiny, noise, tmp_path, optimiser_steps):
     settings = replace(STILL, batch_size=4, epochs=3, learning_rate=0.5, weight_decay=0.25)
-    tune(loaded, noise, tiny_pruner(loaded), tmp_path, settings)
+    tune(tiny, noise, tiny_pruner(tiny), tmp_path, settings)
     falling = [0.25 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert [step["lr"] for step in optimiser_steps] == pytest.approx([0.1, 0.2, 0.3, 0.4, *falling])
     assert {(step["weight_decay"], step["momentum"]) for step in optimiser_steps} == {(0.25, 0.9)}
 
 
 @pytest.mark.parametrize("kind", ["classes", "captions"])
-def test_the_share_found_is_of_the_images_held_out(loaded, noise, tmp_path, kind, request):
+def test_the_share_found_is_of_the_images_held_out(tiny, noise, tmp_path, kind, request):
     data = noise if kind == "classes" else request.getfixturevalue("captioned")
-    tuned, report = tune(loaded, data, tiny_pruner(loaded), tmp_path, replace(STILL, held_out_share=0.5))
+    tuned, report = tune(tiny, data, tiny_pruner(tiny), tmp_path, replace(STILL, held_out_share=0.5))
     assert (report.n_tuned, report.n_held_out) == (8, 8)
     if kind == "classes":
         chosen, _ = few_shots(data, 16, 0)
@@ -130,11 +130,11 @@ def test_the_share_found_is_of_the_images_held_out(loaded, noise, tmp_path, kind
     else:
         held_out, targets = range(8, 16), torch.arange(8)
         texts = [data.captions[index][0] for index in held_out]
-    found = pruned_logits(loaded, data, tuned, held_out, texts).argmax(1)
+    found = pruned_logits(tiny, data, tuned, held_out, texts).argmax(1)
     assert report.held_out == [(found == targets).float().mean().item()] * 2
 
 
-def test_the_tokens_are_those_of_the_best_epoch_on_images_held_out(loaded, noise, tmp_path, monkeypatch):
+def test_the_tokens_are_those_of_the_best_epoch_on_images_held_out(tiny, noise, tmp_path, monkeypatch):
     seen = []
 
     def watched(self, progress, best, save=Checkpoint.save):
@@ -143,28 +143,28 @@ def test_the_tokens_are_those_of_the_best_epoch_on_images_held_out(loaded, noise
 
     monkeypatch.setattr(Checkpoint, "save", watched)
     settings = replace(STILL, held_out_share=0.5, epochs=12, patience=20, learning_rate=0.5)
-    tuned, report = tune(loaded, noise, tiny_pruner(loaded), tmp_path, settings)
+    tuned, report = tune(tiny, noise, tiny_pruner(tiny), tmp_path, settings)
     assert report.epoch == 1 + report.held_out.index(max(report.held_out))
     assert 1 < report.epoch < len(seen) == 12
     assert torch.equal(tuned.prompts.context, seen[report.epoch - 1])
 
 
-def test_tokens_start_from_the_phrase_and_the_mean_patch_of_their_level(loaded, noise, tmp_path):
+def test_tokens_start_from_the_phrase_and_the_mean_patch_of_their_level(tiny, noise, tmp_path):
     settings = replace(STILL, tokens="both", coupled=False, num_tokens=8, depth=2, init_text="red umbrella")
-    prompts = tune(loaded, noise, tiny_pruner(loaded), tmp_path, settings)[0].prompts
-    ids = loaded.text.tokenize(["red umbrella"])[0, 1:3]
-    assert torch.equal(prompts.context[0], loaded.text.embedding(ids).repeat(4, 1))
-    pixels = torch.stack([loaded.preprocess(noise.image(index)) for index in range(16)])
+    prompts = tune(tiny, noise, tiny_pruner(tiny), tmp_path, settings)[0].prompts
+    ids = tiny.text.tokenize(["red umbrella"])[0, 1:3]
+    assert torch.equal(prompts.context[0], tiny.text.embedding(ids).repeat(4, 1))
+    pixels = torch.stack([tiny.preprocess(noise.image(index)) for index in range(16)])
     for level in range(2):
-        mean = loaded.tower.embed(pixels, level)[:, 1:].mean((0, 1))
+        mean = tiny.tower.embed(pixels, level)[:, 1:].mean((0, 1))
         assert (prompts.free[level] - mean).std().item() == pytest.approx(0.02, rel=0.3)
 
 
-def test_without_a_phrase_tokens_are_small_random_numbers_of_the_seed(loaded, noise, tmp_path):
+def test_without_a_phrase_tokens_are_small_random_numbers_of_the_seed(tiny, noise, tmp_path):
     def start(seed):
         (folder := tmp_path / str(len([*tmp_path.iterdir()]))).mkdir()
         settings = replace(STILL, tokens="both", coupled=False, init_text="", seed=seed)
-        return tune(loaded, noise, tiny_pruner(loaded), folder, settings)[0].prompts
+        return tune(tiny, noise, tiny_pruner(tiny), folder, settings)[0].prompts
 
     first, again, other = start(0), start(0), start(1)
     assert torch.equal(first.context, again.context)
@@ -173,14 +173,14 @@ def test_without_a_phrase_tokens_are_small_random_numbers_of_the_seed(loaded, no
     assert first.context.std().item() == pytest.approx(0.02, rel=0.3)
 
 
-def test_shots_are_those_of_the_seed_and_skipped_pictures_are_named(loaded, noise, tmp_path, monkeypatch):
+def test_shots_are_those_of_the_seed_and_skipped_pictures_are_named(tiny, noise, tmp_path, monkeypatch):
     first = next(index for index in few_shots(noise, 3, 5)[0] if noise.labels[index] == 1)
     (tmp_path / "noise" / noise.keys[first]).write_bytes(b"no picture")
     chosen, _ = few_shots(noise, 3, 5)
     seen, image = [], type(noise).image
     monkeypatch.setattr(type(noise), "image", lambda self, index: seen.append(index) or image(self, index))
     settings = replace(STILL, shots=3, batch_size=6, epochs=1, init_text="", seed=5)
-    _, report = tune(loaded, noise, tiny_pruner(loaded), tmp_path, settings)
+    _, report = tune(tiny, noise, tiny_pruner(tiny), tmp_path, settings)
     assert (report.n_tuned, report.n_held_out, report.steps) == (6, 0, 1)
     assert list(report.skipped) == [noise.keys[first]]
     assert sorted(seen[-6:]) == sorted(chosen)

@@ -28,12 +28,12 @@ def test_crops_are_of_the_models_size_and_on_its_scale():
     assert torch.allclose(view, model.preprocess(plain), atol=1e-5)
 
 
-def test_crops_take_half_of_the_picture_or_more(loaded):
+def test_crops_take_half_of_the_picture_or_more(tiny):
     """Red grows from left to right and green from top to bottom, so that a crop tells where it was taken."""
     across = np.tile(np.linspace(0, 250, 251).astype(np.uint8), (251, 1))
     picture = Image.fromarray(np.stack([across, across.T, across], 2))
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (loaded.mean, loaded.std))
-    crop, shares = augmentation(loaded), []
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (tiny.mean, tiny.std))
+    crop, shares = augmentation(tiny), []
     for _ in range(60):
         red, green, _ = crop(picture) * std + mean
         width, height = (red[:, -1] - red[:, 0]).abs().mean(), (green[-1] - green[0]).abs().mean()

@@ -180,6 +180,8 @@ def _captions(
     images, _ = tally.features(DENSE)
     texts = [caption for image in images for caption in data.captions[image]]
     owner = [row for row, image in enumerate(images) for _ in data.captions[image]]
+    if not texts:
+        return None
     context = None if prompts is None else prompts.context
     found = []
     for first in range(0, len(texts), _TEXTS_PER_BATCH):
