@@ -9,7 +9,7 @@ from torch import nn
 from patchranking.errors import UserError
 from patchranking.evaluation.cost import count_macs
 from patchranking.predictor.networks import NETWORKS, Predictor
-from patchranking.pruning.select import best_first, gather_tokens
+from patchranking.pruning.select import best_first, gather_tokens, top_patches
 
 each_network = pytest.mark.parametrize("network", NETWORKS)
 
@@ -133,3 +133,27 @@ def test_the_correction_is_nothing_until_learned_and_grows_as_patches_go(network
     halves = predictor.correct(tokens.half(), 0.4)
     torch.testing.assert_close(halves[0], scores, rtol=0, atol=0.01)
     torch.testing.assert_close(halves[1], corrected.half() + much.half(), rtol=0, atol=0.02)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("network", ["mlp", "transformer"])
+def test_pruning_again_corrects_for_the_share_that_goes_of_what_came(network):
+    """Of 8 patches that are left of 12, it keeps 6: three quarters."""
+    predictor = Predictor(32, 1, 12, network).eval()
+    nn.init.normal_(predictor.correction.weight)
+    tokens = torch.randn(2, 9, 32)
+    scores, corrected = predictor.correct(tokens, 0.75)
+    expected = gather_tokens(corrected, top_patches(scores, 6), 1)
+    torch.testing.assert_close(predictor.prune(tokens, 6), expected)
+
+
+@torch.no_grad()
+@each_network
+def test_the_correction_does_not_grow_with_what_the_body_gives(network):
+    """It is a linear map of numbers of mean 0 and variance 1; here the map is the identity."""
+    predictor = Predictor(32, 1, 12, network).eval()
+    nn.init.eye_(predictor.correction.weight)
+    tokens = torch.randn(2, 13, 32)
+    moved = (predictor.correct(tokens, 0.5)[1] - tokens) / 0.5
+    torch.testing.assert_close(moved.mean(-1), torch.zeros(2, 13), rtol=0, atol=1e-5)
+    torch.testing.assert_close(moved.square().mean(-1), torch.ones(2, 13), rtol=0, atol=1e-2)

@@ -23,6 +23,12 @@ def test_shapes(arguments, context, visual):
     assert (None if prompts.visual() is None else tuple(prompts.visual().shape)) == visual
 
 
+def test_tokens_begin_small():
+    for tokens in (Prompts("text", 64, 8, num_tokens=32).context, Prompts("visual", 6, 64, num_tokens=32).free):
+        assert tokens.mean().item() == pytest.approx(0, abs=2e-3)
+        assert tokens.std().item() == pytest.approx(0.02, rel=0.1)
+
+
 def test_coupled_tokens_are_a_linear_map_of_the_text_tokens():
     prompts = Prompts("both", 6, 8, num_tokens=3, depth=2)
     for level in range(2):

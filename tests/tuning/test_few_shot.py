@@ -49,6 +49,10 @@ def test_classes_are_needed_and_a_readable_image_of_each(folder):
     with pytest.raises(UserError, match="no readable image of the class 'dog'"):
         few_shots(load_data(str(folder)), 2, 0)
     assert len(readable(load_data(str(folder)))[1]) == 3
+    for path in [*(folder / "cat").iterdir()][1:]:
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match="2 images or more that can be read, not 1"):
+        readable(load_data(str(folder)))
 
 
 def test_a_share_of_each_class_is_held_out():
@@ -57,10 +61,13 @@ def test_a_share_of_each_class_is_held_out():
     assert held_out == [6, 7, 11]
     assert sorted(tuned + held_out) == list(range(13))
     assert hold_out(range(13), None, 0.0) == (list(range(13)), [])
+    assert hold_out(range(13), None, 0.25) == ([*range(10)], [10, 11, 12])
+    assert hold_out(range(13), labels, 1.0) == ([0, 8, 12], [*range(1, 8), 9, 10, 11]), "one of a class stays"
 
 
 def test_passes_show_every_image_equally_often():
     order = passes([3, 5, 9], 9, 0)
     assert [sorted(order[start : start + 3]) for start in (0, 3, 6)] == [[3, 5, 9]] * 3
+    assert len({tuple(order[start : start + 3]) for start in (0, 3, 6)}) > 1
     assert passes([3, 5, 9], 5, 0) == order[:5]
     assert passes([3, 5, 9], 9, 1) != order

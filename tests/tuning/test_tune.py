@@ -22,8 +22,9 @@ from patchranking.prompts.insert import prompted_features
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers.zero_shot import class_features
 from patchranking.tuning.checkpoint import Checkpoint
-from patchranking.tuning.few_shot import few_shots, hold_out
+from patchranking.tuning.few_shot import few_shots, hold_out, passes
 from patchranking.tuning.tune import TuneSettings, tune
+from patchranking.tuning.views import Views
 
 QUICK = TuneSettings(shots=2, epochs=2, num_tokens=2, batch_size=8)
 
@@ -171,6 +172,54 @@ def test_without_a_phrase_tokens_are_small_random_numbers_of_the_seed(tiny, nois
     assert torch.equal(first.free, again.free)
     assert not torch.equal(first.context, other.context)
     assert first.context.std().item() == pytest.approx(0.02, rel=0.3)
+
+
+@pytest.mark.parametrize("change", ["schedule", "images", "predictor", "model", "settings"])
+def test_progress_is_of_one_pruner_model_and_set_of_images(tiny, noise, tmp_path, change):
+    pruner, settings = tiny_pruner(tiny), replace(STILL, epochs=1)
+    tune(tiny, noise, pruner, tmp_path, settings)
+    match change:
+        case "schedule":
+            pruner.keep = 0.75
+        case "images":
+            noise.keys = [f"other {key}" for key in noise.keys]
+        case "predictor":
+            pruner = tiny_pruner(tiny)
+        case "model":
+            tiny.name = "another"
+        case "settings":
+            settings = replace(settings, learning_rate=1e-3)
+    with pytest.raises(UserError, match="choose another folder, or delete"):
+        tune(tiny, noise, pruner, tmp_path, settings)
+
+
+def test_the_order_of_images_and_their_views_are_those_of_the_seed(tiny, noise, tmp_path, monkeypatch):
+    made = []
+
+    class Watched(Views):
+        def __init__(self, data, order, view, seed):
+            made.append((order, seed))
+            super().__init__(data, order, view, seed)
+
+    monkeypatch.setattr("patchranking.tuning.tune.Views", Watched)
+    tune(tiny, noise, tiny_pruner(tiny), tmp_path, replace(STILL, batch_size=5, epochs=1, seed=3))
+    assert made == [(passes(few_shots(noise, 16, 3)[0], 20, 3), 3)]
+
+
+def test_steps_see_crops_where_they_are_to(tiny, noise, tmp_path):
+    """Tokens stand still here, so that epochs differ by their views alone."""
+    tuned, cropped = tune(tiny, noise, tiny_pruner(tiny), tmp_path, replace(STILL, augment=True))
+    assert abs(cropped.loss[0] - cropped.loss[1]) > 1e-3
+    logits = pruned_logits(tiny, noise, tuned, range(16), ["cat.", "dog."])
+    plain = torch.nn.functional.cross_entropy(logits, torch.tensor(noise.labels)).item()
+    assert all(abs(loss - plain) > 1e-3 for loss in cropped.loss)
+
+
+def test_a_pruner_of_another_model_is_refused(tiny, noise, tmp_path):
+    pruner = tiny_pruner(tiny)
+    tiny.tower.identity()[0].mul_(2)
+    with pytest.raises(UserError, match="the model has other weights"):
+        tune(tiny, noise, pruner, tmp_path, STILL)
 
 
 def test_shots_are_those_of_the_seed_and_skipped_pictures_are_named(tiny, noise, tmp_path, monkeypatch):
