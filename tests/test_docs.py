@@ -30,7 +30,7 @@ def commands():
     """Page, what stands before the command's block, and the command, of every command in the docs."""
     for page in PAGES:
         text = page.read_text()
-        for block in re.finditer(r"```bash\n(.*?)```|(?:^    .+\n)+", text, re.MULTILINE | re.DOTALL):
+        for block in re.finditer(r"```bash\n(.*?)```|(?:^    [^\n]+\n)+", text, re.MULTILINE | re.DOTALL):
             lines = re.sub(r"\\\n\s*", "", block[1] or block[0])
             for line in re.findall(r"^\s*((?:patchranking|python benchmarks/\w+\.py) .*?)\s*(?:#.*)?$", lines, re.M):
                 yield pytest.param(text[: block.start()].rstrip()[-300:], line, id=f"{page.stem}: {line[:70]}")

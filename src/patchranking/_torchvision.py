@@ -1,6 +1,6 @@
-"""Lets a torchvision built for CUDA import beside a CPU-only torch.
+"""Lets a torchvision built for CUDA be imported with a CPU-only torch.
 
-``pip install open_clip_torch`` brings torchvision's CUDA build; beside a CPU build of torch its compiled operators
+``pip install open_clip_torch`` brings torchvision's CUDA build; with a CPU build of torch its compiled operators
 cannot load, and the import stops at the missing operators although only the image transforms are needed.
 """
 

@@ -14,7 +14,7 @@ __all__ = ["as_file_name", "make_folder", "replacing", "write_json"]
 
 
 def as_file_name(text: str) -> str:
-    """A text with a dash for all but letters and digits."""
+    """A text with every character but letters and digits replaced by a dash."""
     return "".join(letter if letter.isalnum() else "-" for letter in text)
 
 
@@ -30,7 +30,7 @@ def make_folder(path: str | Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path beside ``path`` to write to; it takes the place of ``path`` when the block ends without error."""
+    """Yields a path next to ``path`` to write to; it replaces ``path`` when the block ends without an error."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         yield partial

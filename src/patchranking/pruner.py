@@ -110,7 +110,7 @@ class Pruner(nn.Module, ModelHubMixin):
 
     @property
     def schedule(self) -> Schedule:
-        """Where patches are dropped and how many stay at the keep rate of the moment, in the fitted proportions."""
+        """Where patches are dropped and how many stay at the current keep rate, in the fitted proportions."""
         return self._schedule
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -165,10 +165,10 @@ class Pruner(nn.Module, ModelHubMixin):
             self.detach()
 
     def reductions(self) -> dict[int, Reduction]:
-        """What it does before which block, at the keep rate of the moment.
+        """What it does before each block, at the current keep rate.
 
         Stages with a predictor score and correct the tokens; the others cut off what was scored last. Visual tokens run
-        beside the patches from block 0 on.
+        alongside the patches from block 0 on.
         """
         drops = {block: self.predictor(block).prune for block in map(int, self.predictors)}
         patches, prefix = self.base.grid[0] * self.base.grid[1], self.base.num_prefix_tokens
@@ -183,7 +183,7 @@ class Pruner(nn.Module, ModelHubMixin):
 
     @property
     def visual_tokens(self) -> int:
-        """Learnable tokens that run beside the patches."""
+        """Learnable tokens that run alongside the patches."""
         visual = None if self.prompts is None else self.prompts.visual()
         return 0 if visual is None else visual.shape[1]
 
@@ -304,7 +304,7 @@ class Pruner(nn.Module, ModelHubMixin):
 
 
 def _from_format_4(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Format 4 had the first predictor apart from later ones, and its schedule at the keep rate of the moment."""
+    """Format 4 had the first predictor apart from later ones, and its schedule at the current keep rate."""
     block = min(config["schedule"], key=int)
     keep = min(config["schedule"].values())
     predictors = {block: config["predictor"], **config.get("later", {})}

@@ -231,7 +231,7 @@ def test_the_wall_shows_picture_ranking_and_what_each_method_keeps(tmp_path: Pat
 
 
 def test_the_environment_and_the_command_are_said(tmp_path: Path) -> None:
-    command = ["patchranking", "evaluate", "--data", "my set"]
+    command = "patchranking evaluate --data 'my set'"
     html = page(tmp_path, [DENSE], torch_threads=2, versions="a 1, b 2", gpu="", command=command)
     named = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", html)
     assert named == [("torch threads", "2"), ("versions", "a 1, b 2"), ("gpu", "–")]

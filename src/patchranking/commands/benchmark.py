@@ -24,7 +24,7 @@ def benchmark(
     block: int = 3,
     device: str = "cpu",
 ) -> None:
-    """Times the dense and the pruned model in turn on this machine; writes throughput.json.
+    """Times the dense and the pruned model in alternation on this machine; writes throughput.json.
 
     Args:
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.

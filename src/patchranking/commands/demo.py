@@ -16,7 +16,7 @@ __all__ = ["demo"]
 def demo(
     out: Path = Path("runs/demo"), images: int = 600, scenes: int = 400, seed: int = 0, device: str = "cpu"
 ) -> None:
-    """Fits, prunes and evaluates the embedded model on generated scenes, in minutes on two cores.
+    """Fits, prunes and evaluates the embedded model on generated scenes, within minutes on two cores.
 
     Args:
         out: Folder for everything the demo makes.

@@ -26,7 +26,7 @@ def fit(
     limit: int | None = None,
     device: str = "cpu",
 ) -> None:
-    """Fits a pruner (Phase II) by what its choice does to the image feature, by golden rankings, or by both.
+    """Fits a pruner (Phase II) to preserve the image feature, to imitate golden rankings, or both.
 
     Args:
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.

@@ -38,7 +38,7 @@ def reproduce(
     seed: int = 0,
     device: str = "cpu",
 ) -> None:
-    """Measures a table or figure of the paper on the data sets at hand, beside what it publishes; resumes after a kill.
+    """Measures a table or figure of the paper on your data sets, next to what it publishes; resumes after a kill.
 
     Args:
         table: table1 (golden and predicted rankings), table4 (other methods), table5 and figure1 (tuned tokens), or

@@ -78,7 +78,7 @@ class ImageData(ABC):
 
 
 def sample(length: int, limit: int | None, seed: int) -> list[int]:
-    """Indices of at most so many images, ascending: a seeded sample."""
+    """Indices of at most ``limit`` images, ascending: a seeded sample."""
     if limit is None or limit >= length:
         return list(range(length))
     chosen: list[int] = np.sort(np.random.default_rng(seed).choice(length, limit, replace=False)).tolist()
@@ -86,7 +86,7 @@ def sample(length: int, limit: int | None, seed: int) -> list[int]:
 
 
 def subset(data: ImageData, limit: int, seed: int) -> ImageData:
-    """At most so many of the images, drawn by seed, in their order and under their keys."""
+    """At most ``limit`` of the images, drawn by seed, in their order and under their keys."""
     return data if limit >= len(data) else _Subset(data, sample(len(data), limit, seed))
 
 

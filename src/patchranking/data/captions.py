@@ -28,7 +28,7 @@ class CaptionData(ImageData):
 
     Args:
         file: The list.
-        limit: At most so many images.
+        limit: Maximum number of images.
         seed: Seed of their sample.
 
     Raises:

@@ -31,7 +31,7 @@ class CoopData(ImageData):
     Args:
         file: The file; the pictures lie in its folder or below.
         split: train, val or test.
-        limit: At most so many images.
+        limit: Maximum number of images.
         seed: Seed of their sample.
 
     Raises:

@@ -25,7 +25,7 @@ def load_data(data: str, limit: int | None = None, seed: int = 0, default_split:
             ``wds:data/{000..003}.tar`` (WebDataset shards), ``torchvision:CIFAR10:test``, a folder, folders joined
             by commas, ``FOLDER[:split]`` with CoOp's ``split_zhou_*.json`` in it, or a list of captions (.tsv, .csv,
             .json).
-        limit: At most so many images: a seeded sample, the first scenes of the demo.
+        limit: Maximum number of images: a seeded sample, or the first scenes of the demo.
         seed: Seed of the sample.
         default_split: Split when none is named.
 

@@ -26,7 +26,7 @@ class HuggingFaceData(ImageData):
         name: Data set on the Hub, or a local folder of Parquet files, of class folders, or of ``save_to_disk``.
         split: The split; empty for the only one, or else the default one.
         default_split: The split when none is named and there are several.
-        limit: At most so many images.
+        limit: Maximum number of images.
         seed: Seed of their sample.
 
     Raises:

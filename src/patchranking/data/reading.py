@@ -29,7 +29,7 @@ def read_batches(
     Args:
         data: The images.
         preprocess: Turns a picture into pixels ``(3, height, width)``.
-        batch_size: Images a batch; the last one may be smaller.
+        batch_size: Images per batch; the last one may be smaller.
         skipped: Receives ``key -> reason`` for every image left out.
         indices: Which images; all when omitted.
         progress: Label of a progress bar, none when omitted.

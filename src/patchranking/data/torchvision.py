@@ -31,7 +31,7 @@ class TorchvisionData(ImageData):
         name: Class of ``torchvision.datasets``, e.g. ``"CIFAR10"``.
         split: The split; empty for the default one, or for ``"all"`` where there are no splits.
         default_split: The split when none is named.
-        limit: At most so many images.
+        limit: Maximum number of images.
         seed: Seed of their sample.
 
     Raises:

@@ -39,7 +39,7 @@ class WebDatasetData(ImageData):
 
     Args:
         shards: Path of a tar file; ``{000..003}``, ``{a,b}`` and wildcards stand for several.
-        limit: At most so many images.
+        limit: Maximum number of images.
         seed: Seed of their sample.
 
     Raises:

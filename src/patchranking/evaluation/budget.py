@@ -1,4 +1,4 @@
-"""Budgets: the cheapest pruning within a loss, or the truest within a time, from a curve measured on given images."""
+"""Budgets: the cheapest pruning within a loss, or the most faithful within a time, from a measured curve."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Budget:
     """What pruning may cost, or must reach.
 
     Attributes:
-        value: Points of top-1 accuracy that may be lost, the least mean cosine to the dense feature, or the most
-            milliseconds for a batch.
+        value: Points of top-1 accuracy that may be lost, the lowest mean cosine to the dense feature, or the most
+            milliseconds per batch.
         kind: ``points``, ``cosine`` or ``ms``.
     """
 
@@ -82,15 +82,15 @@ def measure_curve(
     timing_batch: int = 0,
     batch_size: int = 32,
 ) -> list[OperatingPoint]:
-    """Measures a pruner at many keep rates, at once before its first block and in stages from there on.
+    """Measures a pruner at many keep rates: one-shot before its first block, and in stages from there on.
 
     Args:
         model: The model the pruner was fitted to.
         data: Images that the fit has not seen; labelled for points.
         pruner: The pruner; it stays as it is.
         rates: Keep rates.
-        timing_batch: Images a batch when timing; 0 leaves timing out.
-        batch_size: Images a batch otherwise.
+        timing_batch: Images per batch when timing; 0 leaves timing out.
+        batch_size: Images per batch otherwise.
 
     Returns:
         A point for every keep rate of every schedule.

@@ -53,7 +53,7 @@ def count_macs(run: Callable[[Tensor], object], pixels: Tensor) -> float:
 def images_per_second(
     runs: Mapping[Key, Callable[[Tensor], object]], pixels: Tensor, repeats: int = 7
 ) -> dict[Key, float]:
-    """Median throughput of several encoders, measured in turn so that a noisy machine disturbs all alike.
+    """Median throughput of several encoders, in alternation, so that a noisy machine affects all of them equally.
 
     Args:
         runs: Key -> encoder of a batch.
@@ -72,13 +72,13 @@ def images_per_second(
 def time_in_turn(
     runs: Mapping[Key, Callable[[Tensor], object]], pixels: Tensor, repeats: int, seconds: float = 0.0
 ) -> dict[Key, list[float]]:
-    """Seconds that each encoder takes for a batch, round after round, every encoder once a round.
+    """Seconds that each encoder takes for a batch, round after round, every encoder once per round.
 
     Args:
         runs: Key -> encoder of a batch.
         pixels: The batch ``(batch, 3, height, width)``.
         repeats: Rounds at least; the first of one more is a warm-up.
-        seconds: More rounds until so much time has gone.
+        seconds: More rounds until this much time has passed.
 
     Returns:
         Key -> seconds of every round but the first.

@@ -1,4 +1,4 @@
-"""The paper's tables and figures, measured on the data sets at hand and set beside what it publishes."""
+"""The paper's tables and figures, measured on your data sets, next to what it publishes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def reproduce(table: str, job: Job) -> list[dict[str, Any]]:
         job: What to measure on.
 
     Returns:
-        A row for every cell, with the published value beside the measured one where the paper has the data set.
+        A row for every cell, with the published value next to the measured one where the paper has the data set.
 
     Raises:
         UserError: If the images have no classes, the model has no text encoder, or a fit needs training images.

@@ -123,7 +123,7 @@ def _macs(entry: Entry, pixels: Tensor, dense_macs: float) -> dict[str, float]:
 
 
 def _speeds(entries: Sequence[Entry], dense: Entry, pixels: Tensor) -> dict[Hashable, float]:
-    """Images per second of what can be deployed, each keep rate in turn with the dense model."""
+    """Images per second of what can be deployed, each keep rate in alternation with the dense model."""
     speeds: dict[Hashable, float] = {}
     for rate in dict.fromkeys(entry.keep for entry in entries):
         timed = [entry for entry in entries if entry.keep == rate and entry is not dense and not entry.method.oracle]
@@ -174,7 +174,7 @@ def _recalls(tally: Tally, key: Hashable, captions: tuple[Tensor, Tensor] | None
 def _captions(
     model: LoadedModel, data: ImageData, tally: Tally, prompts: Prompts | None
 ) -> tuple[Tensor, Tensor] | None:
-    """Unit features of the captions of the indexed images, under tuned tokens or none, and whose each caption is."""
+    """Unit features of the captions of the indexed images, and the number of the image that each belongs to."""
     if data.captions is None or model.text is None:
         return None
     images, _ = tally.features(DENSE)

@@ -1,4 +1,4 @@
-"""What pruning saves on this machine: latency, throughput and memory beside the dense model."""
+"""What pruning saves on this machine: latency, throughput and memory compared with the dense model."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class SpeedSettings:
     """What to time.
 
     Attributes:
-        keep: Keep rates; the dense model is always timed beside them.
+        keep: Keep rates; the dense model is always timed with them.
         batches: Batch sizes, in images.
         backends: eager, compile (fullgraph), or both; dense and pruned alike.
         precisions: Of weights and activations: fp32, bf16, fp16.
         repeats: Rounds of each batch size, at least.
-        seconds: More rounds until so many seconds have gone, for percentiles of small batches.
+        seconds: More rounds until this many seconds have passed, for percentiles of small batches.
         seed: Random seed of the pixels.
     """
 
@@ -56,7 +56,7 @@ class SpeedSettings:
 
 
 def measure_speed(model: nn.Module, pruner: Pruner, name: str, settings: SpeedSettings) -> list[dict[str, Any]]:
-    """Times the dense and the pruned model in turn, on random pictures.
+    """Times the dense and the pruned model in alternation, on random pictures.
 
     Time does not depend on what the predictor has learnt or the pictures show.
 

@@ -43,7 +43,7 @@ class FitSettings:
 
     Attributes:
         objective: imitate learns golden rankings; distill needs none; both imitates, then distills.
-        ranked: At most so many images, drawn by seed, are ranked for imitation, unless rankings are given.
+        ranked: Maximum number of images, drawn by seed, that are ranked for imitation, unless rankings are given.
         keep: Keep rate stored with the pruner; it can be changed later without fitting again.
         steps: Steps of distillation of each predictor.
         network: The predictor; mlp and transformer take any number of patches.
@@ -105,13 +105,13 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FitReport:
-    """How a fit went.
+    """What a fit did.
 
     Attributes:
         n_images: Images used, those held out included.
         skipped: Key -> why an image could not be read.
-        imitation: How the imitation went, where there was one.
-        distillation: How the last distillation went, where there was one.
+        imitation: What the imitation reached, where there was one.
+        distillation: What the last distillation reached, where there was one.
     """
 
     n_images: int
@@ -138,7 +138,7 @@ def fit(
             first block of the schedule. By default ``settings.ranked`` images are ranked into ``out``.
 
     Returns:
-        The pruner and how the fit went.
+        The pruner and a report.
 
     Raises:
         UserError: If the rankings are incomplete or belong to another model, block or other images, if rankings are

@@ -1,4 +1,4 @@
-"""A-ViT without training: tokens halt, and the ones whose halting scores add up to most are gone."""
+"""A-ViT without training: tokens halt once their halting scores add up to the most."""
 
 from __future__ import annotations
 

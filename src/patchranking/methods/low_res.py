@@ -19,7 +19,7 @@ __all__ = ["LowRes", "low_res", "low_res_schedule", "small_grid"]
 
 
 def small_grid(grid: tuple[int, int], patches: int) -> tuple[int, int]:
-    """The grid of at most so many patches whose sides are nearest to the picture's shape.
+    """The largest grid of at most ``patches`` patches in the picture's proportions.
 
     A grid may be longer by one patch on one side, as 11 x 12 is of 12 x 12: so there are nearly twice as many sizes.
     """

@@ -32,7 +32,7 @@ def measure(
     batch_size: int = 32,
     progress: str | None = "measure",
 ) -> Tally:
-    """Measures encodings beside the dense model on the same images; what they share of an image is computed once.
+    """Measures encodings and the dense model on the same images; what they share of an image is computed once.
 
     Args:
         model: The dense model.

@@ -25,7 +25,7 @@ class Style:
 
     Attributes:
         colour: Hex colour that is legible on white and on near-black, and distinct for colour-blind readers.
-        marker: Matplotlib marker, a second cue beside the colour.
+        marker: Matplotlib marker, a second cue besides the colour.
     """
 
     colour: str

@@ -38,7 +38,7 @@ _REPORTED = (0.8, 0.6, 0.5, 0.4)
 
 @dataclass(frozen=True)
 class Distillation:
-    """How a distillation went.
+    """What a distillation reached.
 
     Attributes:
         n_train: Images fitted to.
@@ -64,7 +64,7 @@ def soft_gates(scores: Tensor, count: int, width: float) -> tuple[Tensor, Tensor
         width: Width of the threshold in places, as a share of the patches.
 
     Returns:
-        Indices of the patches whose gates are not all but closed, ``(batch, open)``, and the logarithms of their gates
+        Indices of the patches whose gates are not nearly closed, ``(batch, open)``, and the logarithms of their gates
         of the same shape.
     """
     moved = _PLACE_A_SCORE * standardise(scores)
@@ -101,7 +101,7 @@ def distill(
         features: Features of the dense model, ``(views, images, features)``.
         block: Patches are dropped before this block.
         steps: Optimiser steps (AdamW, warm-up, cosine schedule down to a twentieth).
-        batch_size: Images a step.
+        batch_size: Images per step.
         learning_rate: AdamW's.
         weight_decay: AdamW's.
         held_out_share: Share of the images held out; measured on their first view.

@@ -19,7 +19,7 @@ __all__ = ["Imitation", "imitate"]
 
 @dataclass(frozen=True)
 class Imitation:
-    """How an imitation went.
+    """What an imitation reached.
 
     Attributes:
         n_train: Images fitted to.
@@ -59,7 +59,7 @@ def imitate(
         importance: Golden importance ``(views, images, patches)``.
         loss: Function of predicted scores and golden importance.
         epochs: Passes over the images, under a cosine schedule down to a tenth.
-        batch_size: Images a step.
+        batch_size: Images per step.
         learning_rate: AdamW's.
         weight_decay: AdamW's.
         held_out_share: Share of the images that choose the epoch, by their first view.

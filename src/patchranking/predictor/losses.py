@@ -50,7 +50,7 @@ def bce(scores: Tensor, importance: Tensor) -> Tensor:
 
 
 def margin(scores: Tensor, importance: Tensor) -> Tensor:
-    """Hinge on every pair: the more important patch shall score at least 1 more (RankSVM; the reference code's loss).
+    """Hinge on every pair: the more important patch is to score at least 1 more (RankSVM; the reference code's loss).
 
     Args:
         scores: Predicted ``(batch, patches)``.
@@ -68,7 +68,7 @@ def top_list(scores: Tensor, importance: Tensor) -> Tensor:
     """List loss weighted to the top: only who is in the golden top k counts, for k from 30 to 80 % of the patches.
 
     For each k, the cross-entropy between the uniform distribution over the golden top k and the softmax of the scores;
-    a patch thus weighs the more, the more of the tops it belongs to, and the order far below every k is of no account.
+    a patch thus weighs more the more of these top lists it belongs to, and the order far below every k does not count.
 
     Args:
         scores: Predicted ``(batch, patches)``.

@@ -25,7 +25,7 @@ class Predictor(nn.Module):
     """Scores patches from the tokens that enter the pruned block (paper, section 3.2 and Table 6).
 
     Tokens are reduced to few channels, a body lets them see one another, and each patch gets a score. Beyond the paper,
-    each token also gets a correction: what the tokens kept shall take over from those dropped. It is zero until a
+    each token also gets a correction: what the kept tokens take over from the dropped ones. It is zero until a
     distillation has learned it.
 
     Args:

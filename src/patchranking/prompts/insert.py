@@ -68,7 +68,7 @@ def tuned_class_features(prompts: Prompts, class_names: Sequence[str], text: Tex
 
 
 def _with_room(text: TextTower, texts: list[str], number: int) -> tuple[Tensor, int]:
-    """Ids of texts with room for so many tokens after the start token, if there is one, and where the room begins."""
+    """Ids of texts with room for ``number`` tokens after any start token, and where the room begins."""
     ids, empty = text.tokenize(texts), text.tokenize([""])
     first = int((ids[:, 0] == empty[0, 0]).all())
     end = empty[0, first]
@@ -77,8 +77,8 @@ def _with_room(text: TextTower, texts: list[str], number: int) -> tuple[Tensor, 
     lost = (longer[:, first + number :] != end).all(1)
     if lost.any():
         raise UserError(
-            f"'{texts[int(lost.int().argmax())]}' and {number} tokens do not fit into the {text.context_length} places "
-            "of the text encoder: use fewer tokens."
+            f"'{texts[int(lost.int().argmax())]}' and {number} tokens do not fit into the text encoder's "
+            f"{text.context_length} positions: use fewer tokens."
         )
     return longer, first
 

@@ -19,14 +19,14 @@ _STD = 0.02
 
 
 class Prompts(nn.Module):
-    """Text context that replaces the template, visual tokens that stand beside the patches, or both.
+    """Text context that replaces the template, visual tokens next to the patches, or both.
 
     Args:
         tokens: ``text``, ``visual`` or ``both``.
         text_width: Channels of the text encoder's tokens.
         width: Channels of the image encoder's tokens.
         num_tokens: Tokens of each encoder.
-        depth: Levels: before so many blocks fresh tokens take the place of the former ones; 1 is shallow.
+        depth: Levels: blocks before which fresh tokens replace the previous ones; 1 is shallow.
         coupled: Whether visual tokens are a learned linear map of the text tokens, the paper's ``M P_t``, or free.
         class_specific: Whether each class has a text context of its own, or all share one.
         class_names: The classes tuned on; none when tuned on captions.

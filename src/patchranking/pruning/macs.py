@@ -20,7 +20,7 @@ def analytic_macs(tower: VisionTower, features: int, schedule: Schedule, visual_
         tower: The image encoder.
         features: Size of the output feature.
         schedule: Where patches are dropped and how many stay.
-        visual_tokens: Learnable tokens that run beside the patches.
+        visual_tokens: Learnable tokens that run alongside the patches.
     """
     width, mlp = tower.width, tower.mlp_width
 

@@ -15,7 +15,7 @@ __all__ = ["Schedule"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Pruning in one or more stages: before a block, so large a share of all patches is still there.
+    """Pruning in one or more stages: which share of all patches enters a block.
 
     ``Schedule({3: 0.6})`` is the paper's one-shot schedule, ``Schedule({3: 0.9, 5: 0.8, 7: 0.7, 9: 0.6})`` its
     progressive one (Table 4). Counts are fixed by the number of patches, so shapes are static.
@@ -33,7 +33,7 @@ class Schedule:
         object.__setattr__(self, "stages", dict(sorted(self.stages.items())))
         rates = [check_keep_rate(rate) for rate in self.stages.values()]
         if rates != sorted(rates, reverse=True):
-            raise UserError(f"Patches that are gone cannot come back: the keep rates {rates} must not grow with depth.")
+            raise UserError(f"Dropped patches cannot come back: the keep rates {rates} must not increase with depth.")
 
     def __hash__(self) -> int:
         return hash(tuple(self.stages.items()))
@@ -61,9 +61,9 @@ class Schedule:
         return list(self.stages.values())[-1]
 
     def at(self, keep: float) -> Schedule:
-        """The same schedule for another final keep rate: every stage's removed share grows or shrinks alike.
+        """The same schedule for another final keep rate: the shares removed by the stages keep their proportions.
 
-        Where nothing is removed there are no shares to go by, and every stage gets the same.
+        Where nothing is removed there are no proportions, and every stage removes the same.
         """
         if keep == self.keep:
             return self

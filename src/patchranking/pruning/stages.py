@@ -42,7 +42,7 @@ def staged(
     the end off; otherwise they keep their places.
 
     Args:
-        schedule: Gives the schedule of the moment; its blocks stay the same.
+        schedule: Gives the current schedule; its blocks stay the same.
         num_patches: Patches before the first stage.
         num_prefix_tokens: Tokens before the patches.
         drops: Block -> what chooses there; the first block needs one.

@@ -1,4 +1,4 @@
-"""Soft removal: every patch has a gate between 0 (gone) and 1 (there), so damage has a gradient."""
+"""Soft removal: every patch has a gate between 0 (dropped) and 1 (kept), so damage has a gradient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["gated_features", "open_gates", "probes", "sketched_jacobian"]
 def gated_features(tower: VisionTower, tokens: Tensor, log_gates: Tensor, block: int) -> Tensor:
     """Features with the attention logits towards patch j shifted by ``log g_j`` in every block from ``block`` on.
 
-    ``log g = 0`` leaves a patch alone; ``log g = -inf`` equals dropping it, because no other token sees it any more.
+    ``log g = 0`` leaves a patch alone; ``log g = -inf`` equals dropping it, because no token attends to it any more.
 
     Args:
         tower: The image encoder.

@@ -34,7 +34,7 @@ def rank(
     settings: SearchSettings = SearchSettings(),  # noqa: B008
     engine: EngineName = "local",
 ) -> dict[str, Any]:
-    """Ranks every image and stores the rankings; run again after a kill, it goes on where it stopped.
+    """Ranks every image and stores the rankings; run again after a kill, it resumes where it stopped.
 
     Args:
         model: The model.

@@ -26,7 +26,7 @@ __all__ = ["rank_on_ray"]
 
 
 def rank_on_ray(ranker: ShardRanker, shards: Sequence[int]) -> Iterator[int]:
-    """Ranks shards on Ray Data: one actor a GPU, or one for every so many CPUs as torch uses threads here.
+    """Ranks shards on Ray Data: one actor per GPU, or one for as many CPUs as torch uses threads here.
 
     Joins the cluster named by ``RAY_ADDRESS`` or running on this machine, else starts one here and stops it in the end.
     All nodes see the images, local models and the folder of the rankings under the same paths. Each actor loads the

@@ -17,7 +17,7 @@ from patchranking.towers import VisionTower
 __all__ = ["sketched"]
 
 _STEPS_A_SWEEP = 9
-"""About so many steps go once through the keep rates: first with soft gates and long steps, then sharper, shorter."""
+"""About as many steps pass over the keep rates once: first soft gates and long steps, then sharper and shorter ones."""
 _KEPT_SHARES = (0.85, 0.2)
 """Keep rates at which the order is mended, from the largest to the smallest."""
 _SOFTNESS = (0.1, 0.03)
@@ -103,7 +103,7 @@ def _damage_gradient(
 ) -> Tensor:
     """Gradient of the damage by each patch's place in the order, when about ``share`` of the patches stay.
 
-    Patches so far below the threshold that their gates are all but closed are left out, and their gradient is 0.
+    Patches so far below the threshold that their gates are nearly closed are left out, and their gradient is 0.
 
     Returns:
         ``(batch, patches)`` float32.

@@ -254,7 +254,7 @@ def examples_picture(examples: Sequence[Example], rates: Sequence[float] = (0.6,
 
     Args:
         examples: The images.
-        rates: Keep rates to show of every method, beside the image and its golden ranking.
+        rates: Keep rates to show for every method, next to the image and its golden ranking.
         side: Side of one image in pixels.
 
     Returns:

@@ -170,7 +170,7 @@ def _mean(rows: Sequence[Row], name: str) -> float | None:
 
 
 def _same_images(rows: Sequence[Row]) -> dict[str, Any] | None:
-    """An oracle beside the other methods on exactly the images that the oracle was run on."""
+    """An oracle and the other methods on exactly the images that the oracle was run on."""
     compared = [row for row in rows if row.get("same_images")]
     if not compared:
         return None

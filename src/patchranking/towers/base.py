@@ -141,7 +141,7 @@ class VisionTower(ABC):
         return self.pool(self.run(self.embed(pixels), 0))
 
     def keys(self, tokens: Tensor, block: int) -> Tensor:
-        """Keys of a block's attention, all heads in a row, ``(batch, tokens, width)``; computed beside the block.
+        """Keys of a block's attention, all heads concatenated, ``(batch, tokens, width)``; computed outside the block.
 
         Args:
             tokens: Tokens entering ``block``, ``(batch, tokens, width)``.
@@ -152,7 +152,7 @@ class VisionTower(ABC):
     def class_attention(self, tokens: Tensor, block: int) -> Tensor:
         """Attention of the class token to every patch in one block, averaged over heads.
 
-        Computed beside the block from its own norm and projections, so the attention kernel stays untouched.
+        Computed outside the block from its own norm and projections, so the attention kernel stays untouched.
 
         Args:
             tokens: Tokens entering ``block``, ``(batch, prefix + patches, width)``.

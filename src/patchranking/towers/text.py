@@ -18,7 +18,7 @@ class TextTower:
     Attributes:
         tokenize: Turns texts into ids ``(texts, length)``, on the model's device.
         encode: Turns ids into normalised features ``(texts, features)``, as the library does.
-        context_length: Most ids of a text.
+        context_length: Maximum number of ids of a text.
         embedding: The module that embeds ids; None where the text encoder is of an unknown kind.
         blocks: The text encoder's transformer blocks, which take ``(texts, length, width)`` first.
     """

@@ -1,4 +1,4 @@
-"""Progress of a tuning on disk, so that a killed one goes on."""
+"""Progress of a tuning on disk, so that a killed one resumes."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def few_shots(data: ImageData, shots: int, seed: int) -> tuple[list[int], dict[s
 
     Args:
         data: Labelled images.
-        shots: Images a class; a class with fewer gives all it has.
+        shots: Images per class; a class with fewer gives all it has.
         seed: The same seed draws the same images, and the first of more shots are those of fewer.
 
     Returns:
@@ -93,7 +93,7 @@ def _can_read(data: ImageData, index: int, skipped: dict[str, str]) -> bool:
 
 
 def passes(indices: Sequence[int], length: int, seed: int) -> list[int]:
-    """Passes over images, each in an order of its own, until there are so many items."""
+    """Passes over images, each in its own order, until there are this many items."""
     rng = np.random.default_rng(seed)
     order: list[int] = []
     while len(order) < length:

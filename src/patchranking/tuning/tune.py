@@ -83,7 +83,7 @@ class TuneSettings:
 
 @dataclass(frozen=True)
 class TuneReport:
-    """How a tuning went.
+    """What a tuning did.
 
     Attributes:
         n_tuned: Images tuned on.
@@ -114,7 +114,7 @@ def tune(
     """Tunes learnable tokens on the pruned model and saves them; both encoders and the predictors stay as they are.
 
     The loss is cross-entropy over cosine logits for classes, and for captions a batch's symmetric contrastive loss. A
-    tuning that was killed goes on from ``out`` and, on a CPU, ends with the same tokens. Started by ``torchrun`` it
+    killed tuning resumes from ``out`` and, on a CPU, ends with the same tokens. Started by ``torchrun`` it
     runs on several devices, which share the batch (Lightning Fabric).
 
     Args:
@@ -125,7 +125,7 @@ def tune(
         settings: How to tune.
 
     Returns:
-        The pruner with its tokens, and how it went.
+        The pruner with its tokens, and a report.
 
     Raises:
         UserError: If the model has no text encoder, the images have neither classes nor captions, the tokens do not
