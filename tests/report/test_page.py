@@ -13,6 +13,7 @@ from PIL import Image
 from patchranking.errors import MissingExtraError
 from patchranking.evaluation.examples import Example
 from patchranking.report.page import write_report
+from patchranking.report.styles import style
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
@@ -153,3 +154,147 @@ def test_retrieval_and_the_dense_index_have_columns_where_they_were_measured(tmp
     assert "41.2" in body(html)[0]
     assert "87.3\u00a0%" in body(html)[0]
     assert "Same 10" not in page(tmp_path, [row("patchranking", 0.6)])
+
+
+@pytest.fixture
+def _no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves the charts out, which take most of the time."""
+    monkeypatch.setattr("patchranking.report.page.accuracy_against_cost", lambda *_: "")
+
+
+def cells(html: str, table: int = 0) -> list[list[str]]:
+    """The rows of a table, head first, as the text of their cells."""
+    found = html.split("<table>")[1 + table].split("</table>")[0].replace("\u00a0", " ")
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", line) for line in found.split("<tr")[1:]]
+    return [[re.sub(r"<[^>]+>", " ", cell).strip() for cell in line] for line in rows]
+
+
+@pytest.mark.usefixtures("_no_charts")
+def test_a_row_of_the_table_cell_by_cell(tmp_path: Path) -> None:
+    more = {"recall_at_1": 41.26, "index_overlap_at_10": 0.8731, "object_patches_kept": 0.7512, "kept_patches": 1086}
+    html = page(tmp_path, [row("patchranking", 0.555, top1=95.14, feature_cosine=0.98765, gmacs=0.31251, **more)])
+    assert cells(html) == [
+        [
+            *("Method", "Kept", "Patches", "Top-1, %", "Change, points", "Feature cosine", "Recall@1, %"),
+            *("Same 10 neighbours", "Object patches kept", "GMACs", "Images per s", "Speed ratio"),
+        ],
+        [
+            *("patchranking", "55.5 %", "1,086", "95.1", "−1.1", "0.988", "41.3"),
+            *("87.3 %", "75.1 %", "0.313", "990", "1.24×"),
+        ],
+    ]
+    slow = page(tmp_path, [row("random", 0.6, images_per_second=12.34, images_per_second_dense=24.68)])
+    assert cells(slow)[1] == ["random", "60 %", "38", "96.0", "−0.2", "0.990", "0.310", "12.3", "0.50×"]
+
+
+@pytest.mark.usefixtures("_no_charts")
+def test_rows_go_down_the_keep_rates_with_oracles_last_at_each(tmp_path: Path) -> None:
+    names = ("golden", "zebra", "random", "patchranking", "tome")
+    rows = [row(name, rate, oracle=name == "golden") for rate in (0.5, 0.7) for name in names]
+    rows += [row("random", 0.5, seed=seed, top1=90.0 + seed) for seed in (4, 2)]
+    html = page(tmp_path, [*rows, DENSE])
+    order = ["patchranking", "tome", "random", "zebra", "golden"]
+    found = [(line[0].split()[0], line[1]) for line in cells(html)[1:]]
+    assert found == [
+        ("dense", "100 %"),
+        *((name, "70 %") for name in order),
+        *((name, "50 %") for name in [*order[:2], *["random"] * 3, *order[3:]]),
+    ]
+    assert [line[0].split("seed")[1] for line in cells(html)[1:] if line[0].startswith("random")] == [
+        " 0",
+        " 0",
+        " 2",
+        " 4",
+    ]
+    assert len(re.findall(r'<tr class="first', html.split("<tbody>")[1].split("</tbody>")[0])) == 3
+    assert len(re.findall(r'<tr class="[^"]*ours', html)) == 2
+
+
+@pytest.mark.usefixtures("_no_charts")
+def test_a_seed_is_named_only_beside_others_and_tokens_always(tmp_path: Path) -> None:
+    html = page(tmp_path, [row("patchranking", 0.6, seed=3), row("patchranking", 0.6, seed=3, tuned="both")])
+    assert [line[0] for line in cells(html)[1:]] == ["patchranking", "patchranking both tokens"]
+
+
+@pytest.mark.usefixtures("_no_charts")
+def test_every_method_has_a_dot_of_its_colour(tmp_path: Path) -> None:
+    html = page(tmp_path, [row("evit", 0.6), GOLDEN])
+    dots = re.findall(r'<i class="dot" style="background:(#\w+)"></i>([\w-]+)', html)
+    assert dots == [(style(name).colour, name) for name in ("evit", "golden", "patchranking")]
+
+
+@pytest.mark.usefixtures("_no_charts")
+def test_the_summary_and_its_figures_speak_of_our_method_at_one_rate(tmp_path: Path) -> None:
+    rows = [
+        row("golden", 0.6, oracle=True, top1=99.0),
+        row("evit", 0.6, top1=91.0),
+        row("tome", 0.6, top1=93.0),
+        row("patchranking", 0.7, top1=95.0, gmacs=0.4),
+        row("patchranking", 0.45, top1=12.0),
+        row("patchranking", 0.7, top1=13.0, tuned="text"),
+        row("random", 0.7, top1=88.0),
+        row("golden", 0.7, top1=99.0, oracle=True),
+        row("cls-attention", 0.7, top1=90.0),
+    ]
+    html = page(tmp_path, rows).replace("\u00a0", " ")
+    assert (
+        "At 70 % of the patches kept, patchranking costs 0.400 instead of 0.410 GMACs (−2 %), changes top-1 from "
+        "96.2 to 95.0 % and runs at 1.24× the speed. At the same rate cls-attention reaches 90.0 % and random reaches "
+        "88.0 %."
+    ) in html
+    tiles = re.findall(r'<div class="card"><b>(.*?)</b><span>(.*?)</span></div>', html)
+    assert tiles == [
+        ("−2 %", "compute (GMACs)"),
+        ("−1.2", "points of top-1"),
+        ("1.24×", "images per second"),
+        ("0.990", "cosine to dense features"),
+    ]
+    assert "Against the dense model, patchranking at 70 % of the patches:" in html
+
+
+@pytest.mark.usefixtures("_no_charts")
+def test_without_our_method_the_baseline_nearest_to_sixty_percent_is_summed_up(tmp_path: Path) -> None:
+    html = page(tmp_path, [row("random", 0.9), row("evit", 0.55), row("golden", 0.6, oracle=True)])
+    assert "At 55\u00a0% of the patches kept, evit costs" in html
+
+
+@pytest.mark.usefixtures("_no_charts")
+def test_the_number_of_images_is_that_of_most_rows(tmp_path: Path) -> None:
+    assert "demo, 2,000 images." in page(tmp_path, [GOLDEN, row("random", 0.6)])
+
+
+def test_charts_come_in_the_order_of_the_measures_with_time_second(tmp_path: Path) -> None:
+    html = page(tmp_path, [row("random", 0.6, index_overlap_at_10=0.5)])
+    assert re.findall(r'aria-label="(.*?) against (\w+)', html) == [
+        ("Zero-shot top-1 (%)", "GMACs"),
+        ("Zero-shot top-1 (%)", "Milliseconds"),
+        ("Cosine to the dense features", "GMACs"),
+        ("Dense index: same 10 neighbours (%)", "GMACs"),
+    ]
+
+
+@pytest.mark.usefixtures("_no_charts")
+def test_the_oracles_table_has_its_result_first_and_then_the_others_in_order(tmp_path: Path) -> None:
+    beside = {"random": {"top1": 1.0, "feature_cosine": 0.1}, "dense": {"top1": 99.0, "feature_cosine": 1.0}}
+    golden = [row("golden", rate, oracle=True, n_images=1234, top1=98.0, same_images=beside) for rate in (0.5, 0.7)]
+    golden[1]["same_images"] = {"dense": {"top1": 97.0, "feature_cosine": 1.0}}
+    assert cells(page(tmp_path, golden), 1) == [
+        ["Oracle", "Kept", "Images", "Its result", "dense", "random"],
+        ["golden", "70 %", "1,234", "98.0  0.990", "97.0  1.000", "–  –"],
+        ["golden", "50 %", "1,234", "98.0  0.990", "99.0  1.000", "1.0  0.100"],
+    ]
+
+
+@pytest.mark.usefixtures("_no_charts")
+def test_a_mask_has_a_patch_in_every_place_and_the_first_sixty_percent_are_kept(tmp_path: Path) -> None:
+    places = np.random.default_rng(0).permutation(15).reshape(3, 5)
+    html = page(tmp_path, [DENSE], [Example(Image.new("RGB", (8, 8)), "x", None, {"random": places})])
+    assert 'viewBox="0 0 5 3"' in html
+    assert 'data-patches="15"' in html
+    patches = re.findall(
+        r'<rect x="(\d+)" y="(\d+)" width="1.02" height="1.02" data-place="(\d+)"( class="kept")?', html
+    )
+    assert [(int(x), int(y), int(place)) for x, y, place, _ in patches] == [
+        (x, y, places[y, x]) for y in range(3) for x in range(5)
+    ]
+    assert sorted(int(place) for *_, place, kept in patches if kept) == list(range(9))
