@@ -50,6 +50,14 @@ def test_the_cheapest_within_a_loss_or_the_truest_within_a_time(budget, keep):
     assert choose(CURVE, Budget.parse(budget)).schedule.keep == keep
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_the_order_of_the_curve_does_not_matter(shift):
+    curve = CURVE[shift:] + CURVE[:shift]
+    assert choose(curve, Budget.parse("2 points")) is CURVE[3]
+    assert choose(curve, Budget.parse("0.975 cosine")) is CURVE[2]
+    assert choose(curve, Budget.parse("27 ms")) is CURVE[1]
+
+
 def test_what_cannot_be_met_or_was_not_measured_is_said():
     with pytest.raises(UserError, match=r"within 0\.999 cosine: the nearest reaches 0\.99"):
         choose(CURVE, Budget.parse("0.999 cosine"))

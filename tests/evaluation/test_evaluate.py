@@ -307,7 +307,7 @@ def test_random_patches_are_drawn_by_seed(loaded, data):
 
 def test_without_the_oracle_the_first_readable_images_are_shown_with_what_untuned_methods_choose(loaded, data):
     pruner = two_stages(loaded)
-    tuned = pruner.tuned_by(Prompts("visual", 16, 32, num_tokens=2)).eval()
+    tuned = two_stages(loaded).tuned_by(Prompts("visual", 16, 32, num_tokens=2)).eval()
     given = settings(methods=["random", "cls-attention"], keep=[0.5], timing_batch=0, examples=3)
     _, shown = evaluate(loaded, data, [tuned, pruner], given)
     readable = [image for image, key in enumerate(data.keys) if "broken" not in key][:3]

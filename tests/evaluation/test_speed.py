@@ -49,7 +49,21 @@ def test_another_models_pruner_is_refused(case):
     pruner = pruner_for(case.tower)
     pruner.base = replace(pruner.base, width=7)
     with pytest.raises(UserError, match="fitted to 'tiny' with width 7"):
-        measure_speed(case.model, pruner, "tiny", SpeedSettings())
+        measure_speed(case.model, pruner, "tiny", SpeedSettings([1.0]))
+
+
+def test_the_predictor_runs_in_the_precision_of_the_model(loaded, monkeypatch):
+    pruner, seen, correct = pruner_for(loaded.tower), set(), Predictor.correct
+
+    def spied(self, tokens, keep):
+        seen.add((tokens.dtype, self.correction.weight.dtype))
+        return correct(self, tokens, keep)
+
+    monkeypatch.setattr(Predictor, "correct", spied)
+    settings = SpeedSettings([0.5], batches=[1], precisions=["bf16"], repeats=1, seconds=0)
+    measure_speed(loaded.model, pruner, "tiny", settings)
+    assert seen == {(torch.bfloat16, torch.bfloat16)}
+    assert {weight.dtype for weight in (*pruner.parameters(), *loaded.model.parameters())} == {torch.float32}
 
 
 @pytest.mark.parametrize("changes", [{"keep": [0.5, 0.0]}, {"keep": [1.1]}, {"batches": [1, 0]}, {"batches": []}])
@@ -79,16 +93,3 @@ def test_figures_are_medians_over_rounds_and_ratios_are_taken_within_a_round(loa
     assert dense["peak_activations_mb"] == pytest.approx(peak / 2**20)
     assert {row["model"] for row in (dense, half, quarter)} == {"tiny"}
     assert {row["backend"] for row in (dense, half, quarter)} == {"eager"}
-
-
-def test_peak_counts_what_lives_at_once():
-    def run(pixels):
-        first = pixels * 2  # 4 bytes a number
-        second = first + 1
-        del first
-        third = second.view(-1)[None] * 3  # the view takes nothing
-        return third.sum()
-
-    numbers = 1000
-    assert peak_activations(run, torch.zeros(numbers)) == 2 * 4 * numbers + 4
-    assert peak_activations(lambda pixels: pixels.mul_(2), torch.zeros(numbers)) == 0

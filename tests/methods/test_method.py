@@ -9,7 +9,6 @@ from patchranking.methods.batch import Batch
 from patchranking.methods.evit import fuse
 from patchranking.methods.method import Dropping, reducing
 from patchranking.predictor.networks import Predictor
-from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
 from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.schedule import Schedule
@@ -24,9 +23,8 @@ MATCHED_BY_MACS = {"tome", "low-res"}
 MIXING = {"evit", "tome", "low-res"}
 
 
-def pruner_for(tower, schedule=SCHEDULE, prompts=None):
-    torch.manual_seed(1)
-    return Pruner({1: Predictor.for_tower(tower)}, BaseModel.of(tower, "tiny"), schedule, prompts=prompts).eval()
+def pruner_for(tower):
+    return Pruner({1: Predictor.for_tower(tower)}, BaseModel.of(tower, "tiny"), SCHEDULE).eval()
 
 
 def everything(tower):
@@ -126,29 +124,6 @@ def test_reducing_equals_attaching_where_tokens_are_added_mixed_and_taken_away(t
     with attach_reductions(tower, reductions):
         assert torch.equal(tower(pixels), found)
     assert not torch.equal(tower(pixels), found)
-
-
-@torch.inference_mode()
-@pytest.mark.parametrize("tokens", [None, "visual"])
-def test_a_pruner_as_a_method_equals_the_attached_pruner_at_any_schedule(case, tokens):
-    tower = case.tower
-    prompts = None if tokens is None else Prompts(tokens, 16, tower.width, num_tokens=2, depth=2)
-    pruner = pruner_for(tower, prompts=prompts)
-    method = PatchRanking(pruner)
-    assert (method.tuned, method.prompts) == (pruner.tuned, pruner.prompts)
-    assert method.first_scorer(tower, 1) is pruner.predictor(1)
-    for schedule in (SCHEDULE, Schedule({1: 0.4}), Schedule({1: 1.0, 2: 1.0})):
-        encoding = method.at(tower, schedule)
-        assert encoding.schedule == schedule
-        found = encoding(case.pixels)
-        with pruner.scheduled(schedule).attached(case.model):
-            assert torch.equal(case.encode(case.pixels), found)
-    assert pruner.schedule == SCHEDULE
-
-
-def test_a_pruner_brings_the_classes_its_tokens_were_tuned_for(tower):
-    classes = torch.randn(3, 24)
-    assert PatchRanking(pruner_for(tower), classes).at(tower, SCHEDULE).classes is classes
 
 
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from patchranking.evaluation.cost import count_macs
 from patchranking.methods.centre_crop import CentreCrop
 from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
-from patchranking.pruning.macs import analytic_macs
+from patchranking.pruning.macs import analytic_macs, nearest_in_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
 from patchranking.towers.base_model import BaseModel
@@ -88,3 +88,25 @@ def test_the_formula_equals_counting_every_multiplication_of_every_layer(case, s
     tokens = tower.embed(case.pixels)
     features = tower.pool(tower.run(torch.cat([tokens[:, :1].expand(-1, extra, -1), tokens], 1), 0)).shape[-1]
     assert analytic_macs(tower, features, schedule, extra) == sum(found) + tower.width * features
+
+
+def test_the_formula_is_the_sum_over_the_blocks(tower):
+    """Width 32, MLP 64, patches of 8 x 8 pixels, 16 of them and a class token."""
+
+    def block(tokens):
+        return 4 * tokens * 32 * 32 + 2 * tokens * 32 * 64 + 2 * tokens * tokens * 32
+
+    embedding, head = 16 * 3 * 8 * 8 * 32, 32 * 24
+    assert analytic_macs(tower, 24, Schedule({0: 1.0})) == embedding + 5 * block(17) + head
+    assert analytic_macs(tower, 24, Schedule({0: 0.5})) == embedding + 5 * block(9) + head
+    stages = embedding + block(17) + 2 * block(13) + 2 * block(5) + head
+    assert analytic_macs(tower, 24, Schedule({1: 0.75, 3: 0.25})) == stages
+    assert analytic_macs(tower, 0, Schedule({4: 0.5}), 3) == embedding + 4 * block(20) + block(12)
+
+
+def test_the_nearest_may_be_above_or_below_and_the_first_of_equals_wins(tower):
+    candidates = [Schedule({2: rate}) for rate in (1.0, 0.75, 0.5, 0.25)]
+    for place, rate in ((0, 0.94), (1, 0.8), (1, 0.7), (3, 0.1)):
+        assert nearest_in_macs(tower, iter(candidates), Schedule({2: rate})) is candidates[place]
+    twins = [Schedule({2: 0.5, 4: 0.5}), Schedule({2: 0.5})]
+    assert nearest_in_macs(tower, twins, Schedule({2: 0.5})) is twins[0]
