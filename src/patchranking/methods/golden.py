@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -38,12 +38,18 @@ def by_golden(tower: VisionTower, schedule: Schedule, golden: Mapping[int, Tenso
         golden: Index of an image -> importance of its patches, ``(patches,)``.
     """
 
+    def importance(batch: Batch) -> Tensor:
+        return torch.stack([golden[image] for image in batch.images]).to(tower.device)
+
+    return Encoding(tower, schedule, _run(tower, schedule, importance), images=golden.keys())
+
+
+def _run(tower: VisionTower, schedule: Schedule, importance: Callable[[Batch], Tensor]) -> Callable[[Batch], Encoded]:
     def run(batch: Batch) -> Encoded:
-        importance = torch.stack([golden[image] for image in batch.images]).to(tower.device)
-        reductions = by_scores(tower, schedule, {schedule.block: lambda _: importance})
+        reductions = by_scores(tower, schedule, {schedule.block: lambda _: importance(batch)})
         return reducing(tower, schedule, reductions).run(batch)
 
-    return Encoding(tower, schedule, run, images=golden.keys())
+    return run
 
 
 class Golden(Method):
@@ -57,8 +63,4 @@ class Golden(Method):
         def search(batch: Batch) -> Tensor:
             return golden_importance(batch, schedule.block)
 
-        def run(batch: Batch) -> Encoded:
-            reductions = by_scores(tower, schedule, {schedule.block: lambda _: search(batch)})
-            return reducing(tower, schedule, reductions).run(batch)
-
-        return Encoding(tower, schedule, run, search)
+        return Encoding(tower, schedule, _run(tower, schedule, search), search)

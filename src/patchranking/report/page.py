@@ -14,6 +14,7 @@ from PIL import Image
 from patchranking.errors import MissingExtraError
 from patchranking.evaluation.examples import Example
 from patchranking.files import replacing
+from patchranking.pruning.select import kept_count
 from patchranking.report.figures import MEASURES, accuracy_against_cost
 from patchranking.report.pictures import heat_map, photo, shown_methods
 from patchranking.report.styles import order, style
@@ -207,7 +208,8 @@ def _card(item: Example, methods: Sequence[str]) -> dict[str, Any]:
                 {"x": number % columns, "y": number // columns, "place": place}
                 for number, place in enumerate(places.flatten().tolist())
             ]
-            masks.append({"name": method, "rows": rows, "columns": columns, "patches": patches})
+            kept = kept_count(_RATE, len(patches))
+            masks.append({"name": method, "rows": rows, "columns": columns, "patches": patches, "kept": kept})
     return {"caption": item.caption, "pictures": pictures, "masks": masks}
 
 
