@@ -45,7 +45,7 @@ from patchranking.ranking.job import rank
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.store import golden_by_index
 from patchranking.seeding import seeded
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 from patchranking.towers.load import LoadedModel, load_model
 
 BLOCK = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-from patchranking._torchvision import declare_missing_operators
+from patchranking.extras import declare_missing_operators
 
 declare_missing_operators()
 

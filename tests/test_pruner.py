@@ -13,7 +13,7 @@ from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import best_first, gather_tokens
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 
 
 def make(tower, keep=0.5, block=3, schedule=None):

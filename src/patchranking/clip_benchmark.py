@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from patchranking._torchvision import declare_missing_operators
-from patchranking.errors import MissingExtraError, UserError
+from patchranking.errors import UserError
+from patchranking.extras import import_extra
 from patchranking.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
 from patchranking.towers.load import LoadedModel, load_model
@@ -98,12 +98,13 @@ def accuracy(output: Tensor, target: Tensor, topk: Sequence[int] = (1,)) -> list
 
 def main() -> None:
     """Runs CLIP_benchmark's command line on pruned models."""
-    declare_missing_operators()
     try:
-        from clip_benchmark import cli, models
-        from clip_benchmark.metrics import zeroshot_classification
-    except ImportError as error:
-        raise SystemExit(f"patchranking: {MissingExtraError('This needs CLIP_benchmark', 'clip-benchmark')}") from error
+        import_extra("clip_benchmark.cli", "This needs CLIP_benchmark", "clip-benchmark")
+    except UserError as error:
+        raise SystemExit(f"patchranking: {error}") from error
+    from clip_benchmark import cli, models
+    from clip_benchmark.metrics import zeroshot_classification
+
     zeroshot_classification.accuracy = accuracy
     kinds: dict[str, Any] = models.TYPE2FUNC
     kinds[KIND] = load_pruned

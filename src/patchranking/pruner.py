@@ -24,7 +24,7 @@ from patchranking.pruning.attach import Reduction, attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import staged
 from patchranking.towers import TextTower, VisionTower, as_tower
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 
 __all__ = ["Pruner"]
 

@@ -14,7 +14,7 @@ from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 
 
 @pytest.mark.parametrize(

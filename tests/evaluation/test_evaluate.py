@@ -21,7 +21,7 @@ from patchranking.pruner import Pruner
 from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.sketched import sketched
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 
 
 @pytest.fixture

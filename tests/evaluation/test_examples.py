@@ -12,7 +12,7 @@ from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.sketched import sketched
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 
 
 class Noise(ImageData):

@@ -23,7 +23,7 @@ from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.ranking.store import iter_rankings
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 from patchranking.tuning.tune import TuneSettings
 
 PROGRESSIVE = Schedule({block: 1 - 20 / 196 * stage for stage, block in enumerate((3, 5, 7, 9), 1)})

@@ -22,7 +22,7 @@ from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 
 IMAGES = [11, 2, 7, 0, 13, 5, 4, 9, 3, 12, 6, 1, 8]  # 10 of 14 could not be read
 INDEXED = sorted({*IMAGES} - {2})

@@ -14,7 +14,7 @@ from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 
 
 def pruner_for(tower):

@@ -21,7 +21,7 @@ from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.store import read_manifest, shard_name, write_manifest, write_shard
-from patchranking.towers.fingerprint import fingerprint
+from patchranking.towers.identity import fingerprint
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
 from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.schedule import Schedule
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 
 SCHEDULE = Schedule({1: 0.75, 3: 0.5})
 BROKEN = (4, 9)

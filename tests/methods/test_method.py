@@ -14,7 +14,7 @@ from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.pruning.stages import by_scores
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 
 SCHEDULE = Schedule({1: 0.75, 3: 0.5})
 DROPPING = sorted(name for name, method in METHODS.items() if isinstance(method, Dropping))

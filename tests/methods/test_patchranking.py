@@ -10,7 +10,7 @@ from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 
 SCHEDULE = Schedule({1: 0.75, 3: 0.5})
 

@@ -13,7 +13,7 @@ from patchranking.pruner import Pruner
 from patchranking.pruning.macs import analytic_macs, nearest_in_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 
 
 def vit_b16(library):

@@ -23,7 +23,7 @@ from patchranking.ranking.job import rank
 from patchranking.ranking.leave_out import leave_out
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.store import MANIFEST, finished_manifest, iter_rankings, shard_name
-from patchranking.towers.fingerprint import fingerprint
+from patchranking.towers.identity import fingerprint
 
 FAST = SearchSettings("leave-out", block=3, window=2, stride=2)
 

@@ -18,7 +18,7 @@ from patchranking.ranking.objectives import label
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.shards import ShardRanker
 from patchranking.ranking.store import read_shard_summary
-from patchranking.towers.fingerprint import fingerprint
+from patchranking.towers.identity import fingerprint
 from patchranking.towers.zero_shot import class_features
 
 FAST = SearchSettings("leave-out", block=3, window=2, stride=2)

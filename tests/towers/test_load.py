@@ -14,10 +14,10 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from PIL import Image
 from safetensors.torch import save_file
 
-from patchranking._torchvision import declare_missing_operators
 from patchranking.demo import MODEL_DIR
 from patchranking.demo.scenes import scene
 from patchranking.errors import MissingExtraError, UserError
+from patchranking.extras import declare_missing_operators
 from patchranking.towers.load import load_model
 
 TOKENS_AND_PIXELS = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")

@@ -9,7 +9,7 @@ from patchranking.predictor.networks import Predictor
 from patchranking.prompts.insert import prompted_features
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.schedule import Schedule
-from patchranking.towers.base_model import BaseModel
+from patchranking.towers.identity import BaseModel
 from patchranking.towers.zero_shot import class_features
 from patchranking.tuning.learner import Learner
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,7 +10,8 @@ from PIL import Image
 
 from patchranking.data.base import ImageData, row_keys, sample
 from patchranking.data.images import UnreadableImageError, read_image, reason
-from patchranking.errors import MissingExtraError, UserError
+from patchranking.errors import UserError
+from patchranking.extras import import_extra
 
 __all__ = ["HuggingFaceData"]
 
@@ -35,7 +35,7 @@ class HuggingFaceData(ImageData):
     """
 
     def __init__(self, name: str, split: str, default_split: str, limit: int | None, seed: int) -> None:
-        library = _library()
+        library = import_extra("datasets", "Data from Hugging Face needs datasets", "data")
         try:
             splits = _splits(library, name)
         except Exception as error:
@@ -59,13 +59,6 @@ class HuggingFaceData(ImageData):
         if picture is None:
             raise UnreadableImageError("the row has no picture")
         return read_image(Path(picture["path"]) if picture["bytes"] is None else picture["bytes"])
-
-
-def _library() -> ModuleType:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise MissingExtraError("Data from Hugging Face needs datasets", "data") from error
 
 
 def _splits(library: ModuleType, name: str) -> dict[str, Any]:

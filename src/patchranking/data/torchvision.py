@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import operator
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from PIL import Image
 from torch.utils.data import Dataset
 
-from patchranking._torchvision import declare_missing_operators
 from patchranking.data.base import ImageData, row_keys, sample
 from patchranking.data.images import UnreadableImageError, read_image, reason
-from patchranking.errors import MissingExtraError, UserError
+from patchranking.errors import UserError
+from patchranking.extras import import_extra
 
 __all__ = ["TorchvisionData"]
 
@@ -40,7 +38,8 @@ class TorchvisionData(ImageData):
     """
 
     def __init__(self, name: str, split: str, default_split: str, limit: int | None, seed: int) -> None:
-        kind = getattr(_library(), name, None)
+        library = import_extra("torchvision.datasets", "Data from torchvision needs torchvision", "open-clip")
+        kind = getattr(library, name, None)
         if not (isinstance(kind, type) and issubclass(kind, Dataset)):
             raise UserError(f"torchvision has no data set '{name}': give the name of a class in torchvision.datasets.")
         arguments = _arguments(kind)
@@ -64,14 +63,6 @@ class TorchvisionData(ImageData):
         except Exception as error:
             raise UnreadableImageError(reason(error)) from error
         return read_image(picture)
-
-
-def _library() -> ModuleType:
-    declare_missing_operators()
-    try:
-        return importlib.import_module("torchvision.datasets")
-    except ImportError as error:
-        raise MissingExtraError("Data from torchvision needs torchvision", "open-clip") from error
 
 
 def _arguments(kind: type) -> set[str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 
-from patchranking.errors import MissingExtraError, UserError
+from patchranking.errors import UserError
+from patchranking.extras import import_extra
 
 __all__ = ["BACKGROUNDS", "CLASSES", "COLOURS", "SIZE", "SKETCH", "SPLITS", "TEMPLATES", "Scene", "scene"]
 
@@ -268,8 +269,5 @@ def _glyph(name: str) -> Image.Image:
 
 
 def _font_file() -> str:
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtraError("The demo data draws with matplotlib's font", "report") from error
+    matplotlib = import_extra("matplotlib", "The demo data draws with matplotlib's font", "report")
     return str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf")

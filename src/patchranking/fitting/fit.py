@@ -27,8 +27,7 @@ from patchranking.ranking.search import ScoreName, SearchName, SearchSettings
 from patchranking.ranking.store import finished_manifest, golden_by_index
 from patchranking.seeding import seeded
 from patchranking.towers import VisionTower
-from patchranking.towers.base_model import BaseModel
-from patchranking.towers.fingerprint import matches
+from patchranking.towers.identity import BaseModel, matches
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["FitReport", "FitSettings", "fit"]

@@ -16,7 +16,8 @@ import torch
 
 from patchranking.data import ImageData
 from patchranking.data.images import reason
-from patchranking.errors import MissingExtraError, UserError
+from patchranking.errors import UserError
+from patchranking.extras import import_extra
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.shards import ShardRanker
 from patchranking.ranking.store import read_manifest
@@ -132,11 +133,8 @@ class _Worker:
 
 
 def _import_ray() -> ModuleType:
-    try:
-        importlib.import_module("ray.data")
-        return importlib.import_module("ray")
-    except ImportError as error:
-        raise MissingExtraError("The ray engine needs Ray", "ray") from error
+    import_extra("ray.data", "The ray engine needs Ray", "ray")
+    return importlib.import_module("ray")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from patchranking.data import ImageData, read_batches
 from patchranking.ranking.search import SearchSettings, prepare_search
 from patchranking.ranking.store import shard_name, write_shard
-from patchranking.towers.fingerprint import fingerprint
+from patchranking.towers.identity import fingerprint
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["ShardRanker"]

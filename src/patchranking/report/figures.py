@@ -16,8 +16,8 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from patchranking.errors import MissingExtraError
 from patchranking.evaluation.examples import Example
+from patchranking.extras import import_extra
 from patchranking.report.pictures import heat_map, kept_view, photo, shown_methods
 from patchranking.report.styles import order, style
 
@@ -112,13 +112,9 @@ def accuracy_against_cost(
     curves = _curves(chosen, measure, cost)
     if not curves:
         return ""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("The report", "report") from error
+    matplotlib, drawing = (import_extra(name, "The report", "report") for name in ("matplotlib", "matplotlib.figure"))
     with matplotlib.rc_context(_RC):
-        figure = Figure(figsize=(4.6, 4.0), layout="constrained")
+        figure = drawing.Figure(figsize=(4.6, 4.0), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[:].set_visible(False)
         axes.spines["bottom"].set_visible(True)
@@ -263,10 +259,7 @@ def examples_picture(examples: Sequence[Example], rates: Sequence[float] = (0.6,
     Raises:
         MissingExtraError: If matplotlib, whose font the headings use, is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise MissingExtraError("The report", "report") from error
+    matplotlib = import_extra("matplotlib", "The report", "report")
     shown = list(product(shown_methods(examples), rates))
     golden = any(item.importance is not None for item in examples)
     heads = [("image", "")] + [("golden", "ranking")] * golden + [(name, f"{rate:.0%} kept") for name, rate in shown]

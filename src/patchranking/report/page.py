@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image
 
-from patchranking.errors import MissingExtraError
 from patchranking.evaluation.examples import Example
+from patchranking.extras import import_extra
 from patchranking.files import replacing
 from patchranking.pruning.select import kept_count
 from patchranking.report.figures import MEASURES, accuracy_against_cost
@@ -45,11 +45,8 @@ def write_report(results: dict[str, Any], examples: Sequence[Example], out: Path
     Raises:
         MissingExtraError: If jinja2 or matplotlib is not installed.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ImportError as error:
-        raise MissingExtraError("The report", "report") from error
-    engine = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    jinja = import_extra("jinja2", "The report", "report")
+    engine = jinja.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined)
     template = engine.from_string(files("patchranking.report").joinpath("page.html.j2").read_text("utf-8"))
     rows = results["rows"]
     environment = dict(results["environment"])

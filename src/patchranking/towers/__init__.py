@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -15,7 +16,12 @@ from patchranking.towers.text import TextTower
 
 __all__ = ["TextTower", "VisionTower", "as_text_tower", "as_tower"]
 
-_LIBRARIES = ("open_clip", "transformers", "timm")
+
+def _views() -> Iterator[ModuleType]:
+    """The views of those libraries that are imported; no model of any other can be there."""
+    for library in ("open_clip", "transformers", "timm"):
+        if library in sys.modules:
+            yield importlib.import_module(f"patchranking.towers.{library}")
 
 
 def as_tower(model: nn.Module | VisionTower) -> VisionTower:
@@ -30,11 +36,9 @@ def as_tower(model: nn.Module | VisionTower) -> VisionTower:
     """
     if isinstance(model, VisionTower):
         return model
-    for library in _LIBRARIES:
-        if library in sys.modules:
-            tower = importlib.import_module(f"patchranking.towers.{library}").wrap(model)
-            if tower is not None:
-                return tower
+    for views in _views():
+        if (tower := views.wrap(model)) is not None:
+            return tower
     raise UserError(
         f"{type(model).__name__} is not supported: patchranking works on open_clip CLIP and CustomTextCLIP with the "
         "built-in VisionTransformer, transformers CLIPModel and CLIPVisionModelWithProjection, and timm "
@@ -53,11 +57,9 @@ def as_text_tower(model: nn.Module, tokenizer: Callable[..., Any]) -> TextTower:
     Raises:
         UserError: If the model is none of these.
     """
-    for library in ("open_clip", "transformers"):
-        if library in sys.modules:
-            tower = importlib.import_module(f"patchranking.towers.{library}").wrap_text(model, tokenizer)
-            if tower is not None:
-                return tower
+    for views in _views():
+        if (tower := getattr(views, "wrap_text", lambda *_: None)(model, tokenizer)) is not None:
+            return tower
     raise UserError(
         f"{type(model).__name__} has no text side that is supported: give an open_clip CLIP or CustomTextCLIP, or a "
         "transformers CLIPModel."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from PIL import Image
 from torch import Tensor, nn
 
-from patchranking._torchvision import declare_missing_operators
-from patchranking.errors import MissingExtraError, UserError
+from patchranking.errors import UserError
+from patchranking.extras import import_extra
 from patchranking.towers import TextTower, VisionTower, as_text_tower, as_tower
 
 __all__ = ["MODEL_HELP", "LoadedModel", "load_model"]
@@ -96,11 +95,7 @@ def _check_folder(path: str) -> None:
 
 
 def _library(module: str, extra: str) -> ModuleType:
-    declare_missing_operators()
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise MissingExtraError(f"This model needs {module}", extra) from error
+    return import_extra(module, f"This model needs {module}", extra)
 
 
 def _load_demo(name: str, _: str) -> LoadedModel:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -18,7 +17,8 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from patchranking.data import ImageData, read_batches
-from patchranking.errors import MissingExtraError, UserError
+from patchranking.errors import UserError
+from patchranking.extras import import_extra
 from patchranking.files import make_folder, write_json
 from patchranking.methods.measure import measure
 from patchranking.methods.method import Encoded, Encoding
@@ -275,7 +275,7 @@ def _mean_patches(model: LoadedModel, data: ImageData, images: list[int], depth:
 
 
 def _fabric(model: LoadedModel, settings: TuneSettings) -> Any:
-    library = _lightning()
+    library = import_extra("lightning_fabric", "Tuning needs lightning-fabric", "tune")
     device = model.tower.device
     precision = settings.precision or ("bf16-mixed" if device.type == "cuda" else "32-true")
     several = library.plugins.environments.TorchElasticEnvironment.detect()
@@ -283,14 +283,6 @@ def _fabric(model: LoadedModel, settings: TuneSettings) -> Any:
     fabric = library.Fabric(accelerator=device.type, devices="auto" if several else one, precision=precision)
     fabric.launch()
     return fabric
-
-
-def _lightning() -> ModuleType:
-    try:
-        import lightning_fabric
-    except ImportError as error:
-        raise MissingExtraError("Tuning needs lightning-fabric", "tune") from error
-    return lightning_fabric
 
 
 def _identity(model: LoadedModel, data: ImageData, pruner: Pruner, chosen: list[int], settings: TuneSettings) -> str:

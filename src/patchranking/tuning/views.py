@@ -9,9 +9,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from patchranking._torchvision import declare_missing_operators
 from patchranking.data import ImageData
-from patchranking.errors import MissingExtraError
+from patchranking.extras import import_extra
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["Views", "augmentation"]
@@ -31,11 +30,7 @@ def augmentation(model: LoadedModel) -> Callable[[Image.Image], Tensor]:
     Raises:
         MissingExtraError: If torchvision is not installed.
     """
-    declare_missing_operators()
-    try:
-        from torchvision.transforms import v2
-    except ImportError as error:
-        raise MissingExtraError("Augmentation needs torchvision", "tune") from error
+    v2 = import_extra("torchvision.transforms.v2", "Augmentation needs torchvision", "tune")
     size, bicubic = model.tower.image_size, v2.InterpolationMode.BICUBIC
     return v2.Compose(
         [

@@ -9,8 +9,7 @@ import torch
 
 from patchranking.errors import UserError
 from patchranking.towers import as_tower
-from patchranking.towers.base_model import BaseModel
-from patchranking.towers.fingerprint import fingerprint
+from patchranking.towers.identity import BaseModel, fingerprint
 
 
 @torch.no_grad()

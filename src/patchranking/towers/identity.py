@@ -1,15 +1,19 @@
-"""What a pruner knows of the model it belongs to."""
+"""What an artefact knows of the model it belongs to, and a fingerprint that tells its weights from others."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Self
 
-from patchranking.errors import UserError
-from patchranking.towers import VisionTower
-from patchranking.towers.fingerprint import fingerprint, matches
+import torch
 
-__all__ = ["BaseModel"]
+from patchranking.errors import UserError
+from patchranking.towers.base import VisionTower
+
+__all__ = ["BaseModel", "fingerprint", "matches"]
+
+_SAMPLES = 32
+_TOLERANCE = 2**-7
 
 
 @dataclass(frozen=True)
@@ -71,3 +75,18 @@ class BaseModel:
                 f"This pruner was fitted to '{self.name}', and the model has other weights: load the model it was "
                 "fitted to, or fit a new pruner."
             )
+
+
+def fingerprint(tower: VisionTower) -> list[float]:
+    """Samples a few weights: equal for the same weights in any library and, nearly, in any floating type."""
+    values = []
+    for weight in tower.identity():
+        flat = weight.detach().flatten()
+        values.append(flat[torch.linspace(0, len(flat) - 1, _SAMPLES).long()].float().cpu())
+    return [round(value, 7) for value in torch.cat(values).tolist()]
+
+
+def matches(first: list[float], second: list[float]) -> bool:
+    """Whether two fingerprints agree up to the rounding of bfloat16."""
+    a, b = torch.tensor(first), torch.tensor(second)
+    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=_TOLERANCE, atol=1e-5))
