@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from patchranking.errors import MissingExtraError
 from patchranking.evaluation.examples import Example
@@ -240,10 +240,26 @@ def test_fewer_images_make_a_line_of_their_own_and_the_dense_model_is_that_of_th
 
 
 def test_rates_are_marked_by_a_method_to_deploy_and_by_an_oracle_only_alone(drawn: dict[str, Any]) -> None:
-    svg = accuracy_against_cost([row("golden", 0.7, oracle=True), row("zebra", 0.6)], "demo")
-    assert "patches kept by zebra" in texts(svg)
+    rows = [row("another", 0.5, oracle=True), row("golden", 0.7, oracle=True), row("zebra", 0.6)]
+    assert "patches kept by zebra" in texts(accuracy_against_cost(rows, "demo"))
     assert drawn["rates"] == ([0.6], ["60%"])
     assert "patches kept by golden" in texts(accuracy_against_cost([row("golden", 0.7, oracle=True)], "demo"))
+
+
+def test_the_marks_of_the_rates_stand_above_their_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    pairs, twiny = [], Axes.twiny
+
+    def spied(self: Axes) -> Axes:
+        pairs.append((self, twiny(self)))
+        return pairs[-1][1]
+
+    monkeypatch.setattr(Axes, "twiny", spied)
+    accuracy_against_cost([row("random", 0.9), row("random", 0.7), row("evit", 0.2)], "demo")
+    ((below, above),) = pairs
+    assert above.get_xlim() == below.get_xlim()
+    assert above.get_xlim()[0] < 0.2 < 1 < above.get_xlim()[1]
 
 
 def test_a_row_with_neither_rate_nor_cost_is_left_out(drawn: dict[str, Any]) -> None:
@@ -252,11 +268,20 @@ def test_a_row_with_neither_rate_nor_cost_is_left_out(drawn: dict[str, Any]) -> 
     assert labels(drawn) == ["random", "dense"]
 
 
-def test_the_picture_shows_the_ranking_and_what_is_kept_at_every_rate() -> None:
+def test_the_picture_shows_the_ranking_and_what_is_kept_at_every_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     places = np.arange(16).reshape(4, 4)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), np.uint8))
     item = Example(image, "a", places.astype(float), {"random": places.T, "patchranking": places})
+    heads, text = [], ImageDraw.ImageDraw.text
+
+    def spied(self: ImageDraw.ImageDraw, place: Any, words: str, *look: Any) -> None:
+        heads.append(words)
+        text(self, place, words, *look)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", spied)
     picture = examples_picture([item], [0.75, 0.25], side=42)
+    columns = [(name, f"{rate}% kept") for name in ("patchranking", "random") for rate in (75, 25)]
+    assert heads == [part for head in [("image", ""), ("golden", "ranking"), *columns] for part in head]
     shown = [
         photo(image, 42),
         heat_map(image, places.astype(float), 42),

@@ -44,7 +44,29 @@ def test_heat_map_counts_ranks_only_and_gives_ties_one_colour() -> None:
     assert heat_map(RED, np.zeros((1, 1)), 40).size == (40, 40)
 
 
+def test_the_heat_map_lays_magma_over_grey_at_the_mean_place_of_equals() -> None:
+    green = Image.new("RGB", (48, 48), (0, 200, 0))
+    pixels = np.asarray(heat_map(green, np.array([[0.0, 1.0], [2.0, 2.0]]), 40)).astype(float)
+    grey = np.asarray(green.convert("L"))[0, 0]
+    anchors = {0: (0, 0, 4), 2: (81, 18, 124), 3: (130, 37, 129), 6: (252, 137, 97), 7: (254, 194, 135)}
+
+    def colour(share):
+        below = int(8 * share)
+        part = 8 * share - below
+        return [
+            (1 - part) * a + part * b for a, b in zip(anchors[below], anchors.get(below + 1, (0,) * 3), strict=True)
+        ]
+
+    for (y, x), share in (((5, 5), 0), ((5, 35), 1 / 3), ((35, 5), 2.5 / 3), ((35, 35), 2.5 / 3)):
+        expected = [0.26 * grey + 0.74 * channel for channel in colour(share)]
+        np.testing.assert_allclose(pixels[y, x], expected, atol=1.5)
+
+
 def test_methods_come_in_the_order_of_the_report() -> None:
     grid = np.zeros((2, 2), int)
-    shown = [Example(RED, "a", places={"random": grid}), Example(RED, "b", places={"patchranking": grid})]
-    assert shown_methods(shown) == ["patchranking", "random"]
+    names = ("low-res", "random", "patchranking", "golden", "tome")
+    shown = [
+        Example(RED, "a", places=dict.fromkeys(names[:3], grid)),
+        Example(RED, "b", places=dict.fromkeys(names, grid)),
+    ]
+    assert shown_methods(shown) == ["patchranking", "tome", "low-res", "random", "golden"]
