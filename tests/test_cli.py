@@ -334,7 +334,8 @@ def test_stages_of_a_schedule_score_again(run, mistake, tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["schedule"] == {"3": 0.6, "5": 0.5}
     assert {block: own["network"] for block, own in config["predictors"].items()} == {"3": "mixer", "5": "mlp"}
-    assert run("evaluate", "demo", "demo", "--limit", 4, "--pruner", tmp_path, "--out", tmp_path / "evaluate")[0] == 0
+    rest = ["--keep", 0.5, "--methods", "random", "--timing_batch", 0, "--out", tmp_path / "evaluate"]
+    assert run("evaluate", "demo", "demo", "--limit", 4, "--pruner", tmp_path, *rest)[0] == 0
     assert "two stages or more" in mistake(*job[:-4], "--blocks", 3, "--rescore", "true")
     assert "give --schedule, or --blocks" in mistake(*job, "--blocks", 3)
 

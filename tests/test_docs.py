@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ import tables
 import torch
 
 from patchranking import cli
+from patchranking.commands import demo
 from patchranking.commands.arguments import parse
 from patchranking.demo import scene
+from patchranking.fitting.fit import FitSettings
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 
@@ -134,6 +137,7 @@ def test_links_lead_somewhere():
 def test_make_demo_runs_the_demo_command(tmp_path, monkeypatch):
     command = re.search(r"/patchranking (demo --out runs/demo)", (ROOT / "Makefile").read_text())
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo, "FitSettings", partial(FitSettings, steps=2, epochs=1))
     monkeypatch.setattr(sys, "argv", ["patchranking", *command[1].split(), "--images", "8", "--scenes", "8"])
     cli.main()
     results = json.loads((tmp_path / "runs/demo/results.json").read_text())

@@ -38,6 +38,11 @@ def test_what_is_not_there_is_none(monkeypatch):
     assert found["no-such-package"] is None
 
 
+def test_a_commit_that_is_not_told_is_none(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 0, stdout="\n"))
+    assert environment(torch.device("cpu"))["git_commit"] is None
+
+
 def test_the_processor_is_named_even_where_the_system_does_not_tell(monkeypatch):
     def missing(*_):
         raise OSError

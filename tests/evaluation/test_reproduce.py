@@ -10,11 +10,11 @@ from PIL import Image
 from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.evaluation.reproduce import Job, reproduce
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.fit import FitSettings, fit
 from patchranking.methods import METHODS
 from patchranking.methods.a_vit import a_vit
 from patchranking.methods.evit import fuse
-from patchranking.methods.measure import zero_shot_classes
+from patchranking.methods.measure import measure, zero_shot_classes
 from patchranking.predictor.measures import matching_rate
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
@@ -22,7 +22,7 @@ from patchranking.pruner import Pruner
 from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
-from patchranking.ranking.store import iter_rankings
+from patchranking.ranking.store import finished_manifest, iter_rankings
 from patchranking.towers.identity import BaseModel
 from patchranking.tuning.tune import TuneSettings
 
@@ -110,13 +110,26 @@ def test_figure5_prunes_before_the_first_layer(job):
     assert {row["published"] for row in rows} == {None}
 
 
-def test_a_pruner_given_is_taken_where_it_prunes_before_the_same_block(job):
+def test_a_pruner_given_is_taken_without_its_tokens_where_it_prunes_before_the_same_block(job, monkeypatch):
     tower = job.model.tower
-    given = Pruner({0: Predictor.for_tower(tower)}, BaseModel.of(tower, "tiny"), Schedule({0: 0.3})).eval()
-    job = replace(job, pruner=given, train=None)
-    found = cells(reproduce("figure5", job))
-    assert found["patchranking", "60%"] == pytest.approx(attached_accuracy(job, given, Schedule({0: 0.6})))
-    assert given.keep == 0.3
+    prompts = Prompts("visual", 16, 32, num_tokens=2)
+    given = Pruner(
+        {0: Predictor.for_tower(tower)}, BaseModel.of(tower, "tiny"), Schedule({0: 0.3}), None, prompts
+    ).eval()
+    job, seen = replace(job, pruner=given, train=None), {}
+
+    def spied(model, data, encodings):
+        seen.update(encodings)
+        return measure(model, data, encodings, progress=None)
+
+    monkeypatch.setattr("patchranking.evaluation.reproduce.measure", spied)
+    reproduce("figure5", job)
+    pixels = pixels_of(job)
+    with torch.inference_mode():
+        found = seen["patchranking", "60%"](pixels)
+        with given.untuned.scheduled(Schedule({0: 0.6})).attached(tower):
+            assert torch.equal(tower(pixels), found)
+    assert (given.keep, given.tuned) == (0.3, "visual")
     with pytest.raises(UserError, match="a pruner that drops before block 3: give --train"):
         reproduce("table4", job)
 
@@ -128,7 +141,14 @@ def test_a_pruner_is_fitted_once_for_a_folder(job):
     assert (job.out / "pruner-0" / "model.safetensors").stat().st_mtime_ns == written
 
 
-def test_table1_has_oracles_on_the_images_they_ranked_and_matching_rates(job):
+def test_table1_has_oracles_on_the_images_they_ranked_and_matching_rates(job, monkeypatch):
+    fitted = []
+
+    def spied(model, data, out, settings):
+        fitted.append((settings.objective, settings.search, settings.score, settings.blocks, settings.ranked))
+        return fit(model, data, out, settings)
+
+    monkeypatch.setattr("patchranking.evaluation.reproduce.fit", spied)
     job.test.name = "FGVCAircraft"
     rows, tower = reproduce("table1", job), job.model.tower
     found, published = cells(rows), {(row["row"], row["column"]): row["published"] for row in rows}
@@ -139,6 +159,8 @@ def test_table1_has_oracles_on_the_images_they_ranked_and_matching_rates(job):
         rankings = iter_rankings(job.out / f"rankings-test-leave-out-{score}-3")
         golden = {index_of[key]: torch.from_numpy(importance) for key, importance in rankings}
         assert len(golden) == 5
+        settings = finished_manifest(job.out / f"rankings-test-leave-out-{score}-3")["settings"]
+        assert (settings["search"], settings["score"], settings["block"]) == ("leave-out", score, 3)
         importance = torch.stack(list(golden.values()))
         pruner = Pruner.from_pretrained(job.out / f"pruner-leave-out-{score}")
         for column, rate in zip(columns, (0.8, 0.7, 0.6, 0.5), strict=True):
@@ -155,6 +177,8 @@ def test_table1_has_oracles_on_the_images_they_ranked_and_matching_rates(job):
             scores = pruner(tower.embed(pixels_of(job, golden), 3))
         matching = 100 * matching_rate(scores, importance, 8)
         assert found[f"matching rate, {score}", "80%"] == pytest.approx(matching)
+    scores = ("label", "confidence", "preservation")
+    assert fitted == [("imitate", "leave-out", score, [3], 5) for score in scores]
     oracles = {row["row"] for row in rows if row["oracle"]}
     assert oracles >= {"golden, label", "golden, confidence", "golden, preservation"}
     assert not oracles & {"dense", "predicted, confidence", "predicted, preservation", "matching rate, preservation"}

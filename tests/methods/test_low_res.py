@@ -16,6 +16,7 @@ def test_small_grids_keep_the_shape_of_the_picture():
     assert small_grid((12, 12), 143) == (11, 12)
     assert small_grid((12, 12), 125) == (11, 11)
     assert small_grid((3, 4), 6) == (2, 3)
+    assert small_grid((12, 12), 10) == (3, 3)
     assert small_grid((12, 12), 1) == (1, 1)
 
 

@@ -10,6 +10,7 @@ from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.select import top_patches
 from patchranking.towers.identity import BaseModel
 
 SCHEDULE = Schedule({1: 0.75, 3: 0.5})
@@ -55,6 +56,24 @@ def test_tokens_that_run_beside_the_patches_are_none_of_those_that_reach_the_end
     order = plain.run(batch).keep_indices
     scores = pruner_for(tower)(tower.embed(batch.pixels, 1))
     assert torch.equal(order, scores.argsort(dim=1, descending=True)[:, :8])
+
+
+@torch.inference_mode()
+def test_pruning_before_the_very_first_block_tells_what_stays_beside_visual_tokens(tower):
+    schedule, prompts = Schedule({0: 0.5}), Prompts("visual", 16, tower.width, num_tokens=3)
+    predictors, base = {0: Predictor.for_tower(tower)}, BaseModel.of(tower, "tiny")
+    batch = Batch(tower, torch.randn(2, 3, 32, 32))
+    for tokens in (None, prompts):
+        pruner = Pruner(predictors, base, schedule, prompts=tokens).eval()
+        found = PatchRanking(pruner).at(tower, schedule).run(batch).keep_indices
+        assert torch.equal(found, top_patches(pruner(batch.entering(0)), 8))
+
+
+def test_the_first_scorer_is_the_predictor_of_the_block_asked_for(tower):
+    predictors = {block: Predictor.for_tower(tower, "mlp") for block in (1, 3)}
+    method = PatchRanking(Pruner(predictors, BaseModel.of(tower, "tiny"), SCHEDULE))
+    assert method.first_scorer(tower, 3) is predictors[3]
+    assert method.first_scorer(tower, 1) is predictors[1]
 
 
 def test_a_schedule_without_a_predictor_before_its_first_block_is_refused(tower):

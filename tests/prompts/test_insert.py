@@ -66,7 +66,9 @@ def test_gradients_reach_the_context_alone(text):
 def test_what_does_not_fit_is_named(text):
     room = text.context_length - 3
     prompted_features(text, torch.randn(1, room, text.embedding.embedding_dim), [""])
-    with pytest.raises(UserError, match=r"'red umbrella\.' and \d+ tokens do not fit into the 24 places"):
+    with pytest.raises(
+        UserError, match=r"'red umbrella\.' and \d+ tokens do not fit into the text encoder's 24 positions"
+    ):
         prompted_features(text, torch.randn(1, room, text.embedding.embedding_dim), NAMES)
 
 

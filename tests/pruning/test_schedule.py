@@ -78,7 +78,7 @@ def test_counts_are_of_all_patches_and_at_least_one():
 
 
 def test_patches_do_not_come_back():
-    with pytest.raises(UserError, match="must not grow"):
+    with pytest.raises(UserError, match="must not increase"):
         Schedule({3: 0.5, 5: 0.6})
     with pytest.raises(UserError, match="at least one stage"):
         Schedule({})
