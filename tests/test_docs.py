@@ -122,6 +122,24 @@ def test_fit_evaluate_and_tune_run_as_in_the_readme(photos, monkeypatch):
     assert "patchranking" in (photos / "runs/evaluate/report.html").read_text()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch):
+    """With few images and steps, and without a cluster."""
+    few = {
+        "rank": "--limit 2",
+        "fit": "--limit 6 --ranked 6 --steps 1 --epochs 1",
+        "evaluate": "--limit 4 --golden_images 1 --timing_batch 0 --keep 0.5",
+        "benchmark": "--batches 1 --backends eager --precisions fp32 --keep 0.5 --seconds 0",
+    }
+    lines = re.findall(r"^ *patchranking (\w+ demo .*)$", re.sub(r"\\\n\s*", "", page.read_text()), re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        if "--engine ray" not in line:
+            monkeypatch.setattr(sys, "argv", ["patchranking", *line.split(), *few[line.split()[0]].split()])
+            cli.main()
+    assert lines
+
+
 def test_every_number_of_the_tables_comes_from_the_results():
     for page in tables.PAGES:
         assert tables.fill(page.read_text()) == page.read_text(), page
