@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 
 import pytest
 
-from patchranking.files import as_file_name, replacing, write_json
+from patchranking.errors import UserError
+from patchranking.files import as_file_name, make_folder, replacing, write_json
 
 
 def test_json_round_trip_leaves_nothing_else(tmp_path):
@@ -41,3 +44,36 @@ def test_the_file_is_written_beside_and_appears_at_the_end(tmp_path):
 
 def test_a_file_name_has_letters_digits_and_dashes_only():
     assert as_file_name("hf:Org/CLIP_b16 é") == "hf-Org-CLIP-b16-é"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "a.txt"
+    with replacing(path) as first:
+        first.write_text("one")
+        with replacing(path) as second:
+            second.write_text("two")
+        assert path.read_text() == "two"
+    assert path.read_text() == "one"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_what_a_killed_writer_left_goes_once_it_is_old(tmp_path):
+    old, young, other = (tmp_path / name for name in ("a[1].x.partial", "a[1].y.partial", "b.x.partial"))
+    for path in (old, young, other):
+        path.touch()
+        os.utime(path, (0, 0) if path != young else None)
+    with replacing(tmp_path / "a[1]") as partial:
+        partial.touch()
+    assert {path.name for path in tmp_path.iterdir()} == {"a[1]", young.name, other.name}
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
+    assert make_folder(tmp_path / "new" / "one") == tmp_path / "new" / "one"
+    assert not list((tmp_path / "new" / "one").iterdir())
+
+    def full(dir):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    with pytest.raises(UserError, match=r"Cannot write in the folder '.*': No space left on device\.$"):
+        make_folder(tmp_path)

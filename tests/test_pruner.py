@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -178,6 +181,88 @@ def test_unreadable_artefacts_are_named(tower, tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match="no readable pruner"):
         Pruner.from_pretrained(tmp_path)
+
+
+class FullDisk:
+    """Fails with "No space left on device" at the n-th of the calls that write or replace a file."""
+
+    def __init__(self, monkeypatch, fatal):
+        self.left = fatal
+        for owner, name in ((Path, "write_text"), (Path, "write_bytes"), (os, "replace")):
+            monkeypatch.setattr(owner, name, self.failing(getattr(owner, name)))
+
+    def failing(self, call):
+        def attempt(*arguments, **options):
+            self.left -= 1
+            if not self.left:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return call(*arguments, **options)
+
+        return attempt
+
+
+def same(found, pruner):
+    weights = pruner.state_dict()
+    alike = found.state_dict().keys() == weights.keys()
+    return alike and all(torch.equal(value, weights[name]) for name, value in found.state_dict().items())
+
+
+@pytest.mark.parametrize("fatal", range(1, 6))
+def test_on_a_full_disk_the_old_pruner_stays(tower, tmp_path, monkeypatch, fatal):
+    old, new = make(tower, 0.4, block=2), make(tower, 0.6, block=3)
+    old.save_pretrained(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with monkeypatch.context() as patch:
+        disk = FullDisk(patch, fatal)
+        if fatal < 5:
+            with pytest.raises(UserError, match=r"stays as it was: .*No space left on device"):
+                new.save_pretrained(tmp_path)
+        else:
+            new.save_pretrained(tmp_path)
+            assert disk.left == 1
+    found = Pruner.from_pretrained(tmp_path)
+    if fatal < 4:
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+        assert (found.keep, same(found, old)) == (0.4, True)
+    else:
+        assert (found.keep, same(found, new)) == (0.6, True)
+
+
+def test_a_kill_between_the_two_files_leaves_the_new_pruner_whole(tower, tmp_path):
+    make(tower, 0.4, block=2).save_pretrained(tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    new = make(tower, 0.6, block=3)
+    new.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes(before)
+    found = Pruner.from_pretrained(tmp_path)
+    assert (found.schedule, same(found, new)) == (new.schedule, True)
+
+
+def test_a_keep_rate_written_into_the_configuration_counts(tower, tmp_path):
+    make(tower).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"keep": 0.3}))
+    assert Pruner.from_pretrained(tmp_path).keep == 0.3
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a umask")
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664)])
+def test_modes_follow_the_umask(tower, tmp_path, mask, mode):
+    before = os.umask(mask)
+    try:
+        make(tower).save_pretrained(tmp_path)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
+
+
+def test_what_is_uploaded_is_what_is_saved(tower, tmp_path, monkeypatch):
+    uploaded = {}
+    monkeypatch.setattr(
+        Pruner, "push_to_hub", lambda self, repo_id, **options: uploaded.update(options, repo=repo_id) or "address"
+    )
+    assert make(tower).save_pretrained(tmp_path / "bird", push_to_hub=True, private=True) == "address"
+    assert uploaded == {"repo": "bird", "private": True}
 
 
 def test_the_weights_are_safetensors_of_the_predictors_alone(tower, tmp_path):

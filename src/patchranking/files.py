@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
+import tempfile
+import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from patchranking.errors import UserError
 
 __all__ = ["as_file_name", "make_folder", "replacing", "write_json"]
+
+_ABANDONED = 600
+"""Seconds after which a file that was never finished belongs to no one."""
 
 
 def as_file_name(text: str) -> str:
@@ -19,25 +26,37 @@ def as_file_name(text: str) -> str:
 
 
 def make_folder(path: str | Path) -> Path:
-    """Makes a folder for output, ``~`` expanded, or says in one sentence why it cannot."""
+    """Makes a folder for output, ``~`` expanded, and tries to write in it; says in one sentence why it cannot."""
     folder = Path(path).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot make the folder '{folder}': {error.strerror}.") from error
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"?")
+    except OSError as error:
+        raise UserError(f"Cannot write in the folder '{folder}': {error.strerror}.") from error
     return folder
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a path next to ``path`` to write to; it replaces ``path`` when the block ends without an error."""
-    partial = path.with_name(f"{path.name}.partial")
+    """Yields a path next to ``path`` to write to; it replaces ``path`` when the block ends without an error.
+
+    No two writers share that path. What a killed one left is removed by the next, once it is older than some minutes.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         yield partial
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    for left in path.parent.glob(f"{glob.escape(path.name)}.*partial"):
+        with suppress(OSError):
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                left.unlink()
 
 
 def write_json(path: Path, content: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +13,12 @@ from typing import Any, Self, cast
 
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from patchranking.errors import UserError
-from patchranking.files import replacing, write_json
+from patchranking.files import make_folder, replacing
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.insert import tuned_class_features, with_visual_tokens
 from patchranking.prompts.tokens import Prompts
@@ -241,7 +243,36 @@ class Pruner(nn.Module, ModelHubMixin):
         blocks = " and ".join(map(str, self.fitted.stages))
         return ModelCard(_CARD.format(name=self.base.name, blocks=blocks, keep=self.keep, **sizes))
 
+    def save_pretrained(
+        self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **kwargs: Any
+    ) -> str | None:
+        """Saves the pruner in a folder, in place of one that is there; on an error, that one stays as it was.
+
+        Args:
+            save_directory: The folder.
+            repo_id: Repository on the Hugging Face Hub; the folder's name when omitted.
+            push_to_hub: Whether to upload it, too.
+            **kwargs: For ``push_to_hub``.
+
+        Returns:
+            The address of the upload, where there was one.
+
+        Raises:
+            UserError: If the folder cannot be written to, or the disk is full.
+        """
+        folder = make_folder(save_directory)
+        try:
+            self._save_pretrained(folder)
+        except OSError as error:
+            raise UserError(f"The pruner was not saved in '{folder}', which stays as it was: {error}.") from error
+        return self.push_to_hub(repo_id or folder.name, **kwargs) if push_to_hub else None
+
     def _save_pretrained(self, save_directory: Path) -> None:
+        """Writes all files beside the old ones, then replaces these, weights first.
+
+        The weights carry the configuration, too: it counts where a kill came before that of ``config.json``.
+        """
+        tensors = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
         config = {
             "format": FORMAT,
             "base_model": asdict(self.base),
@@ -249,11 +280,14 @@ class Pruner(nn.Module, ModelHubMixin):
             "keep": self.keep,
             "predictors": {block: own.config for block, own in self.predictors.items()},
             "prompts": None if self.prompts is None else self.prompts.config,
+            "weights": hashlib.sha256(save(tensors)).hexdigest(),
         }
-        weights = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
-        with replacing(save_directory / WEIGHTS_FILE) as partial:
-            save_file(weights, partial)
-        write_json(save_directory / CONFIG_FILE, config)
+        with replacing(save_directory / CONFIG_FILE) as about, replacing(save_directory / WEIGHTS_FILE) as weights:
+            about.write_text(json.dumps(config, indent=2) + "\n")
+            weights.write_bytes(save(tensors, {"config": json.dumps(config)}))
+            if not (card := save_directory / "README.md").exists():
+                with replacing(card) as partial:
+                    partial.write_text(str(self.generate_model_card()), encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
@@ -287,7 +321,12 @@ class Pruner(nn.Module, ModelHubMixin):
             }
             return hf_hub_download(model_id, name, **download)
 
-        config, weights = json.loads(Path(file(CONFIG_FILE)).read_text()), load_file(file(WEIGHTS_FILE))
+        config = json.loads(Path(file(CONFIG_FILE)).read_text())
+        with safe_open(file(WEIGHTS_FILE), "pt") as stored:
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            own = json.loads((stored.metadata() or {}).get("config", "{}"))
+        if config.get("weights") != own.get("weights"):
+            config = own or config
         if config.get("format") == 4:
             config, weights = _from_format_4(config, weights)
         if config.get("format") != FORMAT:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from patchranking.errors import UserError
@@ -57,11 +57,9 @@ class Checkpoint:
         }
         tensors = {f"now.{name}": value for name, value in state.items()} | momentum | self._best
         with replacing(self.path) as partial:
-            save_file(
-                {name: value.detach().contiguous().cpu().clone() for name, value in tensors.items()},
-                partial,
-                {"identity": self.identity, "progress": json.dumps(asdict(progress))},
-            )
+            state = {name: value.detach().contiguous().cpu().clone() for name, value in tensors.items()}
+            about = {"identity": self.identity, "progress": json.dumps(asdict(progress))}
+            partial.write_bytes(save(state, about))
 
     def resume(self) -> Progress:
         """Loads what is there.
