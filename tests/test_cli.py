@@ -19,9 +19,12 @@ from PIL import Image
 
 from patchranking import cli, demo
 from patchranking.commands.arguments import parse
+from patchranking.pruner import Pruner
+from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.job import ENGINES
 from patchranking.ranking.search import SCORES, SEARCHES, ScoreName, SearchName
 from patchranking.ranking.store import iter_rankings, write_manifest
+from patchranking.towers.load import load_model
 
 COMMANDS = {name: getattr(importlib.import_module(f"patchranking.commands.{name}"), name) for name in cli.COMMANDS}
 
@@ -325,6 +328,35 @@ def test_fit_keeps_within_a_budget(run, mistake, tmp_path):
     assert re.search(r"within 0.5 cosine: \d+% before block 3.* stay; cosine 0\.\d{4}, 0\.\d{3} GMACs", out)
     stages = json.loads((tmp_path / "config.json").read_text())["schedule"]
     assert float(list(stages.values())[-1]) < 0.5
+    (tmp_path / "config.json").unlink()
+    status, out, err = run(*job, "--budget", "0.0001 ms", "--budget_data", tmp_path / "unseen")
+    assert status == 2
+    assert "8 images in = 8 used" in out
+    assert err.splitlines()[-1].endswith(
+        f"Allow more time, or take a smaller model. The fitted pruner is kept in '{tmp_path}', at keep rate 0.5."
+    )
+    assert Pruner.from_pretrained(tmp_path).keep == 0.5
+    assert "needs labelled images" in mistake(*job, "--budget", "1 points", "--budget_data", tmp_path / "unseen")
+
+
+def test_choose_needs_no_new_fit(run, mistake, tmp_path):
+    fitted, chosen = tmp_path / "fit", tmp_path / "chosen"
+    Pruner.unfitted(load_model("demo").tower, "demo", Schedule({3: 0.5})).save_pretrained(fitted)
+    before = Pruner.from_pretrained(fitted)
+    job = ["choose", fitted, "demo:val", "--limit", 6]
+    status, out, _ = run(*job, "--budget", "0.1 overlap", "--out", chosen)
+    assert status == 0
+    assert re.search(r"within 0.1 overlap: .*30% before block \d stay; cosine .* lost, \d\.\d\d index overlap, ", out)
+    assert f"6 images in = 6 measured + 0 skipped; wrote {chosen}" in out
+    after = Pruner.from_pretrained(chosen)
+    assert after.keep == pytest.approx(0.3)
+    for name, value in before.state_dict().items():
+        assert torch.equal(after.state_dict()[name], value)
+    assert Pruner.from_pretrained(fitted).keep == 0.5
+    assert run(*job, "--budget", "0.1 cosine", "--model", "demo")[0] == 0
+    assert Pruner.from_pretrained(fitted).keep == pytest.approx(0.3)
+    assert "reads '0.5 points'" in mistake(*job, "--budget", "0.5")
+    assert "captioned images" in mistake(*job, "--budget", "0.5 recall")
 
 
 def test_stages_of_a_schedule_score_again(run, mistake, tmp_path):

@@ -8,7 +8,7 @@ import sys
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = ("demo", "rank", "fit", "tune", "evaluate", "benchmark", "reproduce")
+COMMANDS = ("demo", "rank", "fit", "choose", "tune", "evaluate", "benchmark", "reproduce")
 
 
 def main() -> None:

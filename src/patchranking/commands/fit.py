@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from patchranking.commands.choose import save_within
 from patchranking.commands.common import print_skipped
 from patchranking.data import load_data
 from patchranking.errors import UserError
-from patchranking.evaluation.budget import Budget, choose, measure_curve
+from patchranking.evaluation.budget import Budget
 from patchranking.fitting.fit import FitReport, FitSettings
 from patchranking.fitting.fit import fit as fit_pruner
 from patchranking.towers.load import load_model
@@ -34,7 +35,8 @@ def fit(
         settings: How to fit.
         out: Folder for the pruner.
         rankings: Folder written by rank for the same model and images, to imitate.
-        budget: "0.5 points", "0.98 cosine" or "40 ms" (one image): finds the keep rate and the schedule instead.
+        budget: "0.5 points", "0.98 cosine", "40 ms" (one image) or another of choose: finds the keep rate and the
+            schedule instead.
         budget_data: Images that the fit has not seen, to measure the budget on.
         limit: Maximum number of images, drawn by seed.
         device: cpu, cuda, cuda:1, mps, ...
@@ -44,20 +46,21 @@ def fit(
         raise UserError("A budget is measured on images that the fit has not seen: give --budget with --budget_data.")
     loaded, images = load_model(model, device), load_data(data, limit, settings.seed, "train")
     unseen = None if budget_data is None else load_data(budget_data, None, settings.seed)
+    if allowed is not None and unseen is not None:
+        allowed.check(loaded, unseen)
     pruner, report = fit_pruner(loaded, images, out, settings, rankings)
     _print(report)
-    if allowed is not None and unseen is not None:
-        point = choose(measure_curve(loaded, unseen, pruner, timing_batch=int(allowed.kind == "ms")), allowed)
-        pruner.scheduled(point.schedule).save_pretrained(out)
-        lost = "" if point.points_lost is None else f", {point.points_lost:.2f} points lost"
-        chosen = ", ".join(f"{rate:.0%} before block {block}" for block, rate in point.schedule.stages.items())
-        print(f"within {budget}: {chosen} stay; cosine {point.feature_cosine:.4f}{lost}, {point.gmacs:.3f} GMACs")
     left_out = len(images) - report.n_images - len(report.skipped)
     print(
         f"{len(images)} images in = {report.n_images} used + {len(report.skipped)} skipped + {left_out} without a "
         f"ranking; wrote {out}"
     )
     print_skipped(report.skipped)
+    if allowed is not None and unseen is not None:
+        try:
+            print_skipped(save_within(loaded, unseen, pruner, allowed, out))
+        except UserError as error:
+            raise UserError(f"{error} The fitted pruner is kept in '{out}', at keep rate {pruner.keep:g}.") from error
 
 
 def _print(report: FitReport) -> None:

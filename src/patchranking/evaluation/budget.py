@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import Literal, Self, cast
 
 from patchranking.data import ImageData
+from patchranking.data.base import sample
 from patchranking.errors import UserError
 from patchranking.evaluation.cost import images_per_second, noise
+from patchranking.evaluation.rows import caption_features, index_measures, recalls
 from patchranking.methods import PatchRanking
 from patchranking.methods.measure import measure
 from patchranking.methods.tally import DENSE
@@ -18,9 +20,25 @@ from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["Budget", "OperatingPoint", "choose", "measure_curve"]
+__all__ = ["Budget", "OperatingPoint", "choose", "find_point", "measure_curve"]
 
-BudgetKind = Literal["points", "cosine", "ms"]
+BudgetKind = Literal["points", "recall", "cosine", "overlap", "ms"]
+_MEASURES = {
+    "points": "points_lost",
+    "recall": "recall_lost",
+    "cosine": "feature_cosine",
+    "overlap": "index_overlap",
+    "ms": "milliseconds",
+}
+_HIGHER = ("cosine", "overlap")
+_INDEXED = ("recall", "overlap")
+_LACKING = {
+    "points": "A budget in points needs labelled images and a model with a text tower: use cosine.",
+    "recall": "A budget in recall needs captioned images and a model with a text tower: use overlap.",
+    "overlap": "A budget in overlap needs 2 images or more, all measured by every schedule: use cosine.",
+    "ms": "This curve has no times: measure it with a timing batch.",
+}
+_INDEX_IMAGES = 10_000
 _RATES = tuple(round(0.95 - 0.05 * step, 2) for step in range(14))
 _BLOCKS_BETWEEN_STAGES = 2
 
@@ -30,9 +48,10 @@ class Budget:
     """What pruning may cost, or must reach.
 
     Attributes:
-        value: Points of top-1 accuracy that may be lost, the lowest mean cosine to the dense feature, or the most
-            milliseconds per batch.
-        kind: ``points``, ``cosine`` or ``ms``.
+        value: Points of top-1 accuracy, or of recall@1 of the captions, that may be lost; the lowest mean cosine to the
+            dense feature, or the lowest share of the 10 nearest neighbours that stay; or the most milliseconds per
+            batch.
+        kind: ``points``, ``recall``, ``cosine``, ``overlap`` or ``ms``.
     """
 
     value: float
@@ -40,19 +59,32 @@ class Budget:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads ``"0.5 points"``, ``"0.98 cosine"`` or ``"40 ms"``; raises UserError for anything else."""
-        found = re.fullmatch(r"\s*(\d*\.?\d+)\s*(points|cosine|ms)\s*", text)
-        if not found or (found[2] == "cosine" and float(found[1]) > 1) or (found[2] == "ms" and not float(found[1])):
-            raise UserError(f"A budget reads '0.5 points', '0.98 cosine' or '40 ms', not '{text}'.")
+        """Reads ``"0.5 points"``, ``"0.98 cosine"``, ``"40 ms"`` and the like; raises UserError for anything else."""
+        found = re.fullmatch(rf"\s*(\d*\.?\d+)\s*({'|'.join(_MEASURES)})\s*", text)
+        if not found or (found[2] in _HIGHER and float(found[1]) > 1) or (found[2] == "ms" and not float(found[1])):
+            raise UserError(
+                f"A budget reads '0.5 points', '0.5 recall', '0.98 cosine', '0.95 overlap' or '40 ms', not '{text}'."
+            )
         return cls(float(found[1]), cast(BudgetKind, found[2]))
+
+    def check(self, model: LoadedModel, data: ImageData) -> None:
+        """Raises UserError when it cannot be measured with this model on these images."""
+        classes = {"points": data.labels, "recall": data.captions}.get(self.kind, data.keys)
+        text = model.text is not None or self.kind not in ("points", "recall")
+        if classes is None or not text or (self.kind == "overlap" and len(data) < 2):
+            raise UserError(_LACKING[self.kind])
+
+    def of(self, point: OperatingPoint) -> float | None:
+        """What a point has of what the budget is about; None where it was not measured."""
+        value: float | None = getattr(point, _MEASURES[self.kind])
+        return value
 
     def met(self, point: OperatingPoint) -> bool:
         """Whether a point is within the budget."""
-        if self.kind == "ms":
-            return point.milliseconds is not None and point.milliseconds <= self.value
-        if self.kind == "cosine":
-            return point.feature_cosine >= self.value
-        return point.points_lost is not None and point.points_lost <= self.value + 1e-9
+        found = self.of(point)
+        if found is None:
+            return False
+        return found >= self.value if self.kind in _HIGHER else found <= self.value + 1e-9
 
 
 @dataclass(frozen=True)
@@ -65,6 +97,10 @@ class OperatingPoint:
         feature_cosine: Mean cosine to the dense feature.
         points_lost: Top-1 of the dense model less that of the pruned one, in points; None without labels.
         milliseconds: Median time of a batch; None where it was not measured.
+        index_overlap: Share of the 10 nearest neighbours in an index of dense features that stay; None where it was not
+            measured.
+        recall_lost: Recall@1 of the captions with the dense model less that with the pruned one, in points; None
+            without captions, or where it was not measured.
     """
 
     schedule: Schedule
@@ -72,6 +108,8 @@ class OperatingPoint:
     feature_cosine: float
     points_lost: float | None
     milliseconds: float | None
+    index_overlap: float | None = None
+    recall_lost: float | None = None
 
 
 def measure_curve(
@@ -81,6 +119,8 @@ def measure_curve(
     rates: Sequence[float] = _RATES,
     timing_batch: int = 0,
     batch_size: int = 32,
+    indexed: bool = False,
+    skipped: dict[str, str] | None = None,
 ) -> list[OperatingPoint]:
     """Measures a pruner at many keep rates: one-shot before its first block, and in stages from there on.
 
@@ -91,6 +131,8 @@ def measure_curve(
         rates: Keep rates.
         timing_batch: Images per batch when timing; 0 leaves timing out.
         batch_size: Images per batch otherwise.
+        indexed: Whether to measure overlap and recall, in an index of at most 10,000 of the images.
+        skipped: Filled with key -> why an image was left out.
 
     Returns:
         A point for every keep rate of every schedule.
@@ -105,13 +147,18 @@ def measure_curve(
     schedules = [Schedule.spread(blocks, rate) for blocks in shapes.values() for rate in rates]
     method = PatchRanking(pruner.untuned)
     encodings = {schedule: method.at(tower, schedule) for schedule in schedules}
-    tally = measure(model, data, encodings, batch_size=batch_size)
+    index = frozenset(sample(len(data), _INDEX_IMAGES, 0)) if indexed else frozenset[int]()
+    tally = measure(model, data, encodings, indexed=index, batch_size=batch_size)
+    if skipped is not None:
+        skipped |= tally.skipped
+    captions = caption_features(model, data, tally, None)
     speeds = images_per_second(encodings, noise(tower, timing_batch)) if timing_batch else {}
-    dense_top1 = tally.mean(DENSE, "top1")
+    dense_top1, dense_recall = tally.mean(DENSE, "top1"), recalls(tally, DENSE, captions).get("recall_at_1")
     points = []
     for schedule in schedules:
         top1, cosine = (tally.mean(schedule, name) for name in ("top1", "feature_cosine"))
         assert cosine is not None
+        recall = recalls(tally, schedule, captions).get("recall_at_1")
         points.append(
             OperatingPoint(
                 schedule,
@@ -119,9 +166,35 @@ def measure_curve(
                 cosine,
                 None if dense_top1 is None or top1 is None else dense_top1 - top1,
                 1000 * timing_batch / speeds[schedule] if speeds else None,
+                index_measures(tally, schedule)["index_overlap_at_10"],
+                None if dense_recall is None or recall is None else dense_recall - recall,
             )
         )
     return points
+
+
+def find_point(
+    model: LoadedModel, data: ImageData, pruner: Pruner, budget: Budget
+) -> tuple[OperatingPoint, dict[str, str]]:
+    """Measures a pruner's curve and chooses from it.
+
+    Args:
+        model: The model the pruner was fitted to.
+        data: Images that the fit has not seen.
+        pruner: The pruner; it stays as it is.
+        budget: The budget; a time is that of one image.
+
+    Returns:
+        The point, and key -> why an image was left out.
+
+    Raises:
+        UserError: If the budget cannot be measured on these images, or no point is within it.
+    """
+    budget.check(model, data)
+    skipped: dict[str, str] = {}
+    timed, indexed = int(budget.kind == "ms"), budget.kind in _INDEXED
+    curve = measure_curve(model, data, pruner, timing_batch=timed, indexed=indexed, skipped=skipped)
+    return choose(curve, budget), skipped
 
 
 def choose(curve: Sequence[OperatingPoint], budget: Budget) -> OperatingPoint:
@@ -134,20 +207,17 @@ def choose(curve: Sequence[OperatingPoint], budget: Budget) -> OperatingPoint:
     Raises:
         UserError: If the curve lacks what the budget is about, or no point is within it.
     """
-    known = {"points": "points_lost", "cosine": "feature_cosine", "ms": "milliseconds"}[budget.kind]
-    values = [value for value in (getattr(point, known) for point in curve) if value is not None]
+    values = [value for value in map(budget.of, curve) if value is not None]
     if not values:
-        raise UserError(
-            "A budget in points needs labelled images and a model with a text tower: use cosine."
-            if budget.kind == "points"
-            else "This curve has no times: measure it with a timing batch."
-        )
+        raise UserError(_LACKING[budget.kind])
     within = [point for point in curve if budget.met(point)]
     if not within:
-        nearest = max(values) if budget.kind == "cosine" else min(values)
+        nearest = max(values) if budget.kind in _HIGHER else min(values)
+        advice = (
+            "Allow more time, or take a smaller model." if budget.kind == "ms" else "Fit to more images, or allow more."
+        )
         raise UserError(
-            f"No keep rate is within {budget.value:g} {budget.kind}: the nearest reaches {nearest:.4g}. Fit to more "
-            "images, or allow more."
+            f"No keep rate is within {budget.value:g} {budget.kind}: the nearest reaches {nearest:.4g}. {advice}"
         )
     if budget.kind == "ms":
         return max(within, key=lambda point: point.feature_cosine)

@@ -22,7 +22,7 @@ from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.macs import analytic_macs
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["Entry", "encoding_macs", "rows_of"]
+__all__ = ["Entry", "caption_features", "encoding_macs", "index_measures", "recalls", "rows_of"]
 
 _NEIGHBOURS = 10
 _RECALLS = (1, 5, 10)
@@ -78,7 +78,9 @@ def rows_of(
     pixels = noise(model.tower, max(1, timing_batch), seed)
     dense = next(entry for entry in entries if entry.key == DENSE)
     dense_macs = encoding_macs(dense.encoding, pixels[:1])
-    captions = {prompts: _captions(model, data, tally, prompts) for prompts in {e.method.prompts for e in entries}}
+    captions = {
+        prompts: caption_features(model, data, tally, prompts) for prompts in {e.method.prompts for e in entries}
+    }
     speeds = _speeds(entries, dense, pixels) if timing_batch else {}
     return [
         {
@@ -93,8 +95,8 @@ def rows_of(
             "tuned": entry.method.tuned,
             "oracle": entry.method.oracle,
             **_accuracy(tally, entry.key, seed),
-            **_neighbours(tally, entry.key),
-            **_recalls(tally, entry.key, captions[entry.method.prompts]),
+            **index_measures(tally, entry.key),
+            **recalls(tally, entry.key, captions[entry.method.prompts]),
             **_macs(entry, pixels[:1], dense_macs),
             "images_per_second": speeds.get(entry),
             "images_per_second_dense": speeds.get((DENSE, entry.keep)),
@@ -147,7 +149,8 @@ def _accuracy(tally: Tally, key: Hashable, seed: int) -> dict[str, Any]:
     }
 
 
-def _neighbours(tally: Tally, key: Hashable) -> dict[str, float | None]:
+def index_measures(tally: Tally, key: Hashable) -> dict[str, float | None]:
+    """What the indexed images find in an index of the dense model's features."""
     images, index = tally.features(DENSE)
     own, queries = tally.features(key)
     k = min(_NEIGHBOURS, len(images) - 1)
@@ -161,7 +164,8 @@ def _neighbours(tally: Tally, key: Hashable) -> dict[str, float | None]:
     return {"index_overlap_at_10": overlap(found, nearest(index, index, k)[0]).mean().item(), "knn_top1": hits}
 
 
-def _recalls(tally: Tally, key: Hashable, captions: tuple[Tensor, Tensor] | None) -> dict[str, float]:
+def recalls(tally: Tally, key: Hashable, captions: tuple[Tensor, Tensor] | None) -> dict[str, float]:
+    """Recall of retrieval both ways among the indexed images; empty without captions."""
     own, features = tally.features(key)
     if captions is None or own != tally.features(DENSE)[0]:
         return {}
@@ -171,7 +175,7 @@ def _recalls(tally: Tally, key: Hashable, captions: tuple[Tensor, Tensor] | None
     return rows
 
 
-def _captions(
+def caption_features(
     model: LoadedModel, data: ImageData, tally: Tally, prompts: Prompts | None
 ) -> tuple[Tensor, Tensor] | None:
     """Unit features of the captions of the indexed images, and the number of the image that each belongs to."""
