@@ -159,6 +159,25 @@ def test_an_unknown_command_is_named(mistake):
         ("rank demo demo --device nonsense", "'nonsense' cannot be used"),
         ("fit demo demo --keep 0", "keep rate"),
         ("fit demo demo --keep 1.5", "not 1.5"),
+        ("fit demo demo --steps -5", "'steps' is a whole number, 0 or more, not -5"),
+        ("fit demo demo --epochs 0", "'epochs' is a whole number, 1 or more, not 0"),
+        ("fit demo demo --blocks 3 -1", "'blocks' is a whole number, 0 or more"),
+        ("fit demo demo --seed -1", "'seed' is a whole number, 0 or more"),
+        ("fit demo demo --limit 1 --out /dev/null", "Cannot make the folder '/dev/null'"),
+        ("rank demo demo --stride 0", "'stride' is a whole number, 1 or more"),
+        ("rank demo demo --group 0", "'group' is a whole number, 1 or more"),
+        (f"rank demo {'long' * 100}", "File name too long"),
+        ("tune demo demo --shots 0", "'shots' is a whole number, 1 or more"),
+        ("tune demo demo --epochs 0", "'epochs' is a whole number, 1 or more"),
+        ("tune demo demo --batch_size 0", "'batch_size' is a whole number, 1 or more"),
+        ("tune demo demo --learning_rate -1", "'learning_rate' is a number, 0 or more, not -1.0"),
+        ("tune demo demo --learning_rate .nan", "'learning_rate' is a number, 0 or more, not nan"),
+        ("evaluate demo demo --batch_size 0", "'batch_size' is a whole number, 1 or more"),
+        (f"evaluate demo demo --pruner {'long' * 100}", "File name too long"),
+        ("benchmark demo --seconds .inf", "'seconds' is a number, 0 or more, not inf"),
+        ("reproduce table5 --epochs 0", "'epochs' is a whole number"),
+        ("choose none demo --seed -1", "'seed' is a whole number"),
+        ("choose none demo", "There is no folder 'none'"),
         ("fit demo demo --rankings none", "no rankings in 'none'"),
         ("evaluate demo demo --keep 0.5 0", "keep rate"),
         ("evaluate demo demo --keep [0.5,1.5]", "not 1.5"),
@@ -174,6 +193,37 @@ def test_an_unknown_command_is_named(mistake):
 )
 def test_a_mistake_ends_with_one_sentence(mistake, arguments, words):
     assert words in mistake(*arguments.split())
+
+
+def test_a_mistyped_folder_is_no_hub_repository(mistake, tmp_path):
+    (tmp_path / "runs" / "fit").mkdir(parents=True)
+    assert "There is no folder 'runs/fitt'; 'runs' holds fit." in mistake(
+        "evaluate", "demo", "demo", "--pruner", "runs/fitt"
+    )
+
+
+def test_the_home_folder_is_meant_by_a_tilde(mistake, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = parse(COMMANDS["evaluate"], ["demo", "demo", "--pruner", "~/a", "~/b", "--out", "~/c"], "evaluate")
+    assert (found["pruner"], found["out"]) == ([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    for model in ("hf:~/none", "open_clip:local-dir:~/none"):
+        assert f"There is no folder '{tmp_path}/none'" in mistake("rank", model, "demo")
+
+
+def test_ctrl_c_ends_with_one_line(run, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("patchranking.commands.rank.load_data", stop)
+    assert run("rank", "demo", "demo") == (130, "", "patchranking: stopped by Ctrl-C.\n")
+
+
+def test_errors_of_the_system_end_with_one_sentence(mistake, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "a.json")
+
+    monkeypatch.setattr("patchranking.commands.rank.load_data", full)
+    assert mistake("rank", "demo", "demo") == "patchranking: [Errno 28] No space left on device: 'a.json'.\n"
 
 
 def test_benchmark_writes_what_it_times(run, tmp_path):

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from patchranking.errors import MissingExtraError, UserError
+import numpy as np
+import pytest
+
+from patchranking.errors import MissingExtraError, UserError, check_numbers, reason
 
 
 def test_a_missing_extra_names_the_command_that_brings_it():
@@ -11,3 +14,25 @@ def test_a_missing_extra_names_the_command_that_brings_it():
 def test_both_are_value_errors():
     assert issubclass(MissingExtraError, UserError)
     assert issubclass(UserError, ValueError)
+
+
+@pytest.mark.parametrize("value", [0, 1.5, "3", None, True, float("nan"), float("inf")])
+def test_settings_that_are_no_whole_number_or_too_small_are_named(value):
+    with pytest.raises(UserError, match=r"^'epochs' is a whole number, 1 or more, not .*\.$"):
+        check_numbers({"epochs": value}, epochs=1)
+    for good in (1, np.int64(2), 3.0):
+        check_numbers({"epochs": good}, epochs=1)
+
+
+@pytest.mark.parametrize("value", [-1e-9, float("nan"), "0.1"])
+def test_settings_that_are_no_number_are_named(value):
+    with pytest.raises(UserError, match=r"^'rate' is a number, 0 or more, not .*\.$"):
+        check_numbers({"rate": value, "other": "x"}, rate=0.0)
+    check_numbers({"rate": 0.5}, rate=0.0)
+
+
+def test_the_innermost_cause_is_told():
+    inner, between, outer = KeyError("column"), ValueError("between"), RuntimeError("it\nfailed")
+    outer.__cause__, between.__cause__ = between, inner
+    assert reason(outer) == "RuntimeError: it failed (KeyError: 'column')"
+    assert reason(ValueError("abcdef"), 3) == "ValueError: abc"

@@ -162,7 +162,7 @@ def test_other_weights_are_refused(tower):
         pruner.attach(tower)
 
 
-@pytest.mark.parametrize("rate", [0, 1.5])
+@pytest.mark.parametrize("rate", [0, 1.5, "0.5", float("nan"), True, None])
 def test_a_wrong_keep_rate_is_refused_and_changes_nothing(tower, rate):
     pruner = make(tower, keep=0.5)
     with pytest.raises(UserError, match="keep rate"):
@@ -254,6 +254,25 @@ def test_modes_follow_the_umask(tower, tmp_path, mask, mode):
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {mode}
+
+
+def test_weights_that_are_no_numbers_are_refused(tower, tmp_path):
+    pruner = make(tower)
+    next(pruner.parameters()).data[0] = torch.nan
+    pruner.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no finite numbers"):
+        Pruner.from_pretrained(tmp_path)
+
+
+def test_a_tilde_is_the_home_folder_and_a_long_name_no_folder(tower, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    make(tower).save_pretrained("~/one")
+    assert Pruner.from_pretrained("~/one").keep == 0.5
+    with pytest.raises(UserError, match="File name too long"):
+        Pruner.from_pretrained("a" * 300)
+    monkeypatch.chdir(tmp_path.parent)
+    with pytest.raises(UserError, match=r"no folder '.*/two'; '.*' holds one\."):
+        Pruner.from_pretrained(f"{tmp_path.name}/two")
 
 
 def test_what_is_uploaded_is_what_is_saved(tower, tmp_path, monkeypatch):

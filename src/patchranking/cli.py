@@ -12,7 +12,15 @@ COMMANDS = ("demo", "rank", "fit", "choose", "tune", "evaluate", "benchmark", "r
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Runs the command line; Ctrl-C ends it with one line and status 130."""
+    try:
+        _main()
+    except KeyboardInterrupt:
+        print("patchranking: stopped by Ctrl-C.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _main() -> None:
     name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
     if name in ("-h", "--help"):
         print(_help())

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["MissingExtraError", "UserError"]
+import math
+from collections.abc import Mapping
+from numbers import Real
+
+__all__ = ["MissingExtraError", "UserError", "check_numbers", "reason"]
 
 
 class UserError(ValueError):
@@ -19,3 +23,30 @@ class MissingExtraError(UserError):
 
     def __init__(self, need: str, extra: str) -> None:
         super().__init__(f"{need}: install it with pip install 'patchranking[{extra}]'.")
+
+
+def check_numbers(values: Mapping[str, object], **least: float) -> None:
+    """Checks settings by name: ``check_numbers(vars(self), epochs=1, weight_decay=0.0)``.
+
+    Args:
+        values: Name -> what was given.
+        **least: Name -> the least it may be; an integer where it is to be a whole number.
+
+    Raises:
+        UserError: If one is no finite number, or below that.
+    """
+    for name, lowest in least.items():
+        value, whole = values[name], isinstance(lowest, int)
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number or not lowest <= value < math.inf or (whole and value != int(value)):  # type: ignore[operator, call-overload]
+            kind = "a whole number" if whole else "a number"
+            raise UserError(f"'{name}' is {kind}, {lowest:g} or more, not {value!r}.")
+
+
+def reason(error: BaseException, length: int = 160) -> str:
+    """An error on one line: its type and the start of its message, and those of its innermost cause in brackets."""
+    inner = error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:length]}"
+    return said if inner is error else f"{said} ({reason(inner, length)})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from patchranking.errors import UserError
+from patchranking.errors import UserError, reason
 from patchranking.files import make_folder, replacing
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.insert import tuned_class_features, with_visual_tokens
@@ -300,16 +301,19 @@ class Pruner(nn.Module, ModelHubMixin):
         Raises:
             UserError: If there is no pruner there, or its files are damaged.
         """
-        where = str(pretrained_model_name_or_path)
-        if not Path(where).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", where):
-            raise UserError(f"There is no folder '{where}', and it is no Hub repository: fit a pruner first.")
+        where = os.path.expanduser(pretrained_model_name_or_path)
         try:
+            if not Path(where).is_dir():
+                if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", where):
+                    raise UserError(f"There is no folder '{where}', and it is no Hub repository: fit a pruner first.")
+                if (parent := Path(where).parent).is_dir():
+                    there = ", ".join(sorted(path.name for path in parent.iterdir() if path.is_dir())) or "no folders"
+                    raise UserError(f"There is no folder '{where}'; '{parent}' holds {there}.")
             return super().from_pretrained(where, **kwargs)
         except UserError:
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"There is no readable pruner in '{where}' ({type(error).__name__}: {reason}).") from error
+            raise UserError(f"There is no readable pruner in '{where}' ({reason(error)}).") from error
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> Self:
@@ -339,6 +343,8 @@ class Pruner(nn.Module, ModelHubMixin):
         predictors = {int(block): Predictor(**own) for block, own in config["predictors"].items()}
         pruner = cls(predictors, base, schedule, config["keep"], prompts)
         pruner.load_state_dict(weights)
+        if not all(weight.isfinite().all() for weight in weights.values()):
+            raise UserError(f"The pruner in '{model_id}' has weights that are no finite numbers: fit again.")
         return pruner.eval()
 
 

@@ -8,6 +8,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
@@ -23,8 +24,9 @@ def run(command: Callable[..., None], arguments: Sequence[str], prog: str) -> No
     """Runs a function with command-line arguments; a user's mistake ends with one sentence and status 2.
 
     Required arguments are positional. An argument that is a dataclass becomes one option for each of its fields. List
-    options take several values, ``--keep 0.9 0.8``; so does a list that is the last positional argument.
-    ``--traceback``, or ``PATCHRANKING_TRACEBACK=1`` in the environment, shows where a mistake was found and its cause.
+    options take several values, ``--keep 0.9 0.8``; so does a list that is the last positional argument. Errors of the
+    system, such as a full disk, end like a mistake. ``--traceback``, or ``PATCHRANKING_TRACEBACK=1`` in the
+    environment, shows where it was found and its cause.
 
     Args:
         command: The function, with a docstring in Google style.
@@ -34,10 +36,11 @@ def run(command: Callable[..., None], arguments: Sequence[str], prog: str) -> No
     given = [argument for argument in arguments if argument != _TRACEBACK]
     try:
         command(**parse(command, given, prog))
-    except UserError as error:
+    except (UserError, OSError) as error:
         if len(given) < len(arguments) or os.environ.get("PATCHRANKING_TRACEBACK", "") not in ("", "0"):
             traceback.print_exc()
-        print(f"{prog.partition(' ')[0]}: {error}", file=sys.stderr)
+        said = str(error) if isinstance(error, UserError) else f"{' '.join(str(error).split())[:300]}."
+        print(f"{prog.partition(' ')[0]}: {said}", file=sys.stderr)
         sys.exit(2)
 
 
@@ -61,10 +64,17 @@ def parse(command: Callable[..., None], arguments: Sequence[str], prog: str) -> 
         if any(get_origin(k) is list for k in (kind, *get_args(kind)))
     }
     found = parser.parse_args(_spread(list(arguments), lists, positional))
-    values = {p.name: found[p.name] for p in parameters}
+    values = {p.name: _expanded(found[p.name]) for p in parameters}
     for name, kind in settings.items():
         values[name] = kind(**{field.name: found[field.name] for field in dataclasses.fields(kind)})
     return values
+
+
+def _expanded(value: Any) -> Any:
+    """The value with ``~`` expanded where it is a path, or a list of paths."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return value.expanduser() if isinstance(value, Path) else value
 
 
 def _spread(arguments: list[str], lists: set[str], positional: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from patchranking.commands.common import print_skipped
 from patchranking.data import ImageData, load_data
-from patchranking.errors import UserError
+from patchranking.errors import UserError, check_numbers
 from patchranking.evaluation.budget import Budget, find_point
 from patchranking.files import make_folder
 from patchranking.pruner import Pruner
@@ -39,6 +39,7 @@ def choose(
         seed: Random seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
+    check_numbers({"seed": seed}, seed=0)
     allowed, artefact = Budget.parse(budget), Pruner.from_pretrained(pruner)
     if out is None and not pruner.is_dir():
         raise UserError(f"'{pruner}' is on the Hub: give --out, a folder for the pruner as chosen.")

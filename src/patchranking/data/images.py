@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from patchranking.errors import reason
+
 __all__ = ["SUFFIXES", "UnreadableImageError", "read_image", "reason"]
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"}
@@ -53,8 +55,3 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     levels = np.asarray(image, np.int64).clip(0, 65535)
     wide = image.mode != "I" or levels.max() > 255
     return Image.fromarray((levels >> 8 if wide else levels).astype(np.uint8))
-
-
-def reason(error: Exception) -> str:
-    """An error on one line: its type and the start of its message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"

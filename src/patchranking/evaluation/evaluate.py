@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from patchranking.data import ImageData
-from patchranking.errors import UserError
+from patchranking.errors import UserError, check_numbers
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.examples import Example, examples
 from patchranking.evaluation.rows import Entry, rows_of
@@ -53,6 +53,7 @@ class EvaluationSettings:
         named(self.methods)
         for rate in self.keep:
             check_keep_rate(rate)
+        check_numbers(vars(self), golden_images=0, index_images=0, batch_size=1, timing_batch=0, examples=0, seed=0)
 
 
 def evaluate(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from patchranking.errors import UserError
+from patchranking.errors import UserError, check_numbers
 from patchranking.evaluation.cost import count_macs, noise, time_in_turn
 from patchranking.evaluation.memory import peak_activations
 from patchranking.pruner import Pruner
@@ -51,6 +51,7 @@ class SpeedSettings:
     def __post_init__(self) -> None:
         for rate in self.keep:
             check_keep_rate(rate)
+        check_numbers(vars(self), repeats=1, seconds=0.0, seed=0)
         if min(self.batches, default=0) < 1:
             raise UserError("A batch has 1 image or more: give --batches 1 8 32, for example.")
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from patchranking.data import ImageData, subset
-from patchranking.errors import UserError
+from patchranking.errors import UserError, check_numbers
 from patchranking.files import make_folder, write_json
 from patchranking.fitting.cache import cache_tokens, with_mirrored
 from patchranking.predictor.distill import Distillation, Entering, distill
@@ -74,6 +74,14 @@ class FitSettings:
 
     def __post_init__(self) -> None:
         check_keep_rate(self.keep)
+        check_numbers(vars(self), steps=0, epochs=1, seed=0)
+        for block in self.blocks or []:
+            check_numbers({"blocks": block}, blocks=0)
+        if self.objective not in ("both", "distill", "imitate"):
+            raise UserError(f"Unknown objective '{self.objective}': choose from both, distill, imitate.")
+        if self.network not in get_args(NetworkName):
+            raise UserError(f"Unknown network '{self.network}': choose from {', '.join(get_args(NetworkName))}.")
+        SearchSettings(self.search, self.score)
         if self.loss not in LOSSES:
             raise UserError(f"Unknown loss '{self.loss}': choose from {', '.join(LOSSES)}.")
         if self.schedule is not None and self.blocks is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -12,8 +14,9 @@ __all__ = ["best_first", "check_keep_rate", "gather_tokens", "kept_count", "top_
 
 def check_keep_rate(rate: float) -> float:
     """Returns ``rate`` as a float, or raises UserError when it is outside 0 < rate <= 1."""
-    if not 0 < rate <= 1:
-        raise UserError(f"A keep rate is the share of patches kept, above 0 and at most 1, not {rate:g}.")
+    if not isinstance(rate, Real) or isinstance(rate, bool) or not 0 < rate <= 1:
+        shown = repr(rate) if isinstance(rate, str) else rate
+        raise UserError(f"A keep rate is the share of patches kept, a number above 0 and at most 1, not {shown}.")
     return float(rate)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from patchranking.data import ImageData
-from patchranking.errors import UserError
+from patchranking.errors import UserError, check_numbers
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.iterative import iterative
 from patchranking.ranking.leave_out import leave_out
@@ -59,8 +59,7 @@ class SearchSettings:
     def __post_init__(self) -> None:
         if self.search not in SEARCHES:
             raise UserError(f"Unknown search '{self.search}': choose from {', '.join(SEARCHES)}.")
-        if self.group < 1:
-            raise UserError(f"The iterative search removes at least 1 patch a round, not {self.group}.")
+        check_numbers(vars(self), block=0, window=1, stride=1, group=1, seed=0)
         if self.score not in SCORES:
             raise UserError(f"Unknown score '{self.score}': choose from {', '.join(SCORES)}.")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +15,7 @@ from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progr
 from PIL import Image
 from torch import Tensor, nn
 
-from patchranking.errors import UserError
+from patchranking.errors import UserError, reason
 from patchranking.extras import import_extra
 from patchranking.towers import TextTower, VisionTower, as_text_tower, as_tower
 
@@ -65,6 +67,7 @@ def load_model(name: str, device: str | torch.device = "cpu") -> LoadedModel:
             device.
     """
     library, _, rest = name.partition(":")
+    rest = re.sub(r"^(local-dir:|)(~.*)", lambda found: found[1] + os.path.expanduser(found[2]), rest)
     loaders = {"demo": _load_demo, "open_clip": _load_open_clip, "hf": _load_transformers, "timm": _load_timm}
     if library not in loaders or (library == "demo") != (not rest):
         raise UserError(f"Unknown model '{name}': give {MODEL_HELP}.")
@@ -75,8 +78,7 @@ def load_model(name: str, device: str | torch.device = "cpu") -> LoadedModel:
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"Could not load the model '{name}': {reason or type(error).__name__}") from error
+        raise UserError(f"Could not load the model '{name}' ({reason(error, 300)}).") from error
     loaded.model.eval().requires_grad_(False).to(device)
     return loaded
 
@@ -85,8 +87,8 @@ def _check_device(device: str | torch.device) -> None:
     try:
         torch.empty(0, device=device)
     except Exception as error:
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
-        raise UserError(f"The device '{device}' cannot be used: {reason}.") from error
+        said = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
+        raise UserError(f"The device '{device}' cannot be used: {said}.") from error
 
 
 def _check_folder(path: str) -> None:

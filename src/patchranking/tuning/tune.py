@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from patchranking.data import ImageData, read_batches
-from patchranking.errors import UserError
+from patchranking.errors import UserError, check_numbers
 from patchranking.extras import import_extra
 from patchranking.files import make_folder, write_json
 from patchranking.methods.measure import measure
 from patchranking.methods.method import Encoded, Encoding
-from patchranking.prompts.tokens import Prompts, TokensName
+from patchranking.prompts.tokens import TOKENS, Prompts, TokensName
 from patchranking.pruner import Pruner
 from patchranking.seeding import seeded
 from patchranking.towers import TextTower
@@ -79,6 +79,12 @@ class TuneSettings:
     precision: Literal["32-true", "bf16-mixed"] | None = None
     workers: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_numbers(vars(self), num_tokens=1, depth=1, shots=1, epochs=1, batch_size=1, patience=1, workers=0, seed=0)
+        check_numbers(vars(self), learning_rate=0.0, weight_decay=0.0, held_out_share=0.0)
+        if self.tokens not in TOKENS:
+            raise UserError(f"Unknown tokens '{self.tokens}': choose from {', '.join(TOKENS)}.")
 
 
 @dataclass(frozen=True)
