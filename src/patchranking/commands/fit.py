@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patchranking.commands.common import print_skipped
+from patchranking.commands.common import print_left_out, print_skipped
 from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget, choose, measure_curve
@@ -58,6 +58,9 @@ def fit(
         f"ranking; wrote {out}"
     )
     print_skipped(report.skipped)
+    print_left_out(images)
+    if unseen is not None:
+        print_left_out(unseen)
 
 
 def _print(report: FitReport) -> None:
