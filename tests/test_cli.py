@@ -453,3 +453,39 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("patchranking: There is no readable pruner in '.'")
     assert done.stderr.count("\n") == 1
+
+
+def test_files_left_out_and_notes_are_printed_on_a_line_each(run, tmp_path):
+    for name in ("train/a.png", "val/b.png", "val/c.png"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        demo.scenes.scene("train", 0).image.save(tmp_path / "set" / name)
+    for name in ("1.txt", "2.txt", "3.txt", "4.txt", ".DS_Store"):
+        (tmp_path / "set" / name).touch()
+    status, out, _ = run("rank", "demo", tmp_path / "set", "--out", tmp_path / "out")
+    assert status == 0
+    lines = out.splitlines()
+    assert lines[0].startswith("3 images in = 3 ranked + 0 skipped")
+    assert lines[1] == (
+        "5 left out: 1 hidden (.DS_Store); 4 '.txt' is no suffix of a picture (1.txt, 2.txt, 3.txt, ...)"
+    )
+    assert lines[2].startswith("note: The classes train, val look like splits")
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_names_that_the_console_cannot_show_are_escaped(tmp_path, encoding):
+    demo.scenes.scene("train", 0).image.save(tmp_path / "good.png")
+    (tmp_path / "\u732b.jpg").write_bytes(b"broken")
+    (tmp_path / "\u732b.txt").touch()
+    done = subprocess.run(
+        [sys.executable, "-c", "from patchranking.cli import main; main()", "rank", "demo", ".", "--out", "out"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    cat = "\u732b" if encoding == "utf-8" else "\\u732b"
+    assert f"skipped {cat}.jpg" in done.stdout.decode(encoding)
+    assert f"({cat}.txt)" in done.stdout.decode(encoding)

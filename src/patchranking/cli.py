@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 
@@ -13,6 +14,9 @@ COMMANDS = ("demo", "rank", "fit", "choose", "tune", "evaluate", "benchmark", "r
 
 def main() -> None:
     """Runs the command line; Ctrl-C ends it with one line and status 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name that the console cannot show never ends a run
     try:
         _main()
     except KeyboardInterrupt:

@@ -69,3 +69,23 @@ def test_missing_pictures_and_bad_files_are_said(folder):
     (folder / "split_zhou_OxfordFlowers.json").write_text("{")
     with pytest.raises(UserError, match="no split of CoOp"):
         load_data(str(folder))
+
+
+@pytest.mark.parametrize("path", ["../secret.jpg", "/etc/secret.jpg", "jpg/../../secret.jpg"])
+def test_paths_that_leave_the_folder_are_refused(folder, path):
+    (folder / "split_zhou_OxfordFlowers.json").write_text(json.dumps({"test": [[path, 0, "rose"]]}))
+    with pytest.raises(UserError, match="is not in its folder"):
+        load_data(str(folder))
+
+
+@pytest.mark.parametrize("entry", [["a.jpg", "0", "rose"], ["a.jpg", 0.9, "rose"], [7, 0, "rose"], ["a.jpg", 0, None]])
+def test_values_of_the_wrong_kind_are_refused(folder, entry):
+    (folder / "split_zhou_OxfordFlowers.json").write_text(json.dumps({"test": [entry]}))
+    with pytest.raises(UserError, match="no split of CoOp"):
+        load_data(str(folder))
+
+
+def test_two_classes_of_one_name_are_told_apart(folder):
+    entries = [["image_0.jpg", 0, "missile"], ["image_1.jpg", 1, "missile"]]
+    (folder / "split_zhou_OxfordFlowers.json").write_text(json.dumps({"test": entries}))
+    assert load_data(str(folder)).class_names == ["missile", "missile (2)"]

@@ -6,7 +6,7 @@ import sys
 import pytest
 from PIL import Image
 
-from patchranking.data import load_data
+from patchranking.data import load_data, subset
 from patchranking.errors import UserError
 
 
@@ -58,23 +58,159 @@ def test_other_files_are_left_out(make):
     assert (data.keys, data.class_names) == (["a/b.png"], ["a"])
 
 
-def test_every_suffix_of_a_picture_counts_in_any_case(make):
-    root = make("a.jpg", "b.jpeg", "c.png", "d.webp", "e.bmp", "f.gif", "g.tif", "h.TIFF", "i.ppm")
-    (root / "j.avif").touch()
-    (root / "k.svg").touch()
-    assert "".join(key[0] for key in load_data(str(root)).keys) == "abcdefghij"
+def test_every_file_is_used_or_left_out_with_its_reason(make):
+    used = (
+        "a.jpg",
+        "b.jpeg",
+        "c.png",
+        "d.webp",
+        "e.bmp",
+        "f.gif",
+        "g.tif",
+        "h.TIFF",
+        "i.ppm",
+        "j.jfif",
+        "k.jpe",
+        "l.jp2",
+    )
+    root = make(*used)
+    for name in ("m.avif", "v.svg", "w.txt", "Thumbs.db", ".DS_Store", "no_suffix_no_picture", "x.eps"):
+        (root / name).touch()
+    (root / "n_no_suffix").write_bytes((root / "a.jpg").read_bytes())
+    (root / "o.png").symlink_to(root / "c.png")
+    (root / "gone.png").symlink_to(root / "nowhere")
+    data = load_data(str(root))
+    assert "".join(key[0] for key in data.keys) == "abcdefghijklmno"
+    assert data.left_out == {
+        ".DS_Store": "hidden",
+        "Thumbs.db": "made by the system",
+        "gone.png": "a link to nothing",
+        "no_suffix_no_picture": "no suffix, and no picture by its content",
+        "v.svg": "'.svg' is no suffix of a picture",
+        "w.txt": "'.txt' is no suffix of a picture",
+        "x.eps": "'.eps' is no suffix of a picture",
+    }
+    assert len(data) + len(data.left_out) == len(list(root.iterdir()))
+    assert (subset(data, 2, 0).left_out, load_data(str(root), limit=1).left_out) == (data.left_out, data.left_out)
+
+
+def test_linked_class_folders_are_followed_once_and_circles_end(make, tmp_path):
+    root, other = make("cat/a.png"), make("b.png", "deep/c.png", folder="elsewhere/dogs")
+    (root / "dog").symlink_to(other)
+    (root / "cat" / "up").symlink_to(root)
+    (other / "self").symlink_to(other)
+    (root / "alias").symlink_to(root / "cat")
+    data = load_data(str(root))
+    assert (data.keys, data.class_names) == (["cat/a.png", "dog/b.png", "dog/deep/c.png"], ["cat", "dog"])
+    assert data.left_out == {
+        "alias": "the same folder as 'cat'",
+        "cat/up": "the same folder as '.'",
+        "dog/self": "the same folder as 'dog'",
+    }
+
+
+def test_folders_of_the_system_are_no_classes(make):
+    system = (
+        "@eaDir",
+        "#recycle",
+        "__MACOSX",
+        "lost+found",
+        "$RECYCLE.BIN",
+        ".thumbnails",
+        ".git",
+        "System Volume Information",
+    )
+    root = make("cat/a.png", "cat/@eaDir/a.png/thumb.png", *(f"{name}/cat/a.png" for name in system))
+    data = load_data(str(root))
+    assert (data.keys, data.class_names) == (["cat/a.png"], ["cat"])
+    assert set(data.left_out) == {*system, "cat/@eaDir"}
+    assert set(data.left_out.values()) == {"hidden", "made by the system"}
+
+
+def test_a_folder_without_pictures_says_why(make):
+    root = make()
+    (root / "a.docx").touch()
+    assert "'a.docx' is left out: '.docx' is no suffix of a picture" in sentence(str(root))
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("Training", "test"), ("train",)])
+def test_a_parent_of_splits_is_recognised(make, splits):
+    root = make(*(f"{split}/cat/a.png" for split in splits))
+    (note,) = load_data(str(root)).notes
+    assert "look like splits" in note
+    assert f"'{root / splits[0]}'" in note
+    assert load_data(str(make("train/a.png", "bus/b.png", folder="vehicles"))).notes == []
+
+
+IDS = ("n01440764/a.png", "n02102040/b.png")
+
+
+@pytest.mark.parametrize("place", [".", ".."])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("n02102040 English springer\nn01440764 tench, Tinca tinca\nn0000 other\n", ""),
+        ("\ufeffn01440764,tench\nn02102040,English_springer\n", ""),
+        ("tench\nEnglish springer\n", "in their order: 'n01440764' is 'tench'"),
+    ],
+)
+def test_classnames_name_the_folders(make, place, text, said):
+    root = make(*IDS)
+    (root / place / "classnames.txt").write_text(text, encoding="utf-8")
+    data = load_data(str(root))
+    assert (data.class_names, data.labels) == (["English springer", "tench"], [1, 0])
+    assert said in " ".join(data.notes)
+    assert bool(data.notes) == bool(said)
+
+
+@pytest.mark.parametrize("text", ["fox\n", "fox\nbee\nant\n", "n01440764 tench\nn9 bee\n"])
+def test_classnames_that_do_not_fit_are_left_aside_with_a_note(make, text):
+    root = make(*IDS)
+    (root / "classnames.txt").write_text(text)
+    data = load_data(str(root))
+    assert data.class_names == ["n01440764", "n02102040"]
+    assert "left aside" in data.notes[0]
+    assert "no words" in data.notes[1]
+
+
+def test_classnames_that_the_folders_have_already_change_nothing(make):
+    root = make("bee/a.png", "red_fox/b.png")
+    (root / "classnames.txt").write_text("red fox\nbee\n")
+    data = load_data(str(root))
+    assert (data.class_names, data.notes) == (["bee", "red fox"], [])
+
+
+def test_two_folders_of_one_name_stay_two_classes(make):
+    root = make(*IDS)
+    (root / "classnames.txt").write_text("n01440764 crane\nn02102040 crane\n")
+    data = load_data(str(root))
+    assert (data.class_names, data.labels) == (["crane", "crane (2)"], [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("names", "said"), [(("n01440764", "n02102040"), True), (("0001", "0002"), True), (("cat", "7up"), False)]
+)
+def test_class_names_that_are_no_words_are_said(make, names, said):
+    assert any("no words" in note for note in load_data(str(make(*(f"{name}/a.png" for name in names)))).notes) == said
 
 
 def test_a_folder_named_like_a_list_is_a_folder(make):
     assert load_data(str(make("a.png", folder="set/val.json"))).keys == ["a.png"]
 
 
-@pytest.mark.parametrize("names", [("a.png", "b.png"), ("loose.png", "cat/a.png", "dog/b.png")])
-def test_pictures_outside_a_class_make_the_set_unlabelled(make, names):
+@pytest.mark.parametrize("names", [("a.png", "b.png"), ("loose.png", "cat/a.png"), ("a.png", "b.png", "edited/a.png")])
+def test_as_many_pictures_outside_a_class_as_in_one_make_the_set_unlabelled(make, names):
     data = load_data(str(make(*names)))
     assert data.labels is None
     assert data.class_names == []
     assert len(data) == len(names)
+    assert any("no labels" in note for note in data.notes) == any("/" in name for name in names)
+
+
+def test_a_stray_picture_beside_the_classes_is_left_out(make):
+    data = load_data(str(make("loose.png", "cat/a.png", "dog/b.png")))
+    assert (data.keys, data.labels) == (["cat/a.png", "dog/b.png"], [0, 1])
+    assert data.left_out == {"loose.png": "a picture beside the folders of the classes"}
 
 
 def test_joins_folders(make):

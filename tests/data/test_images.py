@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import io
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from patchranking.data.images import UnreadableImageError, read_image, reason
+from patchranking.data import images
+from patchranking.data.images import UnreadableImageError, no_picture, read_image, reason, suffixes
 
 GRADIENT = np.linspace(0, 255, 48 * 32).reshape(48, 32).astype(np.uint8)
 
@@ -120,12 +126,37 @@ def test_32_bit_grey_within_8_bits_keeps_its_levels(tmp_path):
     assert np.array_equal(np.asarray(read_image(tmp_path / "grey.tif"))[..., 0], levels)
 
 
-def test_32_bit_grey_beyond_8_bits_is_scaled_from_16_and_cut_off(tmp_path):
-    levels = np.array([[-5, 0, 255], [256, 65535, 70000]], np.int32)
-    Image.fromarray(levels).save(tmp_path / "grey.tif")
-    assert np.asarray(read_image(tmp_path / "grey.tif"))[..., 0].tolist() == [[0, 0, 0], [1, 255, 255]]
-    Image.fromarray(levels[:1]).save(tmp_path / "grey.tif")
-    assert np.asarray(read_image(tmp_path / "grey.tif"))[..., 0].tolist() == [[0, 0, 255]]
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        (np.array([[0, 255, 256, 65535]], np.int32), [[0, 0, 1, 255]]),
+        (np.array([[0, 0.25, 0.5, 1]], np.float32), [[0, 64, 128, 255]]),
+        (np.array([[0, 1.5, 100, 255]], np.float32), [[0, 1, 100, 255]]),
+        (np.array([[0, 256, 512.5, 65535]], np.float32), [[0, 1, 2, 255]]),
+        (np.array([[0, 1]], np.int32), [[0, 1]]),
+        (np.array([[0, 256]], ">u2"), [[0, 1]]),
+    ],
+)
+def test_values_are_scaled_by_their_range(path, levels, expected):
+    Image.fromarray(levels).save(path, "tiff")
+    assert np.asarray(read_image(path))[..., 1].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    "levels",
+    [
+        np.array([[0, 70000]], np.int32),
+        np.array([[-5, 255]], np.int32),
+        np.array([[-0.5, 0.5]], np.float32),
+        np.array([[0, 1e9]], np.float32),
+        np.array([[0.5, np.nan]], np.float32),
+        np.array([[0, np.inf]], np.float32),
+    ],
+)
+def test_values_of_no_known_range_are_refused(path, levels):
+    Image.fromarray(levels).save(path, "tiff")
+    with pytest.raises(UnreadableImageError, match="values from"):
+        read_image(path)
 
 
 def test_a_dark_picture_of_16_bits_stays_dark(path):
@@ -159,3 +190,135 @@ def test_reads_the_content_of_a_file_and_an_opened_picture_alike(path):
 def test_says_why_content_cannot_be_used(source, word):
     with pytest.raises(UnreadableImageError, match=word):
         read_image(source)
+
+
+def encoded(kind, image=None, **options):
+    content = io.BytesIO()
+    (image or Image.fromarray(GRADIENT)).save(content, kind, **options)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("name", ["photo.jpg", "photo.eps", "photo"])
+def test_postscript_starts_no_program(tmp_path, monkeypatch, name):
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (tmp_path / name).write_bytes(encoded("EPS", Image.new("RGB", (8, 8))))
+    no_picture(tmp_path / name)
+    for source in (tmp_path / name, (tmp_path / name).read_bytes()):
+        with pytest.raises(UnreadableImageError, match="cannot identify"):
+            read_image(source)
+    assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("kind", ["EPS", "WMF", "GRIB", "BUFR", "HDF5", "MPEG", "IPTC", "FITS", "SPIDER", "PDF"])
+def test_formats_that_need_other_programs_or_hold_no_pictures_are_not_opened(kind):
+    assert kind not in images._formats()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "kind"),
+    [
+        *((".jfif", "JPEG"), (".jpe", "JPEG"), (".pgm", "PPM"), (".jp2", "JPEG2000"), (".tga", "TGA"), (".mpo", "MPO")),
+        *((".avif", "AVIF"), (".webp", "WEBP"), (".TIF", "TIFF"), (".ico", "ICO"), (".pcx", "PCX"), (".sgi", "SGI")),
+    ],
+)
+def test_reads_what_pillow_reads_by_any_of_its_suffixes(tmp_path, suffix, kind):
+    file = tmp_path / f"a{suffix}"
+    file.write_bytes(encoded(kind, Image.new("RGB", (16, 16), (200, 30, 60))))
+    assert suffix.lower() in suffixes()
+    assert no_picture(file) == ""
+    assert np.abs(np.array(read_image(file).getpixel((8, 8))) - (200, 30, 60)).max() < 8
+
+
+def test_a_file_without_suffix_is_told_by_its_content(tmp_path):
+    for name, content in [("photo", encoded("JPEG")), ("Makefile", b"all:\n"), ("empty", b""), ("nul", bytes(64))]:
+        (tmp_path / name).write_bytes(content)
+        assert bool(no_picture(tmp_path / name)) == (name != "photo")
+
+
+def test_says_why_a_file_is_no_picture(tmp_path):
+    (tmp_path / "a.txt").write_text("a")
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert no_picture(tmp_path / "a.txt") == "'.txt' is no suffix of a picture"
+    assert no_picture(tmp_path / "gone.jpg") == "a link to nothing"
+    assert no_picture(tmp_path / "pipe.jpg") == "no regular file"
+    with pytest.raises(UnreadableImageError, match="no regular file"):
+        read_image(tmp_path / "pipe.jpg")
+
+
+@pytest.mark.parametrize("brand", [b"heic", b"mif1"])
+def test_heic_is_read_through_pillow_heif_or_its_extra_is_named(tmp_path, monkeypatch, brand):
+    monkeypatch.setattr(images, "_formats", lambda: ("JPEG", "PNG"))
+    content = b"\0\0\0\x18ftyp" + brand + bytes(20)
+    (tmp_path / "photo").write_bytes(content)
+    for source in (content, tmp_path / "photo"):
+        with pytest.raises(UnreadableImageError, match=r"patchranking\[heif\]"):
+            read_image(source)
+    assert "patchranking[heif]" in no_picture(tmp_path / "photo")
+
+
+def test_reads_heic(path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.new("RGB", (64, 48), (200, 30, 60))).save(path)
+    assert read_image(path).size == (64, 48)
+    assert {".heic", ".heif"} <= suffixes()
+
+
+@pytest.mark.parametrize(("size", "read"), [((200, 1), True), ((1, 200), True), ((201, 1), False), ((1, 20000), False)])
+def test_a_long_thin_picture_is_refused(path, size, read):
+    Image.new("L", size).save(path, "png")
+    if read:
+        assert read_image(path).size == size
+    else:
+        with pytest.raises(UnreadableImageError, match=f"{size[0]} x {size[1]} pixels: one side"):
+            read_image(path)
+
+
+def png(width, height, data):
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def test_a_bomb_is_refused_before_it_is_decoded_whatever_pillow_allows(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    with pytest.raises(UnreadableImageError, match=r"20000 x 20000 pixels, more than"):
+        read_image(png(20000, 20000, bytes(10)))
+    assert read_image(png(4, 4, bytes(10**7))).size == (4, 4)  # what follows the pixels is not kept
+
+
+def test_a_huge_file_is_refused_before_it_is_read(path, monkeypatch):
+    monkeypatch.setattr(images, "_MAX_BYTES", 10)
+    path.write_bytes(encoded("PNG"))
+    with pytest.raises(UnreadableImageError, match="more than 10"):
+        read_image(path)
+
+
+def exif(*entries):
+    body = b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries))
+    return b"Exif\0\0" + body + b"".join(struct.pack("<HHI", *own[:3]) + own[3] for own in entries) + bytes(4)
+
+
+TURN = (0x112, 3, 1, struct.pack("<HH", 6, 0))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "size"),
+    [
+        (exif(TURN), (48, 32)),
+        (exif(TURN, (0x8298, 5, 1, struct.pack("<I", 8))), (48, 32)),
+        (exif(TURN, (0x010F, 2, 9, struct.pack("<I", 2**31))), (48, 32)),
+        (b"Exif\0\0" + exif(TURN), (48, 32)),
+        (exif((0x112, 2, 4, b"six\0")), (32, 48)),
+        (exif((0x112, 3, 1, struct.pack("<HH", 99, 0))), (32, 48)),
+        (b"Exif\0\0no exif at all", (32, 48)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_no_metadata_loses_a_picture(metadata, size):
+    for kind in ("JPEG", "WEBP", "PNG"):
+        assert read_image(encoded(kind, exif=metadata)).size == size

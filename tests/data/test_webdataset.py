@@ -118,6 +118,11 @@ def test_finds_the_picture_of_a_sample(tmp_path):
     }
     data = load_data(f"wds:{shard(tmp_path / 'x.tar', files)}")
     assert data.keys == ["x/deep/er/a", "x/b", f"x/{'long' * 60}"]
+    assert data.left_out == {
+        "x/readme": "no picture in the sample",
+        "x/deep/er/a.b": "a second picture of the sample 'deep/er/a'",
+        "x/deep/._a.png": "hidden",
+    }
     assert data.image(0).getpixel((0, 0))[0] in range(198, 203)
     assert data.image(2).getpixel((0, 0)) == (3, 0, 0)
 
@@ -240,3 +245,64 @@ def test_mistakes_have_one_sentence(tmp_path):
     assert "names no images" in sentence("wds:")
     (tmp_path / "classnames.txt").write_text("fox\nbee\n")
     assert "class 5" in sentence(f"wds:{shard(tmp_path / 'far.tar', samples([1, 5]))}")
+
+
+def test_pictures_with_dots_in_their_names_are_samples_of_their_own(tmp_path):
+    files = {
+        **{
+            "a.png": picture(1),
+            "a.cls": b"0",
+            "photo.1.png": picture(2),
+            "photo.1.cls": b"1",
+            "photo.2.png": picture(3),
+        },
+        **{"photo.2.cls": b"2", "v1.5_b.png": picture(4), "v1.5_b.cls": b"3", "s0.input.png": picture(5)},
+        **{"s0.outputs.txt": b"a bird", "s0.cls": b"4"},
+    }
+    data = load_data(f"wds:{shard(tmp_path / 'x.tar', files)}")
+    assert read(data)[0] == {"x/a": 1, "x/photo.1": 2, "x/photo.2": 3, "x/v1.5_b": 4, "x/s0.input": 5}
+    assert data.labels == [0, 1, 2, 3, 4]
+    assert data.left_out == {}
+
+
+def test_every_member_of_a_shard_is_used_or_left_out(tmp_path):
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as tar:
+        for name, kind in [
+            ("link.png", tarfile.SYMTYPE),
+            ("hard.png", tarfile.LNKTYPE),
+            ("folder.png", tarfile.DIRTYPE),
+        ]:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+        contents = {"a.png": picture(1), "a.JPE": picture(2), "b.svg": b"<svg/>", "no_suffix": b"x", "c.heic": b"x"}
+        for name, content in {**contents, "__MACOSX/._a.png": b"x", "../../d.png": picture(3)}.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    data = load_data(f"wds:{path}")
+    found = {key: why for key, why in data.left_out.items() if key != "x/c"}
+    assert "x/a" in data.keys
+    assert read(data)[0] == {"x/a": 1}
+    assert found == {
+        "x/link.png": "no regular file",
+        "x/hard.png": "no regular file",
+        "x/a.JPE": "a second picture of its sample",
+        "x/b": "no picture in the sample",
+        "x/no_suffix": "no picture in the sample",
+        "x/__MACOSX/._a.png": "made by the system",
+        "x/../../d.png": "hidden",
+    }
+
+
+def test_a_header_that_claims_more_than_there_is_costs_nothing(tmp_path):
+    path = shard(tmp_path / "x.tar", {"a.png": picture(1), "b.png": picture(2)})
+    with path.open("r+b") as file:
+        file.seek(2 * tarfile.BLOCKSIZE)
+        header = tarfile.TarInfo("b.png")
+        header.size = 2**60
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+    found, skipped = read(load_data(f"wds:{path}"))
+    assert found == {"x/a": 1}
+    assert "damaged" in skipped["x/b"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patchranking.commands.common import print_skipped
+from patchranking.commands.common import print_left_out, print_skipped
 from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError, check_numbers
 from patchranking.evaluation.budget import Budget, find_point
@@ -48,6 +48,7 @@ def choose(
     skipped = save_within(loaded, images, artefact.to(loaded.tower.device), allowed, folder)
     print(f"{len(images)} images in = {len(images) - len(skipped)} measured + {len(skipped)} skipped; wrote {folder}")
     print_skipped(skipped)
+    print_left_out(images)
 
 
 def save_within(model: LoadedModel, data: ImageData, pruner: Pruner, budget: Budget, out: Path) -> dict[str, str]:

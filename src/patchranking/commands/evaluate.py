@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from patchranking.commands.common import number, print_skipped
+from patchranking.commands.common import number, print_left_out, print_skipped
 from patchranking.data import ClassesName, load_data, of_classes
 from patchranking.evaluation.evaluate import EvaluationSettings
 from patchranking.evaluation.evaluate import evaluate as run_evaluation
@@ -55,6 +55,7 @@ def evaluate(
     totals = results["images"]
     print(f"{totals['in']} images in = {totals['evaluated']} evaluated + {totals['skipped']} skipped")
     print_skipped(results["skipped"])
+    print_left_out(images)
     print(f"wrote {folder / 'results.json'} and {folder / 'report.html'}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from patchranking.commands.choose import save_within
-from patchranking.commands.common import print_skipped
+from patchranking.commands.common import print_left_out, print_skipped
 from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget
@@ -56,6 +56,9 @@ def fit(
         f"ranking; wrote {out}"
     )
     print_skipped(report.skipped)
+    print_left_out(images)
+    if unseen is not None:
+        print_left_out(unseen)
     if allowed is not None and unseen is not None:
         try:
             print_skipped(save_within(loaded, unseen, pruner, allowed, out))

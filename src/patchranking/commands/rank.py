@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patchranking.commands.common import number, print_skipped
+from patchranking.commands.common import number, print_left_out, print_skipped
 from patchranking.data import load_data
 from patchranking.ranking import job
 from patchranking.ranking.search import SearchSettings
@@ -43,3 +43,4 @@ def rank(
     if manifest["settings"]["needs_labels"]:
         print("these rankings have seen the true classes: they need labels, and are an oracle on the images ranked")
     print_skipped(manifest["skipped"])
+    print_left_out(images)

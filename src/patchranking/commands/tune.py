@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from patchranking.commands.common import print_skipped
+from patchranking.commands.common import print_left_out, print_skipped
 from patchranking.data import ClassesName, load_data, of_classes
 from patchranking.pruner import Pruner
 from patchranking.towers.load import load_model
@@ -57,3 +57,4 @@ def tune(
         f"skipped + {left_out} not drawn; wrote {out}"
     )
     print_skipped(report.skipped)
+    print_left_out(images)

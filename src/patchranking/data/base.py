@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from patchranking.data.classnames import are_ids, distinct
 from patchranking.data.templates import templates_for
 from patchranking.errors import UserError
 
@@ -18,6 +20,7 @@ __all__ = [
     "ClassesName",
     "ImageData",
     "distinct_ends",
+    "inside",
     "number_classes",
     "of_classes",
     "printable",
@@ -46,6 +49,8 @@ class ImageData(ABC):
         class_names: Natural names of the classes, empty when unlabelled.
         templates: Zero-shot prompt templates with one ``{}``.
         captions: Captions of every image, one or more; None without.
+        left_out: What lies among the images and is none of them: name -> reason.
+        notes: Sentences on what was assumed about the classes.
     """
 
     name: str
@@ -55,6 +60,8 @@ class ImageData(ABC):
     class_names: list[str]
     templates: tuple[str, ...]
     captions: list[list[str]] | None = None
+    left_out: Mapping[str, str] = {}
+    notes: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -75,6 +82,12 @@ class ImageData(ABC):
         self.keys = [keys[index] for index in chosen]
         self.class_names, labels = number_classes(classes, names)
         self.labels = None if labels is None else [labels[index] for index in chosen]
+        if are_ids(self.class_names):
+            self.notes = [
+                *self.notes,
+                f"Class names such as '{self.class_names[0]}' are no words, which zero-shot accuracy needs: name the "
+                "classes in a file classnames.txt beside the images.",
+            ]
 
 
 def sample(length: int, limit: int | None, seed: int) -> list[int]:
@@ -116,6 +129,7 @@ class _Subset(ImageData):
         self._data, self._chosen = data, chosen
         self.name, self.split = data.name, data.split
         self.class_names, self.templates = data.class_names, data.templates
+        self.left_out, self.notes = data.left_out, data.notes
         self.keys = [data.keys[index] for index in chosen]
         self.labels = None if data.labels is None else [data.labels[index] for index in chosen]
         self.captions = None if data.captions is None else [data.captions[index] for index in chosen]
@@ -135,8 +149,8 @@ def number_classes(classes: Sequence[Any], names: Sequence[str] = ()) -> tuple[l
         names: Names of the numbered classes; when omitted, classes are called by their own name or number.
 
     Returns:
-        The class names, their underscores read as spaces, and the labels. One image without a class makes the set
-        unlabelled: ``[]`` and None.
+        The class names, their underscores read as spaces, and the labels. Of classes with one name, the second is
+        called ``"NAME (2)"``. One image without a class makes the set unlabelled: ``[]`` and None.
 
     Raises:
         UserError: If a class has no name.
@@ -149,7 +163,7 @@ def number_classes(classes: Sequence[Any], names: Sequence[str] = ()) -> tuple[l
             f"An image is of class {found[-1]}, but only classes 0 to {len(names) - 1} have a name: add names."
         )
     numbers = {value: value if names else number for number, value in enumerate(found)} | {-1: -1}
-    return [str(name).replace("_", " ") for name in names or found], [numbers[value] for value in classes]
+    return distinct([str(name).replace("_", " ") for name in names or found]), [numbers[value] for value in classes]
 
 
 def row_keys(length: int) -> list[str]:
@@ -169,6 +183,12 @@ def distinct_ends(paths: Sequence[Path], shortest: int) -> list[str]:
     lengths = range(shortest, max(map(len, parts)) + 2)
     length = next(n for n in lengths if len({part[-n:] for part in parts}) == len(parts))
     return ["/".join(part[-length:]) for part in parts]
+
+
+def inside(name: str) -> bool:
+    """Whether a path that a list names stays in the list's folder: it is relative, and never goes above it."""
+    path = os.path.normpath(name.replace("\\", "/"))
+    return not (os.path.isabs(name) or Path(name).drive or path.split("/")[0] == "..") and "\0" not in name
 
 
 def printable(name: str) -> str:

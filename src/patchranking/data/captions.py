@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from patchranking.data.base import ImageData, printable, sample
+from patchranking.data.base import ImageData, inside, printable, sample
 from patchranking.data.images import read_image
 from patchranking.errors import UserError
 
@@ -24,7 +24,7 @@ class CaptionData(ImageData):
 
     A ``.tsv`` or ``.csv`` file has a head line with the columns ``image`` and ``caption``. A ``.json`` file is a list
     of objects with ``image`` and ``caption`` or ``captions``, or has COCO's ``images`` and ``annotations``. An image
-    may come again with another caption.
+    may come again with another caption. Images without a caption, and paths that leave the folder, are left out.
 
     Args:
         file: The list.
@@ -40,15 +40,23 @@ class CaptionData(ImageData):
             raise UserError(f"There is no list of captions '{file}'.")
         found: dict[str, list[str]] = {}
         try:
-            for image, caption in _pairs(file):
-                found.setdefault(str(image), []).append(str(caption).strip())
-        except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, KeyError, TypeError, AttributeError) as error:
+            for image, captions in _entries(file):
+                found.setdefault(_text(image), []).extend(_text(caption).strip() for caption in captions)
+        except (ValueError, csv.Error, KeyError, TypeError, AttributeError) as error:
+            if isinstance(error, UserError):
+                raise
             raise UserError(
                 f"'{file}' is no list of captions: it needs columns image and caption, or COCO's images and "
                 "annotations."
             ) from error
         if not found:
             raise UserError(f"'{file}' names no images.")
+        why = {name: _why_not(name, captions) for name, captions in found.items()}
+        self.left_out = {printable(name): text for name, text in why.items() if text}
+        found = {name: captions for name, captions in found.items() if not why[name]}
+        if not found:
+            name, text = next(iter(self.left_out.items()))
+            raise UserError(f"'{file}' names no images that can be used: '{name}' is left out: {text}.")
         chosen = sample(len(found), limit, seed)
         names = list(found)
         self._paths = [file.parent / names[index] for index in chosen]
@@ -60,18 +68,45 @@ class CaptionData(ImageData):
         return read_image(self._paths[index])
 
 
-def _pairs(file: Path) -> Iterator[tuple[str, str]]:
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _why_not(image: str, captions: list[str]) -> str:
+    if not any(captions):
+        return "no caption"
+    return "" if inside(image) else "a path that leaves the folder of the list"
+
+
+def _entries(file: Path) -> Iterator[tuple[Any, list[Any]]]:
+    """Images with captions; one may come again."""
     if file.suffix.lower() != ".json":
-        with file.open(newline="", encoding="utf-8") as lines:
-            tabs = file.suffix.lower() == ".tsv"
-            rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE) if tabs else csv.DictReader(lines)
-            for row in rows:
-                yield row["image"], row["caption"]
+        yield from _rows(file)
         return
-    content: Any = json.loads(file.read_text(encoding="utf-8"))
+    content: Any = json.loads(file.read_text(encoding="utf-8-sig"))
     if isinstance(content, dict):
         names = {image["id"]: image["file_name"] for image in content["images"]}
+        yield from ((name, []) for name in names.values())
         content = [{"image": names[a["image_id"]], "caption": a["caption"]} for a in content["annotations"]]
     for entry in content:
-        for caption in entry["captions"] if "captions" in entry else [entry["caption"]]:
-            yield entry["image"], caption
+        captions = entry["captions"] if "captions" in entry else [entry["caption"]]
+        if not isinstance(captions, list):
+            raise TypeError(f"{captions!r} is no list")
+        yield entry["image"], captions
+
+
+def _rows(file: Path) -> Iterator[tuple[str, list[str]]]:
+    tabs = file.suffix.lower() == ".tsv"
+    with file.open(newline="", encoding="utf-8-sig") as lines:
+        rows = csv.reader(lines, "excel-tab", quoting=csv.QUOTE_NONE) if tabs else csv.reader(lines, strict=True)
+        head = next(rows, [])
+        image, caption = (head.index("image"), head.index("caption")) if head else (0, 0)
+        for row in filter(None, rows):
+            if len(row) != len(head):
+                raise UserError(
+                    f"'{file}' has {len(row)} fields in line {rows.line_num} and {len(head)} in its head: put captions "
+                    f"with a {'tab' if tabs else 'comma'} {'in a .csv file' if tabs else 'in quotes'}."
+                )
+            yield row[image], [row[caption]]

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
-from patchranking.data.base import ImageData, sample
+from patchranking.data.base import ImageData, inside, sample
 from patchranking.data.images import read_image
 from patchranking.errors import UserError
 
 __all__ = ["CoopData", "split_file"]
 
+_T = TypeVar("_T", str, int)
 _PATTERN = "split_zhou_*.json"
 
 
@@ -41,13 +43,15 @@ class CoopData(ImageData):
     def __init__(self, file: Path, split: str, limit: int | None, seed: int) -> None:
         try:
             splits = json.loads(file.read_text(encoding="utf-8"))
-            entries = [(str(path), int(label), str(name)) for path, label, name in splits[split]]
+            entries = [(_of(str, path), _of(int, label), _of(str, name)) for path, label, name in splits[split]]
             names = {label: name for part in splits.values() for _, label, name in part}
             class_names = [names[label] for label in range(len(names))]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"'{file}' is no split of CoOp with pictures for '{split}': give train, val or test."
             ) from error
+        if outside := next((path for path, _, _ in entries if not inside(path)), None):
+            raise UserError(f"'{file}' names '{outside}', which is not in its folder: pictures lie in it or below.")
         folders = [file.parent, *sorted(path for path in file.parent.rglob("*") if path.is_dir())]
         root = next((folder for folder in folders if entries and (folder / entries[0][0]).is_file()), None)
         if root is None:
@@ -62,3 +66,9 @@ class CoopData(ImageData):
 
     def image(self, index: int) -> Image.Image:
         return read_image(self._paths[index])
+
+
+def _of(kind: type[_T], value: object) -> _T:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{value!r} is no {kind.__name__}")
+    return value

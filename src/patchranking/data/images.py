@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import stat
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, UnidentifiedImageError
 
 from patchranking.errors import reason
 
-__all__ = ["SUFFIXES", "UnreadableImageError", "read_image", "reason"]
+__all__ = ["UnreadableImageError", "no_picture", "read_image", "reason", "suffixes"]
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".avif"}
-"""Ends of the names of files that are read as pictures."""
+# What Pillow opens by itself; EPS and WMF start programs of the system, the others hold no pictures or are stubs.
+_FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "DIB", "PSD", "SGI", "SUN", "ICO"),
+    *("ICNS", "CUR", "DDS", "PCX", "DCX", "MSP", "XBM", "XPM", "FLI", "HEIF", "TGA"),
+)
+_HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+_NEEDS_HEIF = "HEIC needs pillow-heif: pip install 'patchranking[heif]'"
+_MAX_PIXELS = 178_956_970  # as Pillow's, which a program can switch off
+_MAX_BYTES = 2**30
+_MAX_RATIO = 200  # a picture of 20000 x 1, its short side resized to 224, would have a billion pixels
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class UnreadableImageError(Exception):
@@ -21,18 +42,22 @@ class UnreadableImageError(Exception):
 
 
 def read_image(source: Path | bytes | Image.Image) -> Image.Image:
-    """Opens a picture as RGB: turned as its EXIF says, first frame of animations, 16 bits scaled to 8.
+    """Opens a picture as RGB: turned as its EXIF says, first frame of animations, more than 8 bits scaled to 8.
 
     Args:
         source: A file, the content of one, or a picture opened by someone else.
 
     Raises:
-        UnreadableImageError: If the file is empty, damaged, huge or no picture.
+        UnreadableImageError: If the file is empty, damaged, huge or no picture of a format that is meant to be read,
+            or the picture is very long and thin, or its values have no known range.
     """
     try:
         with _opened(source) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):
+            _check_size(*opened.size)
+            opened.load()
+            turn = _TURNS.get(_orientation(opened))
+            image = opened if turn is None else opened.transpose(turn)
+            if image.mode.startswith(("I", "F")):
                 image = _eight_bits(image)
             if image.mode == "P":
                 image = image.convert("RGBA")
@@ -43,15 +68,102 @@ def read_image(source: Path | bytes | Image.Image) -> Image.Image:
         raise UnreadableImageError(reason(error)) from error
 
 
+@cache
+def suffixes() -> frozenset[str]:
+    """Ends of the names of files that are read as pictures: those that Pillow has for the formats read here."""
+    formats = {*_formats(), "MPO"}
+    return frozenset(suffix for suffix, kind in Image.registered_extensions().items() if kind in formats)
+
+
+def no_picture(file: Path) -> str:
+    """Why a file is left out, told by its name, or by its start where it has no suffix; empty for a picture."""
+    suffix = file.suffix.lower()
+    if not file.is_file():
+        return "a link to nothing" if file.is_symlink() else "no regular file"
+    if suffix in suffixes():
+        return ""
+    if suffix in _HEIF_SUFFIXES:
+        return _NEEDS_HEIF
+    if suffix:
+        return f"'{suffix}' is no suffix of a picture"
+    try:
+        with Image.open(file, formats=[kind for kind in _formats() if Image.OPEN[kind][1]]):
+            return ""
+    except Image.DecompressionBombError:
+        return ""
+    except Exception:
+        return _NEEDS_HEIF if _is_heif(file) else "no suffix, and no picture by its content"
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    """The formats that are opened; HEIF is among them where pillow-heif is installed."""
+    Image.init()
+    try:
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    except ImportError:
+        pass
+    return tuple(kind for kind in _FORMATS if kind in Image.OPEN)
+
+
 def _opened(source: Path | bytes | Image.Image) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
-    if (len(source) if isinstance(source, bytes) else source.stat().st_size) == 0:
+    if isinstance(source, bytes):
+        size = len(source)
+    else:
+        status = source.stat()
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImageError("no regular file")
+    if size == 0:
         raise UnreadableImageError("empty file")
-    return Image.open(BytesIO(source) if isinstance(source, bytes) else source)
+    if size > _MAX_BYTES:
+        raise UnreadableImageError(f"a file of {size} bytes, more than {_MAX_BYTES}")
+    try:
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_formats())
+    except UnidentifiedImageError as error:
+        if "HEIF" not in _formats() and _is_heif(source):
+            raise UnreadableImageError(_NEEDS_HEIF) from error
+        raise
+
+
+def _is_heif(source: Path | bytes) -> bool:
+    if isinstance(source, bytes):
+        start = source[:12]
+    else:
+        with source.open("rb") as file:
+            start = file.read(12)
+    return start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > _MAX_PIXELS:
+        raise UnreadableImageError(f"{width} x {height} pixels, more than {_MAX_PIXELS}")
+    if max(width, height) > _MAX_RATIO * min(width, height):
+        raise UnreadableImageError(f"{width} x {height} pixels: one side is over {_MAX_RATIO} times the other")
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none that can be read; nothing else of the metadata matters."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return 1
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    levels = np.asarray(image, np.int64).clip(0, 65535)
-    wide = image.mode != "I" or levels.max() > 255
-    return Image.fromarray((levels >> 8 if wide else levels).astype(np.uint8))
+    """Scales 16 bits, whole numbers up to 255 or 65535, and fractions up to 1 as well, to 0 ... 255."""
+    levels = np.asarray(image)
+    if image.mode not in "IF":
+        return Image.fromarray((levels >> 8).astype(np.uint8))
+    low, high = levels.min(), levels.max()
+    if not (low >= 0 and high <= 65535):
+        raise UnreadableImageError(f"values from {low:g} to {high:g}, which are in none of the usual ranges of pixels")
+    if image.mode == "F" and high <= 1:
+        levels = np.round(levels * 255)
+    elif high > 255:
+        levels = levels / 256
+    return Image.fromarray(levels.astype(np.uint8))

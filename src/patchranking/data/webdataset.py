@@ -6,19 +6,21 @@ import re
 import tarfile
 from dataclasses import dataclass
 from glob import glob
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from posixpath import splitext
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from patchranking.data.base import ImageData, distinct_ends, printable, sample
-from patchranking.data.images import SUFFIXES, UnreadableImageError, read_image, reason
+from patchranking.data.classnames import hidden, lines_beside, names_beside
+from patchranking.data.images import UnreadableImageError, read_image, reason, suffixes
 from patchranking.errors import UserError
 
 __all__ = ["WebDatasetData"]
 
-_DAMAGE = (OSError, tarfile.TarError, ValueError)
+_DAMAGE = (OSError, tarfile.TarError, ValueError, MemoryError, OverflowError)
 
 
 @dataclass
@@ -32,6 +34,9 @@ class _Sample:
 
 class WebDatasetData(ImageData):
     """Samples with a picture; only their keys, classes and places in the shards are kept in memory.
+
+    A picture whose name has more dots, as ``photo.1.jpg``, is a sample of its own, with the class in ``photo.1.cls`` or
+    else ``photo.cls``, unless ``photo.jpg`` is there and ``photo.1.cls`` is not. What has no picture is left out.
 
     Classes are the numbers in ``.cls`` files. ``classnames.txt`` and ``zeroshot_classification_templates.txt``, beside
     the shards or one folder above as in CLIP benchmark, hold one name or prompt a line. Where a shard breaks off or is
@@ -52,23 +57,24 @@ class WebDatasetData(ImageData):
         classes: list[int | None] = []
         places: list[tuple[int, int, int]] = []
         self._lost: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
         for shard, end in enumerate(distinct_ends(self._shards, shortest=1)):
-            for name, found in _scan(self._shards[shard]).items():
-                if not (found.place or found.lost):
-                    continue
+            samples, left_out = _scan(self._shards[shard])
+            self.left_out |= {printable(f"{end.removesuffix('.tar')}/{name}"): why for name, why in left_out.items()}
+            for name, found in samples.items():
                 keys.append(printable(f"{end.removesuffix('.tar')}/{name}"))
                 classes.append(-1 if found.lost else found.number)
                 places.append((shard, *(found.place or (0, 0))))
                 if found.lost:
                     self._lost[keys[-1]] = found.lost
         if not keys:
-            raise UserError(f"There are no pictures in 'wds:{shards}' (looked for {', '.join(sorted(SUFFIXES))}).")
+            raise UserError(f"There are no pictures in 'wds:{shards}'.")
         chosen = sample(len(keys), limit, seed)
         folders = list(dict.fromkeys(path.resolve().parent for path in self._shards))
         name = "+".join(dict.fromkeys(folder.parent.name for folder in folders))
         split = "+".join(dict.fromkeys(folder.name for folder in folders))
-        self._describe(name, split, keys, classes, _lines(folders[0], "classnames.txt"), chosen)
-        templates = _lines(folders[0], "zeroshot_classification_templates.txt")
+        self._describe(name, split, keys, classes, names_beside(folders[0]), chosen)
+        templates = lines_beside(folders[0], "zeroshot_classification_templates.txt")
         self.templates = tuple(line.replace("{c}", "{}") for line in templates) or self.templates
         self._places = np.array(places)[chosen]
 
@@ -80,7 +86,7 @@ class WebDatasetData(ImageData):
             with self._shards[shard].open("rb") as file:
                 file.seek(offset)
                 content = file.read(size)
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             raise UnreadableImageError(reason(error)) from error
         return read_image(content)
 
@@ -107,31 +113,45 @@ def _without_braces(pattern: str) -> list[str]:
     return [before + option + after for option in options for after in rest]
 
 
-def _scan(shard: Path) -> dict[str, _Sample]:
-    """Finds the samples of a shard by its headers."""
+def _scan(shard: Path) -> tuple[dict[str, _Sample], dict[str, str]]:
+    """Finds the samples of a shard by its headers, and what is left out with its reason."""
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            return _samples(file, tar)
+            return _pictures(*_samples(file, tar))
     except _DAMAGE as error:
         raise UserError(f"'{shard}' cannot be read as an uncompressed tar file: {reason(error)}.") from error
 
 
-def _samples(file: BinaryIO, tar: tarfile.TarFile) -> dict[str, _Sample]:
+def _samples(file: BinaryIO, tar: tarfile.TarFile) -> tuple[dict[str, _Sample], dict[str, str]]:
+    """Samples by their whole names, with or without a picture."""
     samples: dict[str, _Sample] = {}
+    left_out: dict[str, str] = {}
     current = _Sample()
     try:
         while member := tar.next():
             tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
-            name = re.fullmatch(r"(?s)(?:\./)?((?:.*/)?[^./][^./]*)\.([^/]*)", member.name)
-            if name is None or not member.isfile():
+            path = member.name.removeprefix("./")
+            if member.isdir():
                 continue
-            current = samples.setdefault(name[1], _Sample())
-            if f".{name[2].lower()}" in SUFFIXES:
-                current.place = (member.offset_data, member.size)
-            elif name[2] == "cls":
+            if why := next(filter(None, map(hidden, PurePosixPath(path).parts)), ""):
+                left_out[path] = why
+                continue
+            if not member.isfile() or member.issparse():
+                left_out[path] = "no regular file"
+                continue
+            name, suffix = splitext(path)
+            if suffix.lower() in suffixes():
+                current = samples.setdefault(name, _Sample())
+                if current.place:
+                    left_out[path] = "a second picture of its sample"
+                current.place = current.place or (member.offset_data, member.size)
+            elif suffix == ".cls":
+                current = samples.setdefault(name, _Sample())
                 file.seek(member.offset_data)
                 text = file.read(min(member.size, tarfile.BLOCKSIZE)).strip()
                 current.number = int(text) if text.isdigit() else None
+            else:
+                current = samples.setdefault(name if name in samples else _first(path), _Sample())
         file.seek(tar.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
             raise tarfile.ReadError("neither a file nor the end mark follows")
@@ -139,12 +159,28 @@ def _samples(file: BinaryIO, tar: tarfile.TarFile) -> dict[str, _Sample]:
         if not samples:
             raise
         current.lost = f"the shard is damaged in or after this sample, near byte {tar.offset}: {reason(error)}"
-    return samples
+    return samples, left_out
 
 
-def _lines(folder: Path, name: str) -> list[str]:
-    """The lines of a text file beside the shards, or one folder above; none where there is no such file."""
-    for path in (folder / name, folder.parent / name):
-        if path.is_file():
-            return [line.strip() for line in path.read_text("utf-8", "replace").splitlines() if line.strip()]
-    return []
+def _pictures(samples: dict[str, _Sample], left_out: dict[str, str]) -> tuple[dict[str, _Sample], dict[str, str]]:
+    """The samples that have a picture or are lost, with the classes of those that have more dots in their names."""
+    found: dict[str, _Sample] = {}
+    dotted = {_first(name) for name, own in samples.items() if own.place and _first(name) != name}
+    for name, own in samples.items():
+        whole = samples.get(_first(name), own)
+        if own.place and own.number is None and whole is not own and whole.place:
+            left_out[name] = f"a second picture of the sample '{_first(name)}'"
+            continue
+        if own.number is None:
+            own.number = whole.number
+        if own.place or own.lost:
+            found[name] = own
+        elif name not in dotted:
+            left_out[name] = "no picture in the sample"
+    return found, left_out
+
+
+def _first(path: str) -> str:
+    """A path up to the first dot of its file's name."""
+    folder, slash, name = path.rpartition("/")
+    return folder + slash + name.partition(".")[0]
