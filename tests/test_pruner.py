@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import copy
 import errno
+import io
 import json
 import os
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,9 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
+from patchranking import as_tower, detach
 from patchranking.errors import UserError
 from patchranking.predictor.networks import Predictor
+from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import best_first, gather_tokens
@@ -363,3 +369,138 @@ def test_another_number_of_patches_is_refused(tower):
 def test_a_stage_the_tower_lacks_is_refused(tower):
     with pytest.raises(UserError, match="before block 7"):
         make(tower, schedule=Schedule({3: 0.8, 7: 0.5})).attach(tower)
+
+
+def near(found, expected):
+    return found.shape == expected.shape and (found - expected).norm() < 1e-3 * expected.norm()
+
+
+@torch.inference_mode()
+def test_code_compiled_before_sees_attach_detach_and_keep(case):
+    tower = case.tower
+    pruner, dense = make(tower), tower(case.pixels)
+    compiled = torch.compile(lambda pixels: tower(pixels), fullgraph=True, backend="eager")
+    assert near(compiled(case.pixels), dense)
+    for _ in range(2):
+        with pruner.attached(case.model):
+            for keep in (0.5, 0.25, 1.0, 0.5):
+                pruner.keep = keep
+                assert near(compiled(case.pixels), tower(case.pixels))
+                assert near(compiled(case.pixels), dense) == (keep == 1)
+        assert near(compiled(case.pixels), dense)
+    pruner.attach(case.model)
+    assert not near(compiled(case.pixels), dense)
+    detach(case.model)
+    assert near(compiled(case.pixels), dense)
+
+
+def tuned(tower):
+    """A pruner with stages of every kind and visual tokens."""
+    pruner = make(tower, schedule=Schedule({1: 0.75, 3: 0.5}))
+    return pruner.tuned_by(Prompts("visual", 8, tower.width, 2, depth=2))
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", [make, tuned])
+def test_copies_of_an_attached_model_prune_until_detached(case, kind):
+    pruner, dense = kind(case.tower), case.tower(case.pixels)
+    with pruner.attached(case.model):
+        pruned = case.tower(case.pixels)
+        file = io.BytesIO()
+        torch.save(case.model, file)
+        file.seek(0)
+        loaded = torch.load(file, weights_only=False)
+        copies = [copy.deepcopy(case.model), AveragedModel(case.model).module, loaded]
+        pruner.keep = 0.25
+        for model in copies:
+            tower = as_tower(model)
+            assert torch.equal(tower(case.pixels), pruned)
+            with pytest.raises(UserError, match=r"pruned already: .* patchranking\.detach\(model\)"):
+                kind(tower).attach(model)
+            detach(model)
+            assert torch.equal(tower(case.pixels), dense)
+        assert not torch.equal(case.tower(case.pixels), dense)
+    assert torch.equal(case.tower(case.pixels), dense)
+    with kind(case.tower).attached(copies[0]):
+        assert not torch.equal(as_tower(copies[0])(case.pixels), dense)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda pruner: pickle.loads(pickle.dumps(pruner))])
+def test_a_copy_of_an_attached_pruner_is_attached_to_nothing(tower, again):
+    pixels = torch.randn(2, 3, 32, 32)
+    pruner, dense = make(tower).attach(tower), tower(pixels)
+    other = again(pruner)
+    other.detach()
+    other.keep = 1.0
+    assert torch.equal(tower(pixels), dense)
+    pruner.detach()
+    assert not torch.equal(tower(pixels), dense)
+    with pruner.attached(tower):
+        assert torch.equal(tower(pixels), dense)
+
+
+@torch.inference_mode()
+def test_a_second_pruner_is_refused_and_the_first_goes_on(case):
+    dense = case.encode(case.pixels)
+    make(case.tower).attach(case.model)
+    pruned = case.encode(case.pixels)
+    second = make(case.tower)
+    with pytest.raises(UserError, match="pruned already"):
+        second.attach(case.model)
+    assert torch.equal(case.encode(case.pixels), pruned)
+    detach(case.model)
+    assert torch.equal(case.encode(case.pixels), dense)
+    with second.attached(case.model):
+        assert not torch.equal(case.encode(case.pixels), dense)
+
+
+def test_detach_takes_off_no_other_hooks_and_may_be_called_any_time(tower):
+    seen = []
+    tower.blocks[3].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[1]))
+    pruner = make(tower).attach(tower)
+    detach(tower.module)
+    detach(tower.module)
+    tower(torch.randn(1, 3, 32, 32))
+    assert seen == [17]
+    other = make(tower).attach(tower)
+    pruner.detach()
+    with pytest.raises(UserError, match="pruned already"):
+        pruner.attach(tower)
+    other.detach()
+    pruner.attach(tower).detach()
+
+
+def test_a_frozen_model_stays_frozen_and_others_learn_as_before(case):
+    pruner = make(case.tower)
+    nn.init.normal_(pruner.predictor(3).correction.weight)
+    with pruner.attached(case.model):
+        features = case.encode(case.pixels)
+        assert not features.requires_grad
+        features.numpy()
+        first, last = (case.tower.blocks[block].requires_grad_(True) for block in (0, 4))
+        (case.encode(case.pixels) * torch.randn_like(features)).sum().backward()
+    assert all(weight.requires_grad for weight in pruner.parameters())
+    for block in (first, last):
+        assert any(weight.grad is not None and weight.grad.any() for weight in block.parameters())
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", [make, tuned])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_the_precision_of_the_model_may_change_while_attached(case, kind, dtype):
+    pruner = kind(case.tower).attach(case.model)
+    expected = case.encode(case.pixels)
+    case.model.to(dtype)
+    features = case.encode(case.pixels.to(dtype))
+    assert features.dtype == dtype
+    assert torch.nn.functional.cosine_similarity(features.float(), expected).min() > 0.98
+    assert next(pruner.parameters()).dtype == torch.float32
+
+
+def test_the_predictor_follows_a_model_that_moves(tower):
+    pruner = tuned(tower).attach(tower)
+    tower.module.to("meta")
+    tokens = tower.run(torch.zeros(2, 17, tower.width, device="meta"), 0)
+    assert tokens.shape == (2, 9, tower.width)
+    assert {weight.device.type for weight in pruner.parameters()} == {"meta"}

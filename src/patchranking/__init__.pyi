@@ -5,6 +5,7 @@ from .evaluation.evaluate import EvaluationSettings, evaluate
 from .fitting.fit import FitReport, FitSettings, fit
 from .predictor.networks import Predictor
 from .pruner import Pruner
+from .pruning.attach import detach
 from .pruning.schedule import Schedule
 from .ranking.iterative import iterative
 from .ranking.job import rank
@@ -38,6 +39,7 @@ __all__ = [
     "as_text_tower",
     "as_tower",
     "demo",
+    "detach",
     "evaluate",
     "fit",
     "iterative",

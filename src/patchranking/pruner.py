@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
@@ -23,7 +23,7 @@ from patchranking.files import make_folder, replacing
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.insert import tuned_class_features, with_visual_tokens
 from patchranking.prompts.tokens import Prompts
-from patchranking.pruning.attach import Reduction, attach_reductions
+from patchranking.pruning.attach import Hooks, Reduced, Reduction, attach_reductions, check_dense
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import staged
 from patchranking.towers import TextTower, VisionTower, as_tower
@@ -93,7 +93,7 @@ class Pruner(nn.Module, ModelHubMixin):
         self.base = base
         self.fitted = schedule
         self.keep = schedule.keep if keep is None else keep
-        self._hooks: ExitStack | None = None
+        self._hooks: Hooks | None = None
 
     @classmethod
     def unfitted(cls, tower: VisionTower, name: str, schedule: Schedule) -> Self:
@@ -141,19 +141,23 @@ class Pruner(nn.Module, ModelHubMixin):
             Itself.
 
         Raises:
-            UserError: If it is another model, or the pruner is attached already.
+            UserError: If it is another model or pruned already, or the pruner is attached already.
         """
-        if self._hooks is not None:
+        if self._hooks is not None and self._hooks.on:
             raise UserError("This pruner is attached already: detach it first.")
         tower = as_tower(model)
+        check_dense(tower)
         self.base.check(tower)
         self.fitted.check(tower)
         self.to(tower.device)
-        self._hooks = attach_reductions(tower, self.reductions())
+        self._hooks = attach_reductions(tower, {block: _Step(self, block) for block in self.reductions()})
         return self
 
     def detach(self) -> None:
-        """Restores the model exactly; does nothing when not attached."""
+        """Restores the model exactly; does nothing when not attached.
+
+        ``patchranking.detach(model)`` does so when the pruner is lost, and for copies of an attached model.
+        """
         if self._hooks is not None:
             self._hooks.close()
             self._hooks = None
@@ -178,6 +182,10 @@ class Pruner(nn.Module, ModelHubMixin):
         pruning = staged(lambda: self.schedule, patches, prefix, drops)
         visual = None if self.prompts is None else self.prompts.visual()
         return pruning if visual is None else with_visual_tokens(visual, pruning, prefix, self.base.depth)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is attached to nothing."""
+        return self.__dict__ | {"_hooks": None}
 
     @property
     def tuned(self) -> str:
@@ -346,6 +354,22 @@ class Pruner(nn.Module, ModelHubMixin):
         if not all(weight.isfinite().all() for weight in weights.values()):
             raise UserError(f"The pruner in '{model_id}' has weights that are no finite numbers: fit again.")
         return pruner.eval()
+
+
+class _Step:
+    """What an attached pruner does before one block, where the tokens are; a copy belongs to a copy of the pruner."""
+
+    def __init__(self, pruner: Pruner, block: int) -> None:
+        self._pruner, self._block = pruner, block
+        self._reduce = pruner.reductions()[block]
+
+    def __reduce__(self) -> tuple[type[_Step], tuple[Pruner, int]]:
+        return type(self), (self._pruner, self._block)
+
+    def __call__(self, tokens: Tensor) -> Reduced:
+        if next(self._pruner.parameters()).device != tokens.device:
+            self._pruner.to(tokens.device)
+        return self._reduce(tokens)
 
 
 def _from_format_4(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:

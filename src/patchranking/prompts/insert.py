@@ -143,11 +143,11 @@ def with_visual_tokens(
     first, stop = num_prefix_tokens, num_prefix_tokens + visual.shape[1]
 
     def insert(tokens: Tensor) -> Reduced:
-        level = visual[0].to(tokens.dtype).expand(len(tokens), -1, -1)
+        level = visual[0].to(tokens).expand(len(tokens), -1, -1)
         return Reduced(torch.cat([tokens[:, :first], level, tokens[:, first:]], 1))
 
     def swap(level: Tensor) -> Reduction:
-        return lambda tokens: Reduced(_swap(tokens, level.to(tokens.dtype), first))
+        return lambda tokens: Reduced(_swap(tokens, level.to(tokens), first))
 
     def remove(tokens: Tensor) -> Reduced:
         return Reduced(torch.cat([tokens[:, :first], tokens[:, stop:]], 1))

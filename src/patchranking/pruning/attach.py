@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from typing import Any, NamedTuple
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from patchranking.errors import UserError
 from patchranking.towers import VisionTower
 
-__all__ = ["Reduced", "Reduction", "Scorer", "attach_reductions", "run_reduced"]
+__all__ = ["Hooks", "Reduced", "Reduction", "Scorer", "attach_reductions", "check_dense", "detach", "run_reduced"]
 
 Scorer = Callable[[Tensor], Tensor]
 """Maps tokens ``(batch, prefix + patches, width)`` to importance ``(batch, patches)``, higher = keep."""
@@ -33,33 +36,109 @@ Reduction = Callable[[Tensor], Reduced]
 """Maps the tokens that enter a block, ``(batch, tokens, width)``, to those that go on, usually fewer."""
 
 
-def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction]) -> ExitStack:
+class Hooks:
+    """The hooks of one pruner on one model; a context manager that takes them off again."""
+
+    def __init__(self, handles: list[RemovableHandle]) -> None:
+        self._handles = handles
+
+    @property
+    def on(self) -> bool:
+        """Whether any of them still is on a model that is alive."""
+        return any(handle.id in (handle.hooks_dict_ref() or ()) for handle in self._handles)
+
+    def close(self) -> None:
+        """Takes them off."""
+        for handle in self._handles:
+            handle.remove()
+        _forget_compiled()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction]) -> Hooks:
     """Hooks reductions before blocks of the model behind ``tower``.
 
     The model's classes, parameters and attention kernels stay untouched; a reduction that returns its argument leaves
-    the output bit-identical.
+    the output bit-identical. Where tokens need no gradient, a reduction adds none. The model can be copied and pickled
+    if the reductions can: its copies have hooks of their own, which ``detach`` takes off. Code that ``torch.compile``
+    made before is compiled anew, here and when the hooks come off.
 
     Args:
         tower: The image encoder.
         reductions: Block index -> reduction; the tower's depth stands for "after the last block".
 
     Returns:
-        The hooks; its ``close()`` restores the model.
+        The hooks; their ``close()`` restores the model.
     """
+    handles = [
+        tower.blocks[-1].register_forward_hook(_After(reduce))
+        if block == tower.depth
+        else tower.blocks[block].register_forward_pre_hook(_Before(reduce))
+        for block, reduce in reductions.items()
+    ]
+    _forget_compiled()
+    return Hooks(handles)
 
-    def before(reduce: Reduction) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
-        return lambda _, inputs: (reduce(inputs[0]).tokens, *inputs[1:])
 
-    def after(reduce: Reduction) -> Callable[[nn.Module, Any, Tensor], Tensor]:
-        return lambda _, __, tokens: reduce(tokens).tokens
+def detach(model: nn.Module | VisionTower) -> None:
+    """Restores a model exactly, whatever pruner was attached to it, also when that pruner is lost.
 
-    hooks = ExitStack()
-    for block, reduce in reductions.items():
-        if block == tower.depth:
-            hooks.callback(tower.blocks[-1].register_forward_hook(after(reduce)).remove)
-        else:
-            hooks.callback(tower.blocks[block].register_forward_pre_hook(before(reduce)).remove)
-    return hooks
+    Args:
+        model: Any module; copies of attached models and wrappers of them too. One that is not pruned stays as it is.
+    """
+    for hooks, key in list(_hooks_on(model)):
+        del hooks[key]
+    _forget_compiled()
+
+
+def check_dense(model: nn.Module | VisionTower) -> None:
+    """Raises UserError when a pruner is attached to a model."""
+    if next(_hooks_on(model), None) is not None:
+        raise UserError("This model is pruned already: detach its pruner first, patchranking.detach(model).")
+
+
+def _hooks_on(model: nn.Module | VisionTower) -> Iterator[tuple[dict[int, Any], int]]:
+    """Where the hooks of any pruner are: a dictionary of PyTorch's and the key in it."""
+    module: nn.Module = model.module if isinstance(model, VisionTower) else model
+    for part in module.modules():
+        for hooks in (part._forward_pre_hooks, part._forward_hooks):
+            yield from ((hooks, key) for key, hook in hooks.items() if isinstance(hook, _Hook))
+
+
+def _forget_compiled() -> None:
+    """Has compiled code look at the hooks again: it has no guards on them (pytorch/pytorch#117758)."""
+    if "torch._dynamo" in sys.modules and not torch.compiler.is_compiling():
+        torch.compiler.reset()
+
+
+class _Hook:
+    """Reduces tokens inside a model, without a graph where the tokens have none."""
+
+    def __init__(self, reduce: Reduction) -> None:
+        self.reduce = reduce
+
+    def reduced(self, tokens: Tensor) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and tokens.requires_grad):
+            return self.reduce(tokens).tokens
+
+
+class _Before(_Hook):
+    """Reduces the tokens that enter a block."""
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (self.reduced(inputs[0]), *inputs[1:])
+
+
+class _After(_Hook):
+    """Reduces the tokens that leave the last block."""
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], tokens: Tensor) -> Tensor:
+        return self.reduced(tokens)
 
 
 def run_reduced(
