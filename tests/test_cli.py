@@ -17,8 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from patchranking import cli, demo
+from patchranking import cli, demo, load_data
 from patchranking.commands.arguments import parse
+from patchranking.errors import UserError
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.job import ENGINES
@@ -489,3 +490,50 @@ def test_names_that_the_console_cannot_show_are_escaped(tmp_path, encoding):
     cat = "\u732b" if encoding == "utf-8" else "\\u732b"
     assert f"skipped {cat}.jpg" in done.stdout.decode(encoding)
     assert f"({cat}.txt)" in done.stdout.decode(encoding)
+
+
+def test_evaluate_measures_the_images_asked_for(run, tmp_path, monkeypatch):
+    seen = {}
+
+    def measured(model, data, pruners, settings):
+        seen.update(model=model.name, data=data, pruners=pruners, seed=settings.seed)
+        raise UserError("enough")
+
+    monkeypatch.setattr("patchranking.commands.evaluate.run_evaluation", measured)
+    arguments = ["--templates", "one {}", "the {}", "--classes", "new", "--limit", 40, "--seed", 3, "--out", tmp_path]
+    assert run("evaluate", "demo", "demo:val", *arguments)[2] == "patchranking: enough\n"
+    whole = load_data("demo:val", 40, 3)
+    assert seen["data"].templates == ("one {}", "the {}")
+    assert seen["data"].class_names == whole.class_names[34:]
+    assert seen["data"].keys == [key for key, label in zip(whole.keys, whole.labels, strict=True) if label >= 34]
+    assert (seen["model"], seen["pruners"], seen["seed"]) == ("demo", [], 3)
+
+
+def test_tune_tunes_at_the_keep_rate_asked_for_and_on_the_training_split(run, tmp_path, monkeypatch):
+    Pruner.unfitted(load_model("demo").tower, "demo", Schedule({3: 0.5})).save_pretrained(tmp_path / "fit")
+    seen = {}
+
+    def tuned(model, data, pruner, out, settings):
+        seen.update(split=data.split, classes=len(data.class_names), keep=pruner.keep, settings=settings)
+        raise UserError("enough")
+
+    monkeypatch.setattr("patchranking.commands.tune.tune_tokens", tuned)
+    arguments = ["--pruner", tmp_path / "fit", "--out", tmp_path, "--limit", 70, "--shots", 2, "--classes", "base"]
+    assert run("tune", "demo", "demo", *arguments, "--keep", 0.25)[2] == "patchranking: enough\n"
+    assert (seen["split"], seen["classes"], seen["keep"], seen["settings"].shots) == ("train", 34, 0.25, 2)
+    run("tune", "demo", "demo", *arguments)
+    assert seen["keep"] == 0.5
+
+
+def test_fit_takes_the_training_split_the_limit_and_the_rankings(run, tmp_path, monkeypatch):
+    seen = {}
+
+    def fitted(model, data, out, settings, rankings):
+        seen.update(split=data.split, images=len(data), out=out, settings=settings, rankings=rankings)
+        raise UserError("enough")
+
+    monkeypatch.setattr("patchranking.commands.fit.fit_pruner", fitted)
+    arguments = ["--limit", 5, "--keep", 0.3, "--rankings", tmp_path / "rankings", "--out", tmp_path / "fit"]
+    assert run("fit", "demo", "demo", *arguments)[2] == "patchranking: enough\n"
+    assert (seen["split"], seen["images"], seen["settings"].keep) == ("train", 5, 0.3)
+    assert (seen["rankings"], seen["out"]) == (tmp_path / "rankings", tmp_path / "fit")
