@@ -20,6 +20,7 @@ from PIL import Image
 from patchranking import cli, demo, load_data
 from patchranking.commands.arguments import parse
 from patchranking.errors import UserError
+from patchranking.fitting.fit import FitSettings
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.job import ENGINES
@@ -189,7 +190,6 @@ def test_an_unknown_command_is_named(mistake):
         ("benchmark demo --batches 4 0", "1 image or more"),
         ("benchmark demo --block 8", "blocks 0 to 7"),
         ("reproduce table4 --data demo:test --train demo demo", "one --train for each of --data"),
-        ("reproduce figure5 --limit 2", "give --train"),
     ],
 )
 def test_a_mistake_ends_with_one_sentence(mistake, arguments, words):
@@ -209,6 +209,31 @@ def test_the_home_folder_is_meant_by_a_tilde(mistake, tmp_path, monkeypatch):
     assert (found["pruner"], found["out"]) == ([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
     for model in ("hf:~/none", "open_clip:local-dir:~/none"):
         assert f"There is no folder '{tmp_path}/none'" in mistake("rank", model, "demo")
+
+
+def test_figures_of_other_data_need_images_to_fit_to(mistake, tmp_path):
+    for index in range(4):
+        (tmp_path / "two" / f"class_{index % 2}").mkdir(parents=True, exist_ok=True)
+        demo.scene("val", index).image.save(tmp_path / "two" / f"class_{index % 2}" / f"{index}.png")
+    assert "give --train" in mistake("reproduce", "figure5", "--data", "two", "--limit", 2)
+
+
+def test_a_quick_fit_caps_what_takes_long(run, tmp_path, monkeypatch):
+    seen = []
+
+    def spied(model, data, out, settings, rankings):
+        seen.append((len(data), settings))
+        raise UserError("enough")
+
+    monkeypatch.setattr("patchranking.commands.fit.fit_pruner", spied)
+    for more in ([], ["--limit", 50, "--steps", 5]):
+        run("fit", "demo", "demo:train", "--preset", "quick", "--keep", 0.4, "--out", tmp_path, *more)
+    run("fit", "demo", "demo:train", "--limit", 500, "--out", tmp_path)
+    assert [images for images, _ in seen] == [200, 50, 500]
+    quick, small, full = (settings for _, settings in seen)
+    assert quick == FitSettings(keep=0.4, ranked=60, steps=60, epochs=10)
+    assert small == FitSettings(keep=0.4, ranked=60, steps=5, epochs=10)
+    assert full == FitSettings()
 
 
 def test_ctrl_c_ends_with_one_line(run, monkeypatch):
@@ -240,7 +265,7 @@ def test_benchmark_writes_what_it_times(run, tmp_path):
 
 def test_reproduce_goes_on_where_it_stopped(run, tmp_path):
     arguments = ["reproduce", "figure5", "--limit", "8", "--ranked", "4", "--steps", "1", "--out", tmp_path]
-    status, out, _ = run(*arguments, "--train", "demo:train")
+    status, out, _ = run(*arguments)
     assert status == 0
     assert "# figure5, measured (published)" in out
     assert (tmp_path / "figure5.md").read_text() in out

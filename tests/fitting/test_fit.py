@@ -315,3 +315,12 @@ def test_rankings_that_nothing_imitates_are_refused(pictures, store, tmp_path):
 def test_an_unknown_network_is_refused(pictures):
     with pytest.raises(UserError, match="Unknown network"):
         fit_pruner(*pictures, steps=1, network="cnn")
+
+
+def test_a_model_with_a_pruner_attached_is_refused(pictures, tmp_path):
+    model, data = pictures
+    with (
+        Pruner.unfitted(model.tower, "tiny", Schedule({2: 0.5})).attached(model.tower),
+        pytest.raises(UserError, match="detach the pruner first"),
+    ):
+        fit.fit(model, data, tmp_path / "out", FitSettings("distill", steps=1))

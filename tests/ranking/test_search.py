@@ -8,6 +8,8 @@ import torch
 
 from patchranking.data import load_data
 from patchranking.errors import UserError
+from patchranking.pruner import Pruner
+from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.ranking.iterative import iterative
 from patchranking.ranking.leave_out import leave_out
@@ -139,3 +141,16 @@ def test_the_label_score_keeps_the_true_class_where_preservation_loses_it(demo):
             predicted = (model.tower.pool(model.tower.run(few, 3)) @ classes.T).argmax(1)
         right[score] = np.mean(predicted.numpy() == np.array(data.labels))
     assert right["label"] > right["preservation"]
+
+
+def test_a_model_with_a_pruner_attached_is_refused(demo):
+    model, data = demo
+    with Pruner.unfitted(model.tower, "demo", Schedule({4: 0.5})).attached(model.tower) as pruner:
+        for search in SEARCHES:
+            with pytest.raises(UserError, match="detach the pruner first"):
+                prepare_search(model, data, SearchSettings(search, block=2))
+        with pytest.raises(UserError, match="detach the pruner first"):
+            sketched(model.tower, pixels_of(model, data), 2)
+        pruner.keep = 1.0
+        model.tower.check_dense()
+    model.tower.check_dense()

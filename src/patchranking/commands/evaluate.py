@@ -61,18 +61,18 @@ def evaluate(
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
     shown = {"recall@1": "recall_at_1"} if "recall_at_1" in rows[0] else {"top-1": "top1"}
-    heads = ["MACs", *shown, "cosine", "index@10", "GMACs", "speed-up"]
+    heads = [*shown, "cosine", "index@10", "GMACs", "MACs", "speed-up"]
     print(f"{'method':<22}{'keep':>6}" + "".join(f"{head:>10}" for head in heads))
     for row in rows:
         speed, dense = row["images_per_second"], row["images_per_second_dense"]
         name = row["method"] + (f" + {row['tuned']}" if row["tuned"] != "none" else "") + " *" * row["oracle"]
         ratio = number(speed and dense and speed / dense, ".2f")
         figures = [
-            number(row["macs_share"], ".0%"),
             *(number(row.get(measure), ".2f") for measure in shown.values()),
             number(row["feature_cosine"], ".4f"),
             number(row["index_overlap_at_10"], ".3f"),
             number(row["gmacs"], ".3f"),
+            number(row["macs_share"], ".0%"),
             ratio if ratio == "-" else f"{ratio}x",
         ]
         print(f"{name:<22}{row['keep_rate']:>6.0%}" + "".join(f"{figure:>10}" for figure in figures))

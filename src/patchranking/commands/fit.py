@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 from patchranking.commands.choose import save_within
 from patchranking.commands.common import print_left_out, print_skipped
@@ -15,6 +17,9 @@ from patchranking.towers.load import load_model
 
 __all__ = ["fit"]
 
+_QUICK = {"ranked": 60, "steps": 60, "epochs": 10}
+_QUICK_IMAGES = 200
+
 
 def fit(
     model: str,
@@ -26,6 +31,7 @@ def fit(
     budget_data: str | None = None,
     limit: int | None = None,
     device: str = "cpu",
+    preset: Literal["full", "quick"] = "full",
 ) -> None:
     """Fits a pruner (Phase II) to preserve the image feature, to imitate golden rankings, or both.
 
@@ -40,10 +46,14 @@ def fit(
         budget_data: Images that the fit has not seen, to measure the budget on.
         limit: Maximum number of images, drawn by seed.
         device: cpu, cuda, cuda:1, mps, ...
+        preset: quick caps images, ranked, steps and epochs for a first look; a full fit is better.
     """
     allowed = None if budget is None else Budget.parse(budget)
     if (budget is None) != (budget_data is None):
         raise UserError("A budget is measured on images that the fit has not seen: give --budget with --budget_data.")
+    if preset == "quick":
+        most: dict[str, Any] = {name: min(getattr(settings, name), cap) for name, cap in _QUICK.items()}
+        settings, limit = replace(settings, **most), min(limit or _QUICK_IMAGES, _QUICK_IMAGES)
     loaded, images = load_model(model, device), load_data(data, limit, settings.seed, "train")
     unseen = None if budget_data is None else load_data(budget_data, None, settings.seed)
     if allowed is not None and unseen is not None:

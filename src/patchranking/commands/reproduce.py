@@ -45,7 +45,7 @@ def reproduce(
             figure5 (the first layer).
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH or hf:NAME_OR_PATH.
         data: DATA arguments with classes to test on, such as torchvision:Flowers102:test; see evaluate.
-        train: One DATA argument for each of them to fit and tune on.
+        train: One DATA argument for each of them to fit and tune on; by default demo:train for the demo.
         pruner: Folder written by fit, used in place of fits where it drops patches before the same block.
         out: Folder for the table, and for all that is ranked, fitted and tuned for it.
         ranked: Images ranked for a fit, and test images that golden rows are measured on.
@@ -60,6 +60,8 @@ def reproduce(
     """
     if train and len(train) != len(data):
         raise UserError(f"Give one --train for each of --data, in the same order: {len(data)}, not {len(train)}.")
+    if not train and {name.partition(":")[0] for name in data} == {"demo"}:
+        train = ["demo:train"] * len(data)
     fitted = None if pruner is None else Pruner.from_pretrained(pruner)
     loaded, folder = load_model(model, device), make_folder(out)
     fitting = FitSettings("both" if steps else "imitate", ranked=ranked, steps=steps, seed=seed)

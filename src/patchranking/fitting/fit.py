@@ -158,6 +158,7 @@ def fit(
     first = 3 if given is None else finished_manifest(given)["settings"]["block"]
     schedule = settings.stages(model.tower, first)
     schedule.check(model.tower)
+    model.tower.check_dense()
     if settings.rescore and (not settings.distills or len(schedule.stages) < 2):
         raise UserError("To re-score takes two stages or more, and distillation.")
     if settings.distills:

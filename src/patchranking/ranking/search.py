@@ -97,6 +97,7 @@ def prepare_search(model: LoadedModel, data: ImageData, settings: SearchSettings
     """
     tower = model.tower
     Schedule({settings.block: 1.0}).check(tower)
+    tower.check_dense()
     if settings.search == "leave-out":
         windows(tower.grid, settings.window, settings.stride)
     if settings.search.startswith("sketched"):

@@ -60,10 +60,12 @@ def sketched(
         The ranking; importance is a place in the order, about 0 ... 1.
 
     Raises:
-        UserError: If the model's pooling cannot be gated, or there are too many probes or too few steps.
+        UserError: If a pruner is attached to the model, its pooling cannot be gated, or there are too many probes or
+            too few steps.
     """
     if steps < 0:
         raise UserError(f"The sketched search takes 0 gradient steps or more, not {steps}.")
+    tower.check_dense()
     with torch.inference_mode(False), torch.enable_grad():
         with torch.no_grad():
             tokens = tower.embed(pixels.clone(), block)

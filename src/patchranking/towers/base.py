@@ -188,6 +188,13 @@ class VisionTower(ABC):
         """Raises UserError when the model's pooling cannot be gated, before any work is done."""
         self.pool(self._no_tokens(), gates=torch.ones(1, self.num_patches, device=self.device))
 
+    @torch.no_grad()
+    def check_dense(self) -> None:
+        """Raises UserError when the model prunes, and its features are not those of the dense model."""
+        tokens = self._no_tokens()
+        if self.run(tokens, 0).shape != tokens.shape:
+            raise UserError("A pruner is attached to this model, and the dense one is needed: detach the pruner first.")
+
     @property
     def feature_size(self) -> int:
         """Channels of a feature."""
