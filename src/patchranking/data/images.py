@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-__all__ = ["UnreadableImageError", "no_picture", "read_image", "reason", "suffixes"]
+__all__ = ["HEIF_SUFFIXES", "UnreadableImageError", "no_picture", "read_image", "reason", "suffixes"]
 
 # What Pillow opens by itself; EPS and WMF start programs of the system, the others hold no pictures or are stubs.
 _FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "DIB", "PSD", "SGI", "SUN", "ICO"),
     *("ICNS", "CUR", "DDS", "PCX", "DCX", "MSP", "XBM", "XPM", "FLI", "HEIF", "TGA"),
 )
-_HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _NEEDS_HEIF = "HEIC needs pillow-heif: pip install 'patchranking[heif]'"
 _MAX_PIXELS = 178_956_970  # as Pillow's, which a program can switch off
@@ -80,7 +80,7 @@ def no_picture(file: Path) -> str:
         return "a link to nothing" if file.is_symlink() else "no regular file"
     if suffix in suffixes():
         return ""
-    if suffix in _HEIF_SUFFIXES:
+    if suffix in HEIF_SUFFIXES:
         return _NEEDS_HEIF
     if suffix:
         return f"'{suffix}' is no suffix of a picture"
