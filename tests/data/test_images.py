@@ -276,10 +276,11 @@ def test_a_long_thin_picture_is_refused(path, size, read):
             read_image(path)
 
 
-def png(width, height, data):
-    def chunk(name, body):
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+def chunk(name, body):
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
+
+def png(width, height, data):
     head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
 
@@ -322,3 +323,21 @@ TURN = (0x112, 3, 1, struct.pack("<HH", 6, 0))
 def test_no_metadata_loses_a_picture(metadata, size):
     for kind in ("JPEG", "WEBP", "PNG"):
         assert read_image(encoded(kind, exif=metadata)).size == size
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        chunk(b"zTXt", b"key\0\0" + zlib.compress(bytes(10**7))),
+        chunk(b"iCCP", b"key\0\0" + zlib.compress(bytes(10**7))),
+        chunk(b"pHYs", b"a"),
+        chunk(b"gAMA", b"a"),
+        chunk(b"acTL", b"a"),
+        chunk(b"tEXt", b"key\0value")[:-4] + b"torn",
+    ],
+)
+def test_no_chunk_of_metadata_loses_a_png(path, metadata):
+    content = encoded("PNG", exif=exif(TURN))
+    path.write_bytes(content[:33] + metadata + content[33:])
+    for source in (path, path.read_bytes()):
+        assert np.array_equal(np.asarray(read_image(source))[..., 0], np.rot90(GRADIENT, -1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from contextlib import suppress
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -12,19 +13,21 @@ from PIL import Image, UnidentifiedImageError
 
 from patchranking.errors import reason
 
-__all__ = ["UnreadableImageError", "no_picture", "read_image", "reason", "suffixes"]
+__all__ = ["HEIF_SUFFIXES", "UnreadableImageError", "no_picture", "read_image", "reason", "suffixes"]
 
 # What Pillow opens by itself; EPS and WMF start programs of the system, the others hold no pictures or are stubs.
 _FORMATS = (
     *("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI", "DIB", "PSD", "SGI", "SUN", "ICO"),
     *("ICNS", "CUR", "DDS", "PCX", "DCX", "MSP", "XBM", "XPM", "FLI", "HEIF", "TGA"),
 )
-_HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
+HEIF_SUFFIXES = {".heic", ".heif", ".hif"}
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 _NEEDS_HEIF = "HEIC needs pillow-heif: pip install 'patchranking[heif]'"
 _MAX_PIXELS = 178_956_970  # as Pillow's, which a program can switch off
 _MAX_BYTES = 2**30
 _MAX_RATIO = 200  # a picture of 20000 x 1, its short side resized to 224, would have a billion pixels
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"}
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,19 +55,13 @@ def read_image(source: Path | bytes | Image.Image) -> Image.Image:
             or the picture is very long and thin, or its values have no known range.
     """
     try:
-        with _opened(source) as opened:
-            _check_size(*opened.size)
-            opened.load()
-            turn = _TURNS.get(_orientation(opened))
-            image = opened if turn is None else opened.transpose(turn)
-            if image.mode.startswith(("I", "F")):
-                image = _eight_bits(image)
-            if image.mode == "P":
-                image = image.convert("RGBA")
-            return image.convert("RGB")
+        return _rgb(source)
     except UnreadableImageError:
         raise
     except Exception as error:
+        if bare := _bare_png(source):
+            with suppress(Exception):
+                return _rgb(bare)
         raise UnreadableImageError(reason(error)) from error
 
 
@@ -82,7 +79,7 @@ def no_picture(file: Path) -> str:
         return "a link to nothing" if file.is_symlink() else "no regular file"
     if suffix in suffixes():
         return ""
-    if suffix in _HEIF_SUFFIXES:
+    if suffix in HEIF_SUFFIXES:
         return _NEEDS_HEIF
     if suffix:
         return f"'{suffix}' is no suffix of a picture"
@@ -106,6 +103,35 @@ def _formats() -> tuple[str, ...]:
     except ImportError:
         pass
     return tuple(kind for kind in _FORMATS if kind in Image.OPEN)
+
+
+def _rgb(source: Path | bytes | Image.Image) -> Image.Image:
+    with _opened(source) as opened:
+        _check_size(*opened.size)
+        opened.load()
+        turn = _TURNS.get(_orientation(opened))
+        image = opened if turn is None else opened.transpose(turn)
+        if image.mode.startswith(("I", "F")):
+            image = _eight_bits(image)
+        if image.mode == "P":
+            image = image.convert("RGBA")
+        return image.convert("RGB")
+
+
+def _bare_png(source: Path | bytes | Image.Image) -> bytes:
+    """A PNG file without its metadata, which may be what cannot be read; nothing where the source is no PNG file."""
+    content = b""
+    with suppress(OSError):
+        content = source.read_bytes() if isinstance(source, Path) else source if isinstance(source, bytes) else b""
+    if not content.startswith(_PNG):
+        return b""
+    bare, start = [_PNG], len(_PNG)
+    while len(head := content[start : start + 8]) == 8:
+        end = start + 12 + int.from_bytes(head[:4], "big")
+        if head[4:] in _PNG_CHUNKS:
+            bare.append(content[start:end])
+        start = end
+    return b"".join(bare)
 
 
 def _opened(source: Path | bytes | Image.Image) -> Image.Image:

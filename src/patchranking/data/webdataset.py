@@ -15,7 +15,7 @@ from PIL import Image
 
 from patchranking.data.base import ImageData, distinct_ends, printable, sample
 from patchranking.data.classnames import hidden, lines_beside, names_beside
-from patchranking.data.images import UnreadableImageError, read_image, reason, suffixes
+from patchranking.data.images import HEIF_SUFFIXES, UnreadableImageError, read_image, reason, suffixes
 from patchranking.errors import UserError
 
 __all__ = ["WebDatasetData"]
@@ -140,7 +140,7 @@ def _samples(file: BinaryIO, tar: tarfile.TarFile) -> tuple[dict[str, _Sample], 
                 left_out[path] = "no regular file"
                 continue
             name, suffix = splitext(path)
-            if suffix.lower() in suffixes():
+            if suffix.lower() in suffixes() | HEIF_SUFFIXES:
                 current = samples.setdefault(name, _Sample())
                 if current.place:
                     left_out[path] = "a second picture of its sample"
