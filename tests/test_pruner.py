@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -504,3 +505,34 @@ def test_the_predictor_follows_a_model_that_moves(tower):
     tokens = tower.run(torch.zeros(2, 17, tower.width, device="meta"), 0)
     assert tokens.shape == (2, 9, tower.width)
     assert {weight.device.type for weight in pruner.parameters()} == {"meta"}
+
+
+@torch.inference_mode()
+def test_a_compiled_wrapper_prunes_from_attaching_on():
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 5, "num_heads": 2, "num_classes": 24}
+    model = timm.create_model("vit_base_patch16_224", pretrained=False, **sizes).eval()
+    compiled, pixels = torch.compile(model, backend="eager"), torch.randn(2, 3, 32, 32)
+    dense = compiled(pixels)
+    with make(as_tower(model)).attached(compiled):
+        assert near(compiled(pixels), model(pixels))
+        assert not near(compiled(pixels), dense)
+    assert near(compiled(pixels), dense)
+
+
+@torch.inference_mode()
+@pytest.mark.filterwarnings("ignore")
+def test_quantised_after_attaching_it_prunes_and_quantised_before_it_is_refused(case):
+    pruner, dense = make(case.tower), case.encode(case.pixels)
+    with pruner.attached(case.model):
+        pruned = case.encode(case.pixels)
+        quantised = torch.ao.quantization.quantize_dynamic(case.model, {nn.Linear}, dtype=torch.qint8)
+    tower = as_tower(quantised)
+
+    def error(expected):
+        return (tower(case.pixels) - expected).norm()
+
+    assert error(pruned) < error(dense)
+    detach(quantised)
+    assert error(dense) < error(pruned)
+    with pytest.raises(UserError, match="quantised or sharded, so it cannot be told from others: attach the pruner to"):
+        pruner.attach(quantised)

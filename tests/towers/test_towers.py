@@ -4,11 +4,12 @@ import open_clip
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import distributed, nn
 
 from patchranking.errors import UserError
-from patchranking.towers import as_tower
+from patchranking.towers import as_text_tower, as_tower
 from patchranking.towers.base import activation_name
+from patchranking.towers.identity import fingerprint
 
 
 @torch.inference_mode()
@@ -130,6 +131,60 @@ def test_an_unsupported_model_is_named_with_what_is_supported():
     for model in (nn.Linear(2, 2), timm.create_model("resnet10t", pretrained=False)):
         with pytest.raises(UserError, match=r"is not supported: patchranking works on open_clip CLIP .* transformers"):
             as_tower(model)
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    yield
+    distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "wrapper",
+    [
+        lambda model: torch.compile(model, backend="eager"),
+        nn.DataParallel,
+        nn.parallel.DistributedDataParallel,
+        lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
+    ],
+)
+def test_a_wrapped_model_is_unwrapped(case, wrapper, process_group):
+    wrapped = wrapper(case.model.requires_grad_(True))
+    assert as_tower(wrapped).module is case.tower.module
+
+
+def test_text_towers_are_unwrapped_too(tiny):
+    wrapped = as_text_tower(torch.compile(tiny.model, backend="eager"), open_clip.SimpleTokenizer(context_length=24))
+    assert torch.equal(wrapped(["a cat"]), tiny.text(["a cat"]))
+
+
+def test_a_model_with_adapters_is_unwrapped():
+    peft = pytest.importorskip("peft")
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    model = timm.create_model("vit_base_patch16_224", pretrained=False, **sizes)
+    plain = fingerprint(as_tower(model))
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["qkv", "fc1"]))
+    assert as_tower(wrapped).module is model
+    assert fingerprint(as_tower(wrapped)) == plain
+
+
+def test_wrappers_that_copy_or_shard_are_refused_in_one_sentence(case):
+    parallel = nn.DataParallel(case.model)
+    parallel.device_ids = [0, 1]
+    with pytest.raises(UserError, match=r"copies the model to every GPU .* use DistributedDataParallel, or one GPU\."):
+        as_tower(parallel)
+    sharded = type("FullyShardedDataParallel", (nn.Module,), {})()
+    with pytest.raises(UserError, match=r"splits the weights up: give the model before it is wrapped\."):
+        as_tower(sharded)
+
+
+def test_where_a_model_is_inside_another_is_said(case):
+    holder = nn.Sequential(nn.ModuleDict({"model": case.model}), nn.Identity())
+    with pytest.raises(UserError, match="Sequential is not supported, but holds a model that is: give") as raised:
+        as_tower(holder)
+    assert f"model.get_submodule('0.model'), a {type(case.model).__name__}." in str(raised.value)
+    assert as_tower(holder.get_submodule("0.model")).module is case.tower.module
 
 
 def test_a_tower_is_its_own_view(tower):

@@ -24,21 +24,55 @@ def _views() -> Iterator[ModuleType]:
             yield importlib.import_module(f"patchranking.towers.{library}")
 
 
+def _unwrapped(model: Any) -> Any:
+    """The model inside torch.compile's, DataParallel's, DistributedDataParallel's and PEFT's wrappers, which share it.
+
+    Raises:
+        UserError: If a wrapper copies or shards the model.
+    """
+    if isinstance(model, nn.DataParallel) and len(model.device_ids) > 1:
+        raise UserError(
+            "DataParallel copies the model to every GPU in every call, and a pruner cannot follow: use "
+            "DistributedDataParallel, or one GPU."
+        )
+    if type(model).__name__ == "FullyShardedDataParallel":
+        raise UserError("FullyShardedDataParallel splits the weights up: give the model before it is wrapped.")
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _unwrapped(model.module)
+    if isinstance(model, nn.Module) and hasattr(model, "_orig_mod"):
+        return _unwrapped(model._orig_mod)
+    if "peft" in sys.modules and isinstance(model, sys.modules["peft"].PeftModel):
+        return _unwrapped(model.get_base_model())
+    return model
+
+
+def _tower(model: Any) -> VisionTower | None:
+    return next((tower for views in _views() if (tower := views.wrap(model)) is not None), None)
+
+
 def as_tower(model: nn.Module | VisionTower) -> VisionTower:
     """Returns the tower view of a model.
 
     Args:
         model: An open_clip ``CLIP`` or ``CustomTextCLIP`` (or its ``visual``), a transformers ``CLIPModel`` or
-            ``CLIPVisionModelWithProjection``, a timm ``VisionTransformer``, or a tower, which is returned as it is.
+            ``CLIPVisionModelWithProjection``, a timm ``VisionTransformer``, one of these inside the wrapper of
+            ``torch.compile``, ``DataParallel`` on one device, ``DistributedDataParallel`` or PEFT, or a tower, which is
+            returned as it is.
 
     Raises:
-        UserError: If the model is none of these.
+        UserError: If the model is none of these; where it holds one, the sentence says how to get at it.
     """
     if isinstance(model, VisionTower):
         return model
-    for views in _views():
-        if (tower := views.wrap(model)) is not None:
-            return tower
+    model = _unwrapped(model)
+    if (tower := _tower(model)) is not None:
+        return tower
+    for name, part in model.named_modules() if isinstance(model, nn.Module) else ():
+        if _tower(part) is not None:
+            raise UserError(
+                f"{type(model).__name__} is not supported, but holds a model that is: give "
+                f"model.get_submodule('{name}'), a {type(part).__name__}."
+            )
     raise UserError(
         f"{type(model).__name__} is not supported: patchranking works on open_clip CLIP and CustomTextCLIP with the "
         "built-in VisionTransformer, transformers CLIPModel and CLIPVisionModelWithProjection, and timm "
@@ -57,6 +91,7 @@ def as_text_tower(model: nn.Module, tokenizer: Callable[..., Any]) -> TextTower:
     Raises:
         UserError: If the model is none of these.
     """
+    model = _unwrapped(model)
     for views in _views():
         if (tower := getattr(views, "wrap_text", lambda *_: None)(model, tokenizer)) is not None:
             return tower

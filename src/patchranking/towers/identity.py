@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
+from torch import Tensor, nn
 
 from patchranking.errors import UserError
 from patchranking.towers.base import VisionTower
@@ -78,9 +79,18 @@ class BaseModel:
 
 
 def fingerprint(tower: VisionTower) -> list[float]:
-    """Samples a few weights: equal for the same weights in any library and, nearly, in any floating type."""
+    """Samples a few weights: equal for the same weights in any library and, nearly, in any floating type.
+
+    Raises:
+        UserError: If these weights are quantised or sharded.
+    """
     values = []
     for weight in tower.identity():
+        if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
+            raise UserError(
+                "The weights of this model are quantised or sharded, so it cannot be told from others: attach the "
+                "pruner to the model first, and quantise or shard it then."
+            )
         flat = weight.detach().flatten()
         values.append(flat[torch.linspace(0, len(flat) - 1, _SAMPLES).long()].float().cpu())
     return [round(value, 7) for value in torch.cat(values).tolist()]
