@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -93,3 +94,44 @@ def test_figures_are_medians_over_rounds_and_ratios_are_taken_within_a_round(loa
     assert dense["peak_activations_mb"] == pytest.approx(peak / 2**20)
     assert {row["model"] for row in (dense, half, quarter)} == {"tiny"}
     assert {row["backend"] for row in (dense, half, quarter)} == {"eager"}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_is_timed_as_compiled_is_pruned(case, precision, monkeypatch):
+    """Encoders share weights and blocks' code, and compiled code has no guards on hooks."""
+    pruner, seen = pruner_for(case.tower), []
+
+    def kept(runs, pixels, repeats, seconds):
+        seen.append({rate: run(pixels) for rate, run in runs.items()})
+        return {rate: [1.0] for rate in runs}
+
+    monkeypatch.setattr(speed, "time_in_turn", kept)
+    monkeypatch.setattr(speed.torch, "compile", partial(torch.compile, backend="eager"))
+    for backend in ("eager", "compile"):
+        rates = [0.9, 0.7, 0.5, 0.3]
+        measure_speed(case.model, pruner, "tiny", SpeedSettings(rates, [2, 3], [backend], [precision], 1, 0))
+    for eager, compiled in zip(seen[:2], seen[2:], strict=True):
+        assert eager.keys() == compiled.keys() == {1.0, 0.9, 0.7, 0.5, 0.3}
+        for rate, features in eager.items():
+            error = (compiled[rate] - features).norm()
+            assert error <= {"fp32": 1e-4, "bf16": 0.03}[precision] * features.norm()
+            assert rate == 1.0 or error < 0.5 * (compiled[rate] - eager[1.0]).norm()
+
+
+def test_compiled_code_that_does_not_prune_is_refused_before_anything_is_timed(case, monkeypatch):
+    monkeypatch.setattr(speed, "time_in_turn", lambda *_: pytest.fail("timed"))
+    monkeypatch.setattr(speed, "_compiled", lambda encoder: case.tower)
+    with pytest.raises(UserError, match=r"compiled encoder at keep rate 0\.5 gives other features than in eager mode"):
+        measure_speed(case.model, pruner_for(case.tower), "tiny", SpeedSettings([0.5], [2], ["compile"]))
+
+
+def test_a_model_that_is_pruned_is_timed_dense_and_pruned_and_stays_pruned(loaded, monkeypatch):
+    pruner, pixels, seen = pruner_for(loaded.tower), torch.randn(2, 3, 32, 32), []
+    monkeypatch.setattr(speed, "time_in_turn", lambda runs, *_: seen.append(runs) or {rate: [1.0] for rate in runs})
+    dense = loaded.tower(pixels)
+    with pruner.attached(loaded.model):
+        pruned = loaded.tower(pixels)
+        measure_speed(loaded.model, pruner, "tiny", SpeedSettings([0.5], [2]))
+        assert torch.equal(loaded.tower(pixels), pruned)
+    assert torch.equal(seen[0][1.0](pixels), dense)
+    assert torch.equal(seen[0][0.5](pixels), pruned)

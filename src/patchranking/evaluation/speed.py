@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from patchranking.errors import UserError, check_numbers
 from patchranking.evaluation.cost import count_macs, noise, time_in_turn
 from patchranking.evaluation.memory import peak_activations
 from patchranking.pruner import Pruner
+from patchranking.pruning.attach import detach
 from patchranking.pruning.select import check_keep_rate
 from patchranking.towers import as_tower
 
@@ -23,7 +25,9 @@ __all__ = ["SpeedSettings", "measure_speed"]
 
 BackendName = Literal["eager", "compile"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
+Encoder = Callable[[Tensor], Tensor]
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.05}
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def measure_speed(model: nn.Module, pruner: Pruner, name: str, settings: SpeedSe
         multiply-accumulates, 1 where all that could be saved was.
 
     Raises:
-        UserError: If the pruner is another model's, or a batch does not fit into memory.
+        UserError: If the pruner is another model's, a batch does not fit into memory, or compiled encoders do not give
+            the features that they give in eager mode.
     """
     pruner.base.check(as_tower(model))
     rows: list[dict[str, Any]] = []
@@ -81,24 +86,23 @@ def measure_speed(model: nn.Module, pruner: Pruner, name: str, settings: SpeedSe
     with tqdm(total=len(plans) * len(settings.batches), desc="time", unit="batch size") as bar:
         for backend, precision in plans:
             encoders, macs = _encoders(model, pruner, settings, _TYPES[precision])
-            runs = encoders
-            if backend == "compile":
-                runs = {key: torch.compile(run, fullgraph=True, dynamic=False) for key, run in encoders.items()}
             about = {"model": name, "backend": backend, "precision": precision}
             for batch in settings.batches:
+                runs = encoders if backend == "eager" else {rate: _compiled(run) for rate, run in encoders.items()}
                 rows += [about | row for row in _at_batch(runs, encoders, macs, model, batch, precision, settings)]
                 bar.update()
-            torch.compiler.reset()
+                torch.compiler.reset()
     return rows
 
 
 def _encoders(
     model: nn.Module, pruner: Pruner, settings: SpeedSettings, dtype: torch.dtype
-) -> tuple[dict[float, Callable[[Tensor], Tensor]], dict[float, float]]:
+) -> tuple[dict[float, Encoder], dict[float, float]]:
     """Encoders by keep rate, each with hooks of its own on shared weights; and their MACs."""
     base = copy.deepcopy(model).to(dtype)
+    detach(base)
     shared = {id(weight): weight for weight in (*base.parameters(), *base.buffers())}
-    encoders: dict[float, Callable[[Tensor], Tensor]] = {}
+    encoders: dict[float, Encoder] = {}
     macs = {}
     for rate in (1.0, *(rate for rate in settings.keep if rate < 1)):
         tower = as_tower(copy.deepcopy(base, dict(shared)))
@@ -110,10 +114,34 @@ def _encoders(
     return encoders, macs
 
 
+def _compiled(encoder: Encoder) -> Encoder:
+    """The encoder compiled from code of its own: what is compiled is kept by code, and hooks do not tell it apart."""
+
+    def run(pixels: Tensor) -> Tensor:
+        return encoder(pixels)
+
+    own = FunctionType(run.__code__.replace(), run.__globals__, closure=run.__closure__)
+    return torch.compile(own, fullgraph=True, dynamic=False)
+
+
+def _check_same(runs: dict[float, Encoder], eager: dict[float, Encoder], pixels: Tensor, tolerance: float) -> None:
+    """Raises UserError unless each of ``runs`` gives the features of its eager encoder rather than the dense one's."""
+    dense = eager[1.0](pixels).float()
+    for rate, run in runs.items():
+        found, expected = run(pixels).float(), eager[rate](pixels).float()
+        allowed = min(tolerance * float(expected.norm()), float((found - dense).norm()))
+        if not float((found - expected).norm()) <= allowed:
+            raise UserError(
+                f"The compiled encoder at keep rate {rate:g} gives other features than in eager mode, so its time "
+                "means nothing: leave compile out of --backends, and report the versions of torch and of the model's "
+                "library."
+            )
+
+
 @torch.inference_mode()
 def _at_batch(
-    runs: dict[float, Callable[[Tensor], Tensor]],
-    eager: dict[float, Callable[[Tensor], Tensor]],
+    runs: dict[float, Encoder],
+    eager: dict[float, Encoder],
     macs: dict[float, float],
     model: nn.Module,
     batch: int,
@@ -123,6 +151,8 @@ def _at_batch(
     tower = as_tower(model)
     pixels = noise(tower, batch, settings.seed).to(_TYPES[precision])
     try:
+        if runs is not eager:
+            _check_same(runs, eager, pixels, _TOLERANCE[precision])
         found = time_in_turn(runs, pixels, settings.repeats, settings.seconds)
     except torch.OutOfMemoryError as error:
         raise UserError(f"A batch of {batch} does not fit into memory: leave it out of --batches.") from error
