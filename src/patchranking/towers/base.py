@@ -191,6 +191,8 @@ class VisionTower(ABC):
     @torch.no_grad()
     def check_dense(self) -> None:
         """Raises UserError when the model prunes, and its features are not those of the dense model."""
+        if not any(part._forward_pre_hooks or part._forward_hooks for part in self.module.modules()):
+            return
         tokens = self._no_tokens()
         if self.run(tokens, 0).shape != tokens.shape:
             raise UserError("A pruner is attached to this model, and the dense one is needed: detach the pruner first.")
