@@ -25,12 +25,12 @@ from torch import Tensor
 from patchranking.data import ImageData, load_data, subset
 from patchranking.evaluation.cost import count_macs, noise
 from patchranking.evaluation.environment import environment
-from patchranking.files import as_file_name
-from patchranking.fitting.cache import cache_tokens, with_mirrored
+from patchranking.files import as_file_name, make_folder
+from patchranking.fitting.cache import FileRows, cache_tokens, with_mirrored
 from patchranking.methods import Method, PatchRanking
 from patchranking.methods.cls_attention import ClsAttention
 from patchranking.methods.measure import measure
-from patchranking.methods.random import Random
+from patchranking.methods.random import Random, random_importance
 from patchranking.methods.tally import DENSE
 from patchranking.predictor.distill import distill
 from patchranking.predictor.imitate import imitate
@@ -60,8 +60,8 @@ class Training:
     """Training images: views of the tokens that enter the block, dense features, golden importance of some by row."""
 
     name: str
-    tokens: Tensor
-    features: Tensor
+    tokens: FileRows
+    features: FileRows
     golden: dict[int, Tensor]
 
 
@@ -111,8 +111,10 @@ def predictors(
     training = _training(loaded, images, len(images) if set(objectives) & set(LOSSES) else RANKED, work)
     rows: list[dict[str, Any]] = []
     for seed in range(seeds):
-        for method in (Random(), ClsAttention()) if seed == 0 else (Random(),):
-            scorer = method.scorer(loaded.tower, BLOCK, seed)
+        scorers: dict[Method, Scorer] = {Random(): partial(_at_random, seed)}
+        if seed == 0:
+            scorers[ClsAttention()] = ClsAttention().scorer(loaded.tower, BLOCK, seed)
+        for method, scorer in scorers.items():
             about = {"fit_on": None, "network": method.name, "objective": None, "n_train": 0, "seed": seed}
             baseline = partial(_rows, loaded, tests, method, scorer, about | {"macs_share": None})
             rows += results.once(f"{method.name} {seed}", baseline)
@@ -125,6 +127,10 @@ def predictors(
     results.write(environment(loaded.tower.device), rows)
 
 
+def _at_random(seed: int, tokens: Tensor) -> Tensor:
+    return random_importance(tokens.shape[1] - 1, range(len(tokens)), seed)
+
+
 def _golden(model: LoadedModel, data: ImageData, limit: int, work: Path) -> dict[int, Tensor]:
     """Golden importance of some images by index."""
     some = subset(data, limit, 0)
@@ -135,7 +141,9 @@ def _golden(model: LoadedModel, data: ImageData, limit: int, work: Path) -> dict
 
 def _training(model: LoadedModel, data: ImageData, ranked: int, work: Path) -> Training:
     golden = _golden(model, data, ranked, work)
-    used, _, tokens, features = cache_tokens(model, data, None, BLOCK, dense=True, mirrored=True)
+    used, _, tokens, features = cache_tokens(
+        model, data, None, BLOCK, True, make_folder(work / f"{as_file_name(data.name)}-fit"), mirrored=True
+    )
     assert features is not None
     by_row = {row: golden[image] for row, image in enumerate(used) if image in golden}
     return Training(f"{data.name}/{data.split}", tokens, features, by_row)
@@ -143,8 +151,9 @@ def _training(model: LoadedModel, data: ImageData, ranked: int, work: Path) -> T
 
 def _test(model: LoadedModel, data: ImageData, golden_images: int, work: Path) -> Test:
     golden = _golden(model, data, golden_images, work)
-    used, _, tokens, _ = cache_tokens(model, data, sorted(golden), BLOCK, dense=False)
-    return Test(data, tokens[0].float(), torch.stack([golden[image] for image in used]))
+    folder = make_folder(work / f"{as_file_name(data.name)}-test")
+    used, _, tokens, _ = cache_tokens(model, data, sorted(golden), BLOCK, False, folder)
+    return Test(data, tokens[0, torch.arange(len(used))].float(), torch.stack([golden[image] for image in used]))
 
 
 def _fitted(
@@ -165,10 +174,11 @@ def _fitted(
             ranked = [row for row in rows.tolist() if row in training.golden]
             ranked = ranked[: RANKED if objective == "both" else None]
             views = with_mirrored(torch.stack([training.golden[row] for row in ranked]), tower.grid)
-            imitate(predictor, training.tokens[:, ranked], views, LOSSES.get(objective, LOSSES["listnet"]), seed=seed)
+            imitate(predictor, training.tokens.of(ranked), views, LOSSES.get(objective, LOSSES["listnet"]), seed=seed)
         predictor.to(tower.device)
         if objective in ("distill", "both"):
-            distill(predictor, tower, training.tokens[:, rows], training.features[:, rows], BLOCK, steps, seed=seed)
+            tokens, features = training.tokens.of(rows.tolist()), training.features.of(rows.tolist())
+            distill(predictor, tower, tokens, features, BLOCK, steps, seed=seed)
     pruner = Pruner({BLOCK: predictor}, BaseModel.of(tower, model.name), Schedule({BLOCK: 0.5})).eval()
     scoring = count_macs(lambda tokens: predictor.correct(tokens, 0.5), tests[0].tokens[:1].to(tower.device))
     about = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.methods.evit import fuse
+from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
 from patchranking.methods.tome import tome, tome_schedule
 from patchranking.predictor.networks import Predictor
@@ -104,6 +106,31 @@ def test_figures_equal_the_attached_model_and_the_golden_ranking(loaded, data, p
 def test_evaluating_again_changes_nothing(loaded, data, pruner):
     first, again = (evaluate(loaded, data, [pruner], settings(timing_batch=0))[0] for _ in range(2))
     assert first == again
+
+
+@pytest.mark.parametrize("batches", [1, 2, 3])
+def test_a_killed_evaluation_goes_on_and_ends_the_same(loaded, data, pruner, tmp_path, monkeypatch, batches):
+    monkeypatch.setattr("patchranking.methods.journal._SECONDS_PER_PART", -1)
+    chosen = settings(timing_batch=0, methods=["random", "evit", "golden"])
+    whole, _ = evaluate(loaded, data, [pruner], chosen)
+    note, noted = Journal.note, []
+
+    def killed(self, tally, images, last=False):
+        note(self, tally, images, last)
+        noted.append(images)
+        if len(noted) == batches:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "note", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(loaded, data, [pruner], chosen, progress=tmp_path / "progress")
+    read, image = [], data.image
+    monkeypatch.setattr(data, "image", lambda index: read.append(index) or image(index))
+    again, _ = evaluate(loaded, data, [pruner], chosen, progress=tmp_path / "progress")
+    assert again == whole
+    assert not set(read[: len(data) - 3 * batches]) & {*chain(*noted[:batches])}
+    with pytest.raises(UserError, match="the progress of another evaluation"):
+        evaluate(loaded, data, [pruner], settings(seed=3), progress=tmp_path / "progress")
 
 
 def test_costs_include_the_predictor_and_fall_with_the_keep_rate(loaded, data, pruner):
@@ -277,7 +304,7 @@ def test_a_schedule_given_goes_before_the_pruners_and_block_3_is_the_default(loa
 def test_the_oracles_images_and_the_indexed_ones_are_drawn_by_seed(loaded, data, monkeypatch, seed):
     seen = {}
 
-    def spied(model, data, encodings, images, indexed, batch_size, progress):
+    def spied(model, data, encodings, images, indexed, batch_size, progress, journal):
         seen.update(encodings=encodings, images=images, indexed=indexed, batch_size=batch_size)
         return measure(model, data, encodings, images, indexed, batch_size, None)
 

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +106,15 @@ def tokens_and_features(model, data, keys, block):
     return tuple(torch.stack(part) for part in zip(*stacked, strict=True))
 
 
+def stored(model, data, keys, block):
+    """What a fit has of these images in its files."""
+    with tempfile.TemporaryDirectory() as folder:
+        chosen = [data.keys.index(key) for key in keys]
+        used, _, *files = cache_tokens(model, data, chosen, block, True, Path(folder), mirrored=True)
+        assert used == chosen
+        return [torch.stack([rows[view, torch.arange(len(used))] for view in range(2)]) for rows in files]
+
+
 def same_weights(first, second):
     second = second.state_dict()
     return all(torch.equal(weight, second[name]) for name, weight in first.state_dict().items())
@@ -118,8 +130,7 @@ def test_rankings_are_joined_by_key_and_mirrored_with_the_images(pictures, store
     pruner, report = fit_pruner(model, data, folder, schedule, steps=0, loss=loss, **settings)
     ranked = [index for index, key in enumerate(data.keys) if key in IMPORTANCE]
     keys = [data.keys[index] for index in ranked]
-    _, _, tokens, _ = cache_tokens(model, data, ranked, 2, dense=False, mirrored=True)
-    torch.testing.assert_close(tokens, tokens_and_features(model, data, keys, 2)[0], rtol=0, atol=2e-3)
+    tokens, _ = stored(model, data, keys, 2)
     rows = np.stack([IMPORTANCE[key] for key in keys])
     mirrored = np.stack([row.reshape(4, 4)[:, ::-1].ravel() for row in rows])
     torch.manual_seed(seed)
@@ -136,11 +147,7 @@ def test_distillation_sees_all_images_and_their_mirror_images_in_batches(picture
     model, data = pictures
     pruner, report = fit_pruner(model, data, schedule=Schedule({2: 0.6}), steps=3, network="mlp", seed=seed)
     keys = [key for key in data.keys if key != "broken.png"]
-    used, skipped, tokens, features = cache_tokens(model, data, None, 2, dense=True, mirrored=True)
-    assert ([data.keys[index] for index in used], list(skipped)) == (keys, ["broken.png"])
-    by_hand = tokens_and_features(model, data, keys, 2)
-    torch.testing.assert_close(tokens, by_hand[0], rtol=0, atol=2e-3)
-    torch.testing.assert_close(features, by_hand[1], rtol=0, atol=1e-5)
+    tokens, features = stored(model, data, keys, 2)
     torch.manual_seed(seed)
     expected = Predictor(32, 1, 16, "mlp")
     figures = distill(expected, model.tower, tokens, features, 2, steps=3, seed=seed)
@@ -148,15 +155,21 @@ def test_distillation_sees_all_images_and_their_mirror_images_in_batches(picture
     assert report.distillation == figures
 
 
-def test_imitation_comes_first_and_distillation_goes_on_from_it(pictures, store):
+def test_distillation_goes_on_from_imitation_and_both_hold_out_the_same_images(pictures, store):
+    """Of each kind, ranked or not, one image is held out, and no part of the fit learns from it."""
     model, data = pictures
     folder, schedule = store("rankings", IMPORTANCE), Schedule({2: 0.6})
-    both, _ = fit_pruner(model, data, folder, schedule, steps=2, epochs=2, seed=1)
+    both, report = fit_pruner(model, data, folder, schedule, steps=2, epochs=2, seed=1)
     begun, _ = fit_pruner(model, data, folder, schedule, steps=0, epochs=2, seed=1)
     expected = begun.predictor(2)
-    _, _, tokens, features = cache_tokens(model, data, None, 2, dense=True, mirrored=True)
-    distill(expected, model.tower, tokens, features, 2, steps=2, seed=1)
+    keys = [key for key in data.keys if key != "broken.png"]
+    tokens, features = stored(model, data, keys, 2)
+    ranked = [row for row, key in enumerate(keys) if key in IMPORTANCE]
+    one = torch.randperm(5, generator=torch.Generator().manual_seed(1))[0]
+    held_out = torch.tensor([0, ranked[one]])
+    figures = distill(expected, model.tower, tokens, features, 2, steps=2, held_out=held_out, seed=1)
     assert same_weights(both.predictor(2), expected)
+    assert (report.distillation, report.distillation.n_held_out) == (figures, 2)
 
 
 def test_a_mirror_image_turns_left_to_right():
@@ -165,14 +178,6 @@ def test_a_mirror_image_turns_left_to_right():
         [[1, 2, 3, 4, 5, 6], [0, 0, 7, 0, 0, 0]],
         [[3, 2, 1, 6, 5, 4], [7, 0, 0, 0, 0, 0]],
     ]
-
-
-def test_without_mirror_images_there_is_one_view_and_no_features_unless_asked(pictures):
-    model, data = pictures
-    used, _, tokens, features = cache_tokens(model, data, [4, 1], 3, dense=False)
-    assert (used, features) == ([4, 1], None)
-    expected, _ = tokens_and_features(model, data, [data.keys[4], data.keys[1]], 3)
-    torch.testing.assert_close(tokens, expected[:1], rtol=0, atol=2e-3)
 
 
 def test_the_order_of_the_stored_rankings_is_of_no_account(pictures, store):
@@ -324,3 +329,68 @@ def test_a_model_with_a_pruner_attached_is_refused(pictures, tmp_path):
         pytest.raises(UserError, match="detach the pruner first"),
     ):
         fit.fit(model, data, tmp_path / "out", FitSettings("distill", steps=1))
+
+
+def test_a_fit_takes_no_more_images_than_its_limit(pictures, tmp_path):
+    _, report = fit.fit(*pictures, tmp_path / "out", FitSettings("distill", steps=1, network="mlp", limit=5, seed=1))
+    assert report.n_images + len(report.skipped) == 5
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """Makes the process stop when a file has been replaced so many times; counts how often one was."""
+    replace, seen = os.replace, []
+
+    def stop_after(times):
+        def counted(*paths):
+            replace(*paths)
+            seen.append(Path(paths[1]).name)
+            if len(seen) == times:
+                raise Killed
+
+        seen.clear()
+        monkeypatch.setattr("os.replace", counted)
+        return seen
+
+    return stop_after
+
+
+def test_a_fit_that_is_killed_anywhere_ends_as_one_that_was_not(pictures, tmp_path, killed_at, monkeypatch):
+    for module in ("patchranking.fitting.cache", "patchranking.predictor.distill"):
+        monkeypatch.setattr(f"{module}._SECONDS_PER_{'NOTE' if 'cache' in module else 'SAVE'}", -1)
+    monkeypatch.setattr("patchranking.fitting.cache._IMAGES_PER_BATCH", 4)
+    schedule = {1: 0.8, 3: 0.5}
+    settings = FitSettings(ranked=5, steps=3, epochs=2, schedule=schedule, network="mlp")
+    written = killed_at(None)
+    expected, report = fit.fit(*pictures, tmp_path / "whole", settings)
+    writes = len(written)
+    assert writes > 15
+    for times in range(1, writes + 1):
+        out = tmp_path / str(times)
+        killed_at(times)
+        with pytest.raises(Killed):
+            fit.fit(*pictures, out, settings)
+        killed_at(None)
+        pruner, again = fit.fit(*pictures, out, settings)
+        assert again == report, written
+        assert same_weights(pruner, expected)
+        assert sorted(path.name for path in out.iterdir()) == sorted(
+            path.name for path in (tmp_path / "whole").iterdir()
+        )
+
+
+def test_a_fit_does_not_go_on_from_the_progress_of_another(pictures, tmp_path, killed_at):
+    settings = FitSettings("distill", steps=2, network="mlp")
+    killed_at(3)
+    with pytest.raises(Killed):
+        fit.fit(*pictures, tmp_path, settings)
+    killed_at(None)
+    for other in (replace(settings, seed=1), replace(settings, steps=3)):
+        with pytest.raises(UserError, match=r"the progress of another fit.*choose another folder"):
+            fit.fit(*pictures, tmp_path, other)
+    fit.fit(*pictures, tmp_path, settings)
+    fit.fit(*pictures, tmp_path, replace(settings, seed=1))

@@ -57,8 +57,9 @@ def test_every_method_encodes_alike_a_whole_batch_its_pixels_and_some_rows(case)
         assert features.shape == whole.features.shape
         assert features.isfinite().all()
         assert torch.equal(features, whole.features) is (method.name == "dense")
-        assert torch.equal(method.at(tower, SCHEDULE, 0)(case.pixels), features)
-        if method.name not in ("random", "golden"):  # these draw and search for the batch that comes
+        if method.name != "random":  # which draws by the images' indices
+            assert torch.equal(method.at(tower, SCHEDULE, 0)(case.pixels), features)
+        if method.name != "golden":  # which searches for the batch that comes
             some = method.at(tower, SCHEDULE, 0).run(whole.rows(rows)).features
             torch.testing.assert_close(some, features[rows], atol=1e-5, rtol=1e-4)
 
@@ -164,15 +165,6 @@ def test_class_attention_looks_again_at_the_second_stage(tower):
 
 
 @torch.inference_mode()
-def test_random_draws_anew_for_every_batch_and_again_by_the_same_seed(tower):
-    pixels, encoding = torch.randn(2, 3, 32, 32), METHODS["random"].at(tower, SCHEDULE, 3)
-    first, second = (encoding.run(Batch(tower, pixels)).keep_indices for _ in range(2))
-    assert not torch.equal(first, second)
-    again, other = (METHODS["random"].at(tower, SCHEDULE, seed).run(Batch(tower, pixels)) for seed in (3, 4))
-    assert torch.equal(again.keep_indices, first)
-    assert not torch.equal(other.keep_indices, first)
-
-
 def test_only_methods_with_a_choice_worth_a_look_have_a_first_scorer(tower):
     tokens = torch.randn(2, 17, 32)
     shown = {name: method.first_scorer(tower, 3) for name, method in METHODS.items()}

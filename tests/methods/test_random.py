@@ -3,23 +3,32 @@ from __future__ import annotations
 import torch
 
 from patchranking.methods.batch import Batch
-from patchranking.methods.random import Random
+from patchranking.methods.random import Random, random_importance
 from patchranking.pruning.schedule import Schedule
 
 
-def test_scores_are_seeded_and_differ_between_images(tower):
-    tokens = torch.zeros(3, 17, 32)
-    first, again, other = (Random().scorer(tower, 3, seed)(tokens) for seed in (0, 0, 1))
+def test_scores_are_seeded_and_differ_between_images():
+    first, again, other = (random_importance(16, range(3), seed) for seed in (0, 0, 1))
     assert first.shape == (3, 16)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert not torch.equal(first[0], first[1])
 
 
-def test_an_image_gets_the_same_scores_whatever_the_batches(tower):
-    whole, parts = (Random().scorer(tower, 3, 5) for _ in range(2))
-    tokens = torch.zeros(7, 17, 32)
-    assert torch.equal(whole(tokens), torch.cat([parts(part) for part in tokens.split([1, 4, 2])]))
+def test_an_image_keeps_the_same_patches_whatever_the_batches_and_their_order(tower):
+    pixels, images = torch.randn(5, 3, 32, 32), [4, 9, 0, 7, 2]
+    encoding = Random().at(tower, Schedule({2: 0.5}), 5)
+    whole = encoding.run(Batch(tower, pixels, images)).keep_indices
+    for row in reversed(range(5)):
+        alone = encoding.run(Batch(tower, pixels[[row]], [images[row]])).keep_indices
+        assert torch.equal(alone[0], whole[row])
+
+
+def test_patches_go_by_the_seed(tower):
+    batch = Batch(tower, torch.randn(3, 3, 32, 32))
+    first, again, other = (Random().at(tower, Schedule({2: 0.5}), seed).run(batch).keep_indices for seed in (3, 3, 4))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_a_lower_keep_rate_keeps_some_of_the_same_patches(tower):
@@ -28,8 +37,8 @@ def test_a_lower_keep_rate_keeps_some_of_the_same_patches(tower):
     assert all(set(few) < set(many) for few, many in zip(fewer.tolist(), more.tolist(), strict=True))
 
 
-def test_scores_are_uniform(tower):
-    scores = Random().scorer(tower, 3, 0)(torch.zeros(2000, 17, 32))
+def test_scores_are_uniform():
+    scores = random_importance(16, range(2000), 0)
     assert 0 <= scores.min() < 0.01
     assert 0.99 < scores.max() < 1
     assert abs(scores.mean() - 0.5) < 0.01

@@ -212,7 +212,7 @@ def test_images_held_out_are_never_learned_from_and_alone_are_measured(tower):
     held_out = torch.randperm(20, generator=torch.Generator().manual_seed(3))[:5]
     spoiled = tokens.clone()
     spoiled[:, held_out] = torch.nan
-    settings = {"steps": 12, "batch_size": 4, "held_out_share": 0.25}
+    settings = {"steps": 12, "batch_size": 4, "held_out": held_out}
     assert torch.equal(after(3, tower, spoiled, features, **settings), after(3, tower, tokens, features, **settings))
     predictor = Predictor(32, 1, 16)
     report = distill(predictor, tower, tokens, features, 3, seed=3, **settings)

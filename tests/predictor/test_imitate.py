@@ -47,7 +47,7 @@ def test_every_step_draws_one_view_with_its_own_importance():
 def test_the_epoch_kept_is_the_best_on_held_out_images_and_its_figures_are_reported():
     tokens, importance = torch.randn(2, 20, 13, 16), torch.randn(2, 20, 12)
     held_out = torch.randperm(20, generator=torch.Generator().manual_seed(4))[:5]
-    settings = {"learning_rate": 1e-2, "held_out_share": 0.25, "seed": 4}
+    settings = {"learning_rate": 1e-2, "held_out": held_out, "seed": 4}
     network = Predictor(16, 1, 12)
     start = {name: weight.clone() for name, weight in network.state_dict().items()}
     report = imitate(network, tokens, importance, epochs=40, **settings)

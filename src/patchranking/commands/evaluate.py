@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ def evaluate(
 ) -> None:
     """Compares dense, pruner and baselines on labelled or captioned images; writes results.json and report.html.
 
+    Killed and run again, it goes on where it stopped.
+
     Args:
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
         data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], folders joined by commas, or a list
@@ -48,9 +51,11 @@ def evaluate(
     if templates:
         images.templates = tuple(templates)
     folder = make_folder(out)
-    results, shown = run_evaluation(loaded, images, artefacts, settings)
+    progress = folder / "progress"
+    results, shown = run_evaluation(loaded, images, artefacts, settings, progress=progress)
     write_json(folder / "results.json", results)
     write_report(results, shown, folder / "report.html", f"{images.name} {images.split}, {loaded.name}")
+    shutil.rmtree(progress)
     _print_table(results["rows"])
     totals = results["images"]
     print(f"{totals['in']} images in = {totals['evaluated']} evaluated + {totals['skipped']} skipped")

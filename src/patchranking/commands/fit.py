@@ -17,8 +17,7 @@ from patchranking.towers.load import load_model
 
 __all__ = ["fit"]
 
-_QUICK = {"ranked": 60, "steps": 60, "epochs": 10}
-_QUICK_IMAGES = 200
+_QUICK = {"ranked": 60, "steps": 60, "epochs": 10, "limit": 200}
 
 
 def fit(
@@ -29,7 +28,6 @@ def fit(
     rankings: Path | None = None,
     budget: str | None = None,
     budget_data: str | None = None,
-    limit: int | None = None,
     device: str = "cpu",
     preset: Literal["full", "quick"] = "full",
 ) -> None:
@@ -44,17 +42,16 @@ def fit(
         budget: "0.5 points", "0.98 cosine", "40 ms" (one image) or another of choose: finds the keep rate and the
             schedule instead.
         budget_data: Images that the fit has not seen, to measure the budget on.
-        limit: Maximum number of images, drawn by seed.
         device: cpu, cuda, cuda:1, mps, ...
-        preset: quick caps images, ranked, steps and epochs for a first look; a full fit is better.
+        preset: quick caps limit, ranked, steps and epochs for a first look; a full fit is better.
     """
     allowed = None if budget is None else Budget.parse(budget)
     if (budget is None) != (budget_data is None):
         raise UserError("A budget is measured on images that the fit has not seen: give --budget with --budget_data.")
     if preset == "quick":
         most: dict[str, Any] = {name: min(getattr(settings, name), cap) for name, cap in _QUICK.items()}
-        settings, limit = replace(settings, **most), min(limit or _QUICK_IMAGES, _QUICK_IMAGES)
-    loaded, images = load_model(model, device), load_data(data, limit, settings.seed, "train")
+        settings = replace(settings, **most)
+    loaded, images = load_model(model, device), load_data(data, settings.limit, settings.seed, "train")
     unseen = None if budget_data is None else load_data(budget_data, None, settings.seed)
     if allowed is not None and unseen is not None:
         allowed.check(loaded, unseen)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from PIL import Image
 
@@ -18,14 +20,17 @@ class DemoData(ImageData):
         self.name, self.split = "demo", split
         self.class_names = list(scenes.CLASSES)
         self.templates = scenes.TEMPLATES
-        drawn = [scenes.scene(split, index) for index in range(length)]
-        self.keys = [scene.key for scene in drawn]
-        self.labels = [scene.label for scene in drawn]
-        self._masks = [scene.mask for scene in drawn]
-        self._images = [scene.image for scene in drawn]
+        self.keys = [scenes.key(split, index) for index in range(length)]
+        self.labels = [scenes.label(split, index) for index in range(length)]
 
     def image(self, index: int) -> Image.Image:
-        return self._images[index]
+        return _scene(self.split, index).image.copy()
 
     def mask(self, index: int) -> np.ndarray:
-        return self._masks[index]
+        return _scene(self.split, index).mask
+
+
+@lru_cache(maxsize=256)
+def _scene(split: str, index: int) -> scenes.Scene:
+    """A scene; some are kept, since its picture and its mask are asked for one after the other."""
+    return scenes.scene(split, index)

@@ -16,7 +16,19 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont, ImageOps
 from patchranking.errors import UserError
 from patchranking.extras import import_extra
 
-__all__ = ["BACKGROUNDS", "CLASSES", "COLOURS", "SIZE", "SKETCH", "SPLITS", "TEMPLATES", "Scene", "scene"]
+__all__ = [
+    "BACKGROUNDS",
+    "CLASSES",
+    "COLOURS",
+    "SIZE",
+    "SKETCH",
+    "SPLITS",
+    "TEMPLATES",
+    "Scene",
+    "key",
+    "label",
+    "scene",
+]
 
 SIZE = 96
 """Side of a scene in pixels."""
@@ -156,13 +168,7 @@ def scene(split: str, index: int) -> Scene:
     Raises:
         UserError: If the split is unknown.
     """
-    drawn = split.removesuffix(SKETCH)
-    if drawn not in SPLITS:
-        raise UserError(
-            f"The demo data has the splits {', '.join(SPLITS)}, and each as outlines, such as {SPLITS[0]}{SKETCH}, "
-            f"not '{split}'."
-        )
-    rng = np.random.default_rng([SPLITS.index(drawn), index])
+    rng = _generator(split, index)
     label = int(rng.integers(len(CLASSES)))
     colour = str(rng.choice(list(COLOURS)))
     texture = str(rng.choice(BACKGROUNDS))
@@ -176,12 +182,32 @@ def scene(split: str, index: int) -> Scene:
     canvas = canvas * rng.uniform(0.85, 1.1) + rng.normal(0, rng.uniform(1, 5), canvas.shape)
     image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
     return Scene(
-        key=f"{split}/{index:07d}",
-        image=image if split == drawn else _outlines(image),
+        key=key(split, index),
+        image=_outlines(image) if split.endswith(SKETCH) else image,
         label=label,
         caption=f"{_article(colour)} {colour} {CLASSES[label]} on a {texture} background",
         mask=alpha > 0.5,
     )
+
+
+def key(split: str, index: int) -> str:
+    """The key of a scene."""
+    return f"{split}/{index:07d}"
+
+
+def label(split: str, index: int) -> int:
+    """The label of a scene, which is not drawn for it."""
+    return int(_generator(split, index).integers(len(CLASSES)))
+
+
+def _generator(split: str, index: int) -> np.random.Generator:
+    drawn = split.removesuffix(SKETCH)
+    if drawn not in SPLITS:
+        raise UserError(
+            f"The demo data has the splits {', '.join(SPLITS)}, and each as outlines, such as {SPLITS[0]}{SKETCH}, "
+            f"not '{split}'."
+        )
+    return np.random.default_rng([SPLITS.index(drawn), index])
 
 
 def _outlines(image: Image.Image) -> Image.Image:

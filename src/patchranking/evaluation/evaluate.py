@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from patchranking.checkpoint import claim, digest
 from patchranking.data import ImageData
 from patchranking.errors import UserError, check_numbers
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.examples import Example, examples
 from patchranking.evaluation.rows import Entry, rows_of
 from patchranking.methods import Dense, PatchRanking, named
+from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
 from patchranking.methods.tally import DENSE
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import check_keep_rate
+from patchranking.towers.identity import BaseModel
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["EvaluationSettings", "evaluate"]
@@ -62,6 +66,7 @@ def evaluate(
     pruners: Sequence[Pruner] = (),
     settings: EvaluationSettings = EvaluationSettings(),
     schedule: Schedule | None = None,
+    progress: Path | None = None,
 ) -> tuple[dict[str, Any], list[Example]]:
     """Measures accuracy, retrieval, agreement with the dense model, cost and speed.
 
@@ -72,13 +77,14 @@ def evaluate(
             the baselines alone.
         settings: What to compare.
         schedule: Where every method drops patches; that of the first pruner, or all before block 3, when omitted.
+        progress: Folder for what is measured; with that of the same evaluation, killed, it goes on.
 
     Returns:
         The content of results.json and the examples of the report.
 
     Raises:
-        UserError: If two pruners are of a kind, one is another model's, tuned tokens do not fit the classes, or no
-            image can be read.
+        UserError: If two pruners are of a kind, one is another model's, tuned tokens do not fit the classes, no image
+            can be read, or ``progress`` is that of another evaluation.
     """
     own = _pruners(model, data, pruners)
     reference = schedule or (own[0].pruner.fitted if own else Schedule({3: 0.6}))
@@ -88,7 +94,18 @@ def evaluate(
     entries = _entries(model, own, reference, settings, oracle_images)
     encodings = {entry: entry.encoding for entry in entries if entry.key != DENSE}
     indexed = frozenset(order[: settings.index_images])
-    tally = measure(model, data, encodings, None, indexed, settings.batch_size, "evaluate")
+    journal = None
+    if progress is not None:
+        of = {
+            "model": asdict(BaseModel.of(model.tower, model.name)),
+            "images": digest([*data.keys, *data.class_names, *data.templates, *map(str, data.labels or [])]),
+            "pruners": [{"weights": digest(one.state_dict()), "keep": one.fitted.to_dict()} for one in pruners],
+            "schedule": reference.to_dict(),
+            "settings": asdict(settings),
+        }
+        names = {entry.key: entry.name for entry in entries}
+        journal = Journal(claim(progress, "evaluation", of), names)
+    tally = measure(model, data, encodings, None, indexed, settings.batch_size, "evaluate", journal)
     results = {
         "environment": environment(model.tower.device) | {"dtype": str(model.tower.dtype).removeprefix("torch.")},
         "rows": rows_of(model, data, tally, entries, settings.timing_batch, settings.seed),

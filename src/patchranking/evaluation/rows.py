@@ -48,6 +48,11 @@ class Entry:
         """The key of its measures in a tally."""
         return DENSE if self.method.name == DENSE else self
 
+    @property
+    def name(self) -> str:
+        """What tells it from the others of an evaluation in a file."""
+        return f"{self.method.name} {self.method.tuned} {self.keep:g}"
+
 
 def encoding_macs(encoding: Encoding, pixels: Tensor) -> float:
     """MACs per image of a method, scoring and merging included, and what an oracle looks up left out."""

@@ -1,18 +1,33 @@
-"""Tokens and features of images, read once for a fit."""
+"""Tokens and features of images, read once for a fit and kept in files."""
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from patchranking.data import ImageData, none_readable, read_batches
+from patchranking.errors import UserError
+from patchranking.files import write_json
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["cache_tokens", "with_mirrored"]
+__all__ = ["FileRows", "cache_tokens", "with_mirrored"]
 
 _IMAGES_PER_BATCH = 32
+_SECONDS_PER_NOTE = 5.0
+"""How often a run notes how far it is."""
+_SPARED = 2**30
+"""Bytes of disk that are left free."""
+_NOTE = "cached.json"
 
 
 def with_mirrored(importance: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -20,11 +35,41 @@ def with_mirrored(importance: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.stack([importance, importance.unflatten(1, grid).flip(-1).flatten(1)])
 
 
+class FileRows:
+    """An array ``(views, images, ...)`` in a .npy file ``(images, views, ...)``; what is read of it is a copy.
+
+    The file is mapped for the length of a read only, so that a process never holds more than it asked for.
+
+    Args:
+        path: The file.
+        images: Its rows that count, in order.
+    """
+
+    def __init__(self, path: Path, images: Tensor) -> None:
+        self._path, self._images = path, images
+        _, views, *rest = np.load(path, mmap_mode="r").shape
+        self.shape = (views, len(images), *rest)
+
+    def __getitem__(self, key: tuple[int, Tensor]) -> Tensor:
+        view, rows = key
+        return torch.from_numpy(np.load(self._path, mmap_mode="r")[self._images[rows].numpy(), view])
+
+    def of(self, rows: Sequence[int]) -> FileRows:
+        """Some of the images."""
+        return FileRows(self._path, self._images[list(rows)])
+
+
 @torch.no_grad()
 def cache_tokens(
-    model: LoadedModel, data: ImageData, chosen: Sequence[int] | None, block: int, dense: bool, mirrored: bool = False
-) -> tuple[list[int], dict[str, str], Tensor, Tensor | None]:
-    """Reads images once for a fit.
+    model: LoadedModel,
+    data: ImageData,
+    chosen: Sequence[int] | None,
+    block: int,
+    dense: bool,
+    folder: Path,
+    mirrored: bool = False,
+) -> tuple[list[int], dict[str, str], FileRows, FileRows | None]:
+    """Reads images once for a fit; called again after a kill, it goes on where it stopped.
 
     Args:
         model: The model.
@@ -32,28 +77,70 @@ def cache_tokens(
         chosen: Indices to read; all when omitted.
         block: The block whose entering tokens are kept.
         dense: Whether to compute the features of the dense model too.
+        folder: Folder for the files, which holds those of the same call or none.
         mirrored: Whether every image is seen mirrored too, as a second view.
 
     Returns:
         Indices read; key -> reason of those skipped; tokens ``(views, images, prefix + patches, width)``
-        float16; features ``(views, images, features)`` float32 or None. Both on the CPU.
+        float16; features ``(views, images, features)`` float32 or None. Both are in files.
 
     Raises:
-        UserError: If no image can be read.
+        UserError: If no image can be read, or the disk has no room for the tokens.
     """
-    used: list[int] = []
-    skipped: dict[str, str] = {}
-    tokens: list[Tensor] = []
-    features: list[Tensor] = []
-    for found, pixels in read_batches(data, model.preprocess, _IMAGES_PER_BATCH, skipped, chosen, "cache tokens"):
-        views = torch.cat([pixels, pixels.flip(-1)]) if mirrored else pixels
-        entering = model.tower.embed(views.to(model.tower.device, model.tower.dtype), block)
-        tokens.append(entering.half().cpu().unflatten(0, (-1, len(found))))
+    tower, wanted = model.tower, list(range(len(data)) if chosen is None else chosen)
+    views = 1 + mirrored
+    shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "tokens": (np.float16, (tower.num_prefix_tokens + tower.num_patches, tower.width))
+    }
+    if dense:
+        shapes["features"] = (np.float32, (tower.feature_size,))
+    files = {name: folder / f"{name}.npy" for name in shapes}
+    used, skipped = _noted(folder, files)
+    if not used:
+        a_view = sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape in shapes.values())
+        _check_room(folder, len(wanted), views * a_view)
+        for name, (kind, shape) in shapes.items():
+            open_memmap(files[name], "w+", kind, (len(wanted), views, *shape))
+    done, noted = set(used), time.monotonic()
+    left = [index for index in wanted if index not in done and data.keys[index] not in skipped]
+    for found, pixels in read_batches(data, model.preprocess, _IMAGES_PER_BATCH, skipped, left, "cache tokens"):
+        seen = torch.cat([pixels, pixels.flip(-1)]) if mirrored else pixels
+        entering = tower.embed(seen.to(tower.device, tower.dtype), block)
+        rows = {"tokens": entering.half()}
         if dense:
-            features.append(
-                model.tower.pool(model.tower.run(entering, block)).float().cpu().unflatten(0, (-1, len(found)))
-            )
+            rows["features"] = tower.pool(tower.run(entering, block)).float()
+        for name, values in rows.items():
+            stored = open_memmap(files[name], "r+")
+            stored[len(used) : len(used) + len(found)] = values.unflatten(0, (views, -1)).transpose(0, 1).cpu().numpy()
+            stored.flush()
         used += found
+        if time.monotonic() - noted > _SECONDS_PER_NOTE:
+            _note(folder, used, skipped)
+            noted = time.monotonic()
     if not used:
         raise none_readable(skipped)
-    return used, skipped, torch.cat(tokens, 1), torch.cat(features, 1) if dense else None
+    _note(folder, used, skipped)
+    stored_rows = {name: FileRows(path, torch.arange(len(used))) for name, path in files.items()}
+    return used, skipped, stored_rows["tokens"], stored_rows.get("features")
+
+
+def _noted(folder: Path, files: dict[str, Path]) -> tuple[list[int], dict[str, str]]:
+    """What an earlier run has read."""
+    note = folder / _NOTE
+    if not note.is_file() or not all(path.is_file() for path in files.values()):
+        return [], {}
+    told = json.loads(note.read_text())
+    return told["used"], told["skipped"]
+
+
+def _note(folder: Path, used: list[int], skipped: dict[str, str]) -> None:
+    write_json(folder / _NOTE, {"used": used, "skipped": skipped})
+
+
+def _check_room(folder: Path, images: int, bytes_per_image: int) -> None:
+    need, free = bytes_per_image * images, shutil.disk_usage(folder).free
+    if need > free - _SPARED:
+        raise UserError(
+            f"The tokens of {images} images take {need / 1e9:.1f} GB in '{folder}', and {free / 1e9:.1f} GB are "
+            "free there: fit to fewer images (--limit; some 1,000 are enough), or choose another disk for --out."
+        )

@@ -18,11 +18,12 @@ class Batch:
     Args:
         tower: The image encoder.
         pixels: ``(batch, 3, height, width)``.
-        images: Indices of the images in their data set.
+        images: Indices of the images in their data set; 0, 1, ... when omitted.
     """
 
     def __init__(self, tower: VisionTower, pixels: Tensor, images: Sequence[int] = ()) -> None:
-        self.tower, self.pixels, self.images = tower, pixels, list(images)
+        self.tower, self.pixels = tower, pixels
+        self.images = list(images) or list(range(len(pixels)))
         self._entering: dict[int, Tensor] = {}
         self._found: dict[Hashable, Any] = {}
 

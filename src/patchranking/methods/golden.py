@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from patchranking.methods.batch import Batch
-from patchranking.methods.method import Encoded, Encoding, Method, Style, reducing
+from patchranking.methods.method import Encoding, Method, Style, by_importance
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.stages import by_scores
 from patchranking.ranking.sketched import sketched
 from patchranking.towers import VisionTower
 
@@ -41,15 +40,7 @@ def by_golden(tower: VisionTower, schedule: Schedule, golden: Mapping[int, Tenso
     def importance(batch: Batch) -> Tensor:
         return torch.stack([golden[image] for image in batch.images]).to(tower.device)
 
-    return Encoding(tower, schedule, _run(tower, schedule, importance), images=golden.keys())
-
-
-def _run(tower: VisionTower, schedule: Schedule, importance: Callable[[Batch], Tensor]) -> Callable[[Batch], Encoded]:
-    def run(batch: Batch) -> Encoded:
-        reductions = by_scores(tower, schedule, {schedule.block: lambda _: importance(batch)})
-        return reducing(tower, schedule, reductions).run(batch)
-
-    return run
+    return Encoding(tower, schedule, by_importance(tower, schedule, importance), images=golden.keys())
 
 
 class Golden(Method):
@@ -63,4 +54,4 @@ class Golden(Method):
         def search(batch: Batch) -> Tensor:
             return golden_importance(batch, schedule.block)
 
-        return Encoding(tower, schedule, _run(tower, schedule, search), search)
+        return Encoding(tower, schedule, by_importance(tower, schedule, search), search)

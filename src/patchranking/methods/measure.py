@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from patchranking.data import ImageData, none_readable, read_batches
 from patchranking.methods.batch import Batch
+from patchranking.methods.journal import Journal
 from patchranking.methods.method import Encoding
 from patchranking.methods.tally import DENSE, Tally
 from patchranking.towers.load import LoadedModel
@@ -31,6 +32,7 @@ def measure(
     indexed: Set[int] = frozenset(),
     batch_size: int = 32,
     progress: str | None = "measure",
+    journal: Journal | None = None,
 ) -> Tally:
     """Measures encodings and the dense model on the same images; what they share of an image is computed once.
 
@@ -42,6 +44,7 @@ def measure(
         indexed: Indices of the images whose features are kept.
         batch_size: Images per batch.
         progress: Label of the progress bar, none when omitted.
+        journal: Keeps what is measured; images that are in it are not measured again.
 
     Returns:
         A tally with the keys of ``encodings`` and ``DENSE``.
@@ -51,7 +54,12 @@ def measure(
     """
     tower, tally = model.tower, Tally(data.labels, indexed)
     classes = zero_shot_classes(model, data)
-    for read, pixels in read_batches(data, model.preprocess, batch_size, tally.skipped, images, progress):
+    if journal is not None:
+        journal.restore(tally)
+    done = tally.values(DENSE, "feature_cosine")
+    chosen = range(len(data)) if images is None else images
+    left = [image for image in chosen if image not in done and data.keys[image] not in tally.skipped]
+    for read, pixels in read_batches(data, model.preprocess, batch_size, tally.skipped, left, progress):
         batch = Batch(tower, pixels.to(tower.device, tower.dtype), read)
         parts = {key: _part(batch, encoding.images) for key, encoding in encodings.items()}
         found = {key: encodings[key].run(part) for key, part in parts.items() if part is not None}
@@ -61,8 +69,12 @@ def measure(
             part, own = parts[key] or batch, encodings[key].classes
             share = None if keep_indices is None else _kept(objects, part, keep_indices)
             tally.add(key, part.images, features, part.features, classes if own is None else own, share)
+        if journal is not None:
+            journal.note(tally, read)
     if not tally.count(DENSE):
         raise none_readable(tally.skipped)
+    if journal is not None:
+        journal.note(tally, [], last=True)
     return tally
 
 

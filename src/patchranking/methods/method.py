@@ -16,7 +16,7 @@ from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import by_scores
 from patchranking.towers import VisionTower
 
-__all__ = ["Dropping", "Encoded", "Encoding", "Method", "Style", "reducing"]
+__all__ = ["Dropping", "Encoded", "Encoding", "Method", "Style", "by_importance", "reducing"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,18 @@ def reducing(
         return Encoded(tower.pool(tokens), keep_indices)
 
     return Encoding(tower, schedule, run, classes=classes)
+
+
+def by_importance(
+    tower: VisionTower, schedule: Schedule, importance: Callable[[Batch], Tensor]
+) -> Callable[[Batch], Encoded]:
+    """What encodes a batch without its patches of low importance, ``(batch, patches)``, at every stage."""
+
+    def run(batch: Batch) -> Encoded:
+        reductions = by_scores(tower, schedule, {schedule.block: lambda _: importance(batch)})
+        return reducing(tower, schedule, reductions).run(batch)
+
+    return run
 
 
 class Method(ABC):

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from patchranking.methods.method import Dropping, Style
-from patchranking.pruning.attach import Scorer
+from patchranking.methods.batch import Batch
+from patchranking.methods.method import Encoding, Method, Style, by_importance
+from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 
-__all__ = ["Random"]
+__all__ = ["Random", "random_importance"]
 
 
-class Random(Dropping):
-    """Uniform scores, drawn image after image from one seeded generator."""
+class Random(Method):
+    """Uniform scores."""
 
     name = "random"
     style = Style("#8d939e", "d")
 
-    def scorer(self, tower: VisionTower, block: int, seed: int) -> Scorer:
-        generator = torch.Generator().manual_seed(seed)
+    def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
+        def importance(batch: Batch) -> Tensor:
+            return random_importance(tower.num_patches, batch.images, seed).to(tower.device)
 
-        def score(tokens: Tensor) -> Tensor:
-            return torch.rand(len(tokens), tower.num_patches, generator=generator).to(tokens.device)
+        return Encoding(tower, schedule, by_importance(tower, schedule, importance))
 
-        return score
+
+def random_importance(patches: int, images: Iterable[int], seed: int) -> Tensor:
+    """Uniform scores ``(images, patches)``; those of an image depend on its index and the seed alone."""
+    seeds = [int(np.random.SeedSequence([seed, image]).generate_state(1)[0]) for image in images]
+    return torch.stack([torch.rand(patches, generator=torch.Generator().manual_seed(own)) for own in seeds])

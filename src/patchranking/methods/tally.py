@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Collection, Hashable, Mapping, Sequence, Set
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,6 +17,15 @@ __all__ = ["DENSE", "Tally"]
 
 DENSE = "dense"
 """The key of the dense model in every tally."""
+
+_SCHEMA = pa.schema(
+    [
+        ("method", pa.string()),
+        ("image", pa.int64()),
+        *((measure, pa.float64()) for measure in ("feature_cosine", "top1", "top5", "object_patches_kept")),
+        ("feature", pa.list_(pa.float32())),
+    ]
+)
 
 
 class Tally:
@@ -67,6 +77,34 @@ class Tally:
             self._values[key][name].update(zip(images, values.tolist(), strict=True))
         kept = F.normalize(features.float(), dim=-1).cpu() if self._indexed else ()
         self._features[key].update((i, row) for i, row in zip(images, kept, strict=False) if i in self._indexed)
+
+    def table(self, names: Mapping[Hashable, str], images: Collection[int]) -> pa.Table:
+        """What was measured on some images: a row for each method and image, features where they are kept.
+
+        Args:
+            names: Key -> what to call it.
+            images: The images.
+        """
+        rows = [
+            {"method": name, "image": image}
+            | {measure: values[image] for measure, values in self._values[key].items() if image in values}
+            | {"feature": self._features[key][image].tolist() if image in self._features[key] else None}
+            for key, name in names.items()
+            for image in images
+            if image in self.values(key, "feature_cosine")
+        ]
+        return pa.Table.from_pylist(rows, _SCHEMA)
+
+    def restore(self, table: pa.Table, names: Mapping[Hashable, str]) -> None:
+        """Takes in again what ``table`` gave."""
+        keys = {name: key for key, name in names.items()}
+        for row in table.to_pylist():
+            key, image, feature = keys[row.pop("method")], row.pop("image"), row.pop("feature")
+            for measure, value in row.items():
+                if value is not None:
+                    self._values[key][measure][image] = value
+            if feature is not None:
+                self._features[key][image] = torch.tensor(feature)
 
     def values(self, key: Hashable, measure: str) -> dict[int, float]:
         """Image -> its value of a measure; empty where it was not taken."""

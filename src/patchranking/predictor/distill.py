@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from patchranking.checkpoint import load_training, save_training
 from patchranking.errors import UserError
 from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
+from patchranking.predictor.rows import Rows, split
 from patchranking.pruning.select import gather_tokens, kept_count
 from patchranking.ranking.gates import gated_features, open_gates
 from patchranking.ranking.objectives import feature_damage
@@ -34,6 +39,8 @@ _REACH = 4.0
 """Patches further than this many widths below the threshold are left out of the pass."""
 _WARM_UP = 20
 _REPORTED = (0.8, 0.6, 0.5, 0.4)
+_SECONDS_PER_SAVE = 5.0
+_HELD_OUT_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -75,16 +82,17 @@ def soft_gates(scores: Tensor, count: int, width: float) -> tuple[Tensor, Tensor
 def distill(
     predictor: Predictor,
     tower: VisionTower,
-    tokens: Tensor,
-    features: Tensor,
+    tokens: Rows,
+    features: Rows,
     block: int,
     steps: int = 300,
     batch_size: int = 16,
     learning_rate: float = 5e-4,
     weight_decay: float = 1e-2,
-    held_out_share: float = 0.1,
+    held_out: Tensor | None = None,
     seed: int = 0,
     entering: Entering | None = None,
+    checkpoint: Path | None = None,
 ) -> Distillation:
     """Trains a predictor in place by what its choice does to the feature; no ranking is needed.
 
@@ -104,9 +112,10 @@ def distill(
         batch_size: Images per step.
         learning_rate: AdamW's.
         weight_decay: AdamW's.
-        held_out_share: Share of the images held out; measured on their first view.
+        held_out: Indices of the images that only measure, on their first view; a tenth when omitted.
         seed: Seed of the split, the order and the keep rates.
         entering: How cached tokens come to enter ``block``, where earlier stages prune them on the way.
+        checkpoint: File for the progress every few seconds; from one that is there, it goes on.
 
     Returns:
         The sizes and the feature error on the held-out images.
@@ -120,24 +129,20 @@ def distill(
     if tower.num_patches < 2:
         raise UserError("This model has a single patch: there is nothing to prune.")
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(images, generator=generator)
-    n_held_out = max(1, round(held_out_share * images))
-    held_out, train = order[:n_held_out], order[n_held_out:]
+    train, held_out = split(images, held_out, generator)
     enter = entering or (lambda cached, keep: (cached, kept_count(keep, tower.num_patches)))
     weights = list(predictor.parameters())
     optimiser = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step, steps))
-    waiting = torch.empty(0, dtype=torch.long)
+    done, saved = 0, time.monotonic()
+    if checkpoint is not None and (stored := load_training(checkpoint, predictor, optimiser)) is not None:
+        done = int(stored[0]["step"])
     predictor.train()
-    with tqdm(range(steps), desc="distill", unit="step") as bar:
-        for step in bar:
-            while len(waiting) < min(batch_size, len(train)):
-                waiting = torch.cat([waiting, train[torch.randperm(len(train), generator=generator)]])
-            batch, waiting = waiting[:batch_size], waiting[batch_size:]
-            low, high = _KEEP_RATES
-            keep = low + (high - low) * torch.rand((), generator=generator).item()
+    draws = islice(_draws(train, batch_size, tokens.shape[0], generator), done, steps)
+    with tqdm(total=steps, initial=done, desc="distill", unit="step") as bar:
+        for step, (batch, keep, view) in enumerate(draws, start=done):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate * _rate(step, steps)
             width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
-            view = int(torch.randint(len(tokens), (), generator=generator))
             cached, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
             seen, count = enter(cached, keep)
             there = seen.shape[1] - tower.num_prefix_tokens
@@ -150,12 +155,28 @@ def distill(
                 weight.grad = gradient
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
-            schedule.step()
+            bar.update()
             bar.set_postfix(loss=f"{loss.item():.4f}")
+            if checkpoint is not None and (step + 1 == steps or time.monotonic() - saved > _SECONDS_PER_SAVE):
+                save_training(checkpoint, predictor, optimiser, {"step": str(step + 1)})
+                saved = time.monotonic()
     predictor.eval()
-    unseen = tokens[0, held_out], features[0, held_out]
-    error = {str(rate): _error(predictor, tower, *unseen, block, rate, enter) for rate in _REPORTED}
+    error = {str(rate): _error(predictor, tower, tokens, features, held_out, block, rate, enter) for rate in _REPORTED}
     return Distillation(len(train), len(held_out), steps, error)
+
+
+def _draws(
+    train: Tensor, batch_size: int, views: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, float, int]]:
+    """The images, the keep rate and the view of every step, without end."""
+    waiting = torch.empty(0, dtype=torch.long)
+    low, high = _KEEP_RATES
+    while True:
+        while len(waiting) < min(batch_size, len(train)):
+            waiting = torch.cat([waiting, train[torch.randperm(len(train), generator=generator)]])
+        batch, waiting = waiting[:batch_size], waiting[batch_size:]
+        keep = low + (high - low) * torch.rand((), generator=generator).item()
+        yield batch, keep, int(torch.randint(views, (), generator=generator))
 
 
 def _rate(step: int, steps: int) -> float:
@@ -168,15 +189,17 @@ def _rate(step: int, steps: int) -> float:
 def _error(
     predictor: Predictor,
     tower: VisionTower,
-    tokens: Tensor,
-    features: Tensor,
+    tokens: Rows,
+    features: Rows,
+    images: Tensor,
     block: int,
     keep: float,
     enter: Entering,
 ) -> float:
+    """Mean damage on the first view of some images."""
     total = 0.0
-    for cached, full in zip(tokens.split(64), features.split(64), strict=True):
-        pruned = predictor.prune(*enter(cached.to(tower.device, tower.dtype), keep))
+    for part in images.split(_HELD_OUT_BATCH):
+        pruned = predictor.prune(*enter(tokens[0, part].to(tower.device, tower.dtype), keep))
         kept = tower.pool(tower.run(pruned.tokens, block))
-        total += feature_damage(kept, full.to(tower.device)).sum().item()
-    return total / len(tokens)
+        total += feature_damage(kept, features[0, part].to(tower.device)).sum().item()
+    return total / len(images)
