@@ -231,9 +231,22 @@ def test_a_quick_fit_caps_what_takes_long(run, tmp_path, monkeypatch):
     run("fit", "demo", "demo:train", "--limit", 500, "--out", tmp_path)
     assert [images for images, _ in seen] == [200, 50, 500]
     quick, small, full = (settings for _, settings in seen)
-    assert quick == FitSettings(keep=0.4, ranked=60, steps=60, epochs=10)
-    assert small == FitSettings(keep=0.4, ranked=60, steps=5, epochs=10)
-    assert full == FitSettings()
+    assert quick == FitSettings(keep=0.4, ranked=60, steps=60, epochs=10, limit=200)
+    assert small == FitSettings(keep=0.4, ranked=60, steps=5, epochs=10, limit=50)
+    assert full == FitSettings(limit=500)
+
+
+def test_fit_says_beforehand_how_long_it_takes(run, tmp_path, monkeypatch):
+    said = []
+
+    def stop(*_):
+        raise UserError("enough")
+
+    monkeypatch.setattr("patchranking.commands.fit.fit_pruner", stop)
+    for minutes in (0.4, 25.2):
+        monkeypatch.setattr("patchranking.commands.fit.estimate_minutes", lambda *_, minutes=minutes: minutes)
+        said.append(run("fit", "demo", "demo:train", "--limit", 9, "--out", tmp_path)[1])
+    assert said == ["", "about 25 min for 9 images with these settings on this machine\n"]
 
 
 def test_ctrl_c_ends_with_one_line(run, monkeypatch):
@@ -520,7 +533,7 @@ def test_names_that_the_console_cannot_show_are_escaped(tmp_path, encoding):
 def test_evaluate_measures_the_images_asked_for(run, tmp_path, monkeypatch):
     seen = {}
 
-    def measured(model, data, pruners, settings):
+    def measured(model, data, pruners, settings, progress):
         seen.update(model=model.name, data=data, pruners=pruners, seed=settings.seed)
         raise UserError("enough")
 
@@ -558,6 +571,7 @@ def test_fit_takes_the_training_split_the_limit_and_the_rankings(run, tmp_path, 
         raise UserError("enough")
 
     monkeypatch.setattr("patchranking.commands.fit.fit_pruner", fitted)
+    monkeypatch.setattr("patchranking.commands.fit.planned", lambda *_: Schedule({3: 0.5}))
     arguments = ["--limit", 5, "--keep", 0.3, "--rankings", tmp_path / "rankings", "--out", tmp_path / "fit"]
     assert run("fit", "demo", "demo", *arguments)[2] == "patchranking: enough\n"
     assert (seen["split"], seen["images"], seen["settings"].keep) == ("train", 5, 0.3)

@@ -11,7 +11,9 @@ from patchranking.commands.common import print_left_out, print_skipped
 from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget
-from patchranking.fitting.fit import FitReport, FitSettings
+from patchranking.files import make_folder
+from patchranking.fitting.estimate import estimate_minutes
+from patchranking.fitting.fit import FitReport, FitSettings, planned
 from patchranking.fitting.fit import fit as fit_pruner
 from patchranking.towers.load import load_model
 
@@ -55,6 +57,11 @@ def fit(
     unseen = None if budget_data is None else load_data(budget_data, None, settings.seed)
     if allowed is not None and unseen is not None:
         allowed.check(loaded, unseen)
+    make_folder(out)
+    schedule = planned(loaded, settings, rankings)
+    minutes = estimate_minutes(loaded.tower, len(images), settings, schedule)
+    if minutes > 1:
+        print(f"about {minutes:.0f} min for {len(images)} images with these settings on this machine")
     pruner, report = fit_pruner(loaded, images, out, settings, rankings)
     _print(report)
     left_out = len(images) - report.n_images - len(report.skipped)

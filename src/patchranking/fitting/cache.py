@@ -22,6 +22,8 @@ from patchranking.towers.load import LoadedModel
 
 __all__ = ["FileRows", "cache_tokens", "with_mirrored"]
 
+VIEWS = 2
+"""An image and its mirror image."""
 _IMAGES_PER_BATCH = 32
 _SECONDS_PER_NOTE = 5.0
 """How often a run notes how far it is."""
@@ -88,7 +90,7 @@ def cache_tokens(
         UserError: If no image can be read, or the disk has no room for the tokens.
     """
     tower, wanted = model.tower, list(range(len(data)) if chosen is None else chosen)
-    views = 1 + mirrored
+    views = VIEWS if mirrored else 1
     shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
         "tokens": (np.float16, (tower.num_prefix_tokens + tower.num_patches, tower.width))
     }

@@ -33,7 +33,7 @@ from patchranking.towers import VisionTower
 from patchranking.towers.identity import BaseModel, matches
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["FitReport", "FitSettings", "fit"]
+__all__ = ["FitReport", "FitSettings", "fit", "planned"]
 
 _ANY_LENGTH: NetworkName = "mlp"
 """The network of later stages after a mixer, since their number of patches changes with the keep rate."""
@@ -160,22 +160,9 @@ def fit(
             given and none are imitated, if no image can be read, stages are to re-score that are none or are not
             distilled, the disk has no room for the tokens, or ``out`` holds the progress of another fit.
     """
-    if rankings is not None and not settings.imitates:
-        raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
+    schedule, base = planned(model, settings, rankings), BaseModel.of(model.tower, model.name)
+    data, folder = subset(data, settings.limit, settings.seed), make_folder(out)
     given = None if rankings is None else Path(rankings).expanduser()
-    first = 3 if given is None else finished_manifest(given)["settings"]["block"]
-    schedule = settings.stages(model.tower, first)
-    schedule.check(model.tower)
-    model.tower.check_dense()
-    if settings.rescore and (not settings.distills or len(schedule.stages) < 2):
-        raise UserError("To re-score takes two stages or more, and distillation.")
-    if settings.distills:
-        model.tower.check_gates()
-    data, folder, base = (
-        subset(data, settings.limit, settings.seed),
-        make_folder(out),
-        BaseModel.of(model.tower, model.name),
-    )
     if settings.imitates and given is None:
         given = folder / "rankings"
         search = SearchSettings(settings.search, settings.score, schedule.block, seed=settings.seed)
@@ -188,6 +175,21 @@ def fit(
     write_json(folder / "fit.json", asdict(report) | {"settings": asdict(settings), "rankings": imitated})
     shutil.rmtree(progress)
     return pruner, report
+
+
+def planned(model: LoadedModel, settings: FitSettings, rankings: str | Path | None = None) -> Schedule:
+    """Where a fit will drop patches; raises UserError where it cannot be done, before any work."""
+    if rankings is not None and not settings.imitates:
+        raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
+    first = 3 if rankings is None else finished_manifest(Path(rankings).expanduser())["settings"]["block"]
+    schedule = settings.stages(model.tower, first)
+    schedule.check(model.tower)
+    model.tower.check_dense()
+    if settings.rescore and (not settings.distills or len(schedule.stages) < 2):
+        raise UserError("To re-score takes two stages or more, and distillation.")
+    if settings.distills:
+        model.tower.check_gates()
+    return schedule
 
 
 def _fit(

@@ -24,11 +24,12 @@ from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.ranking import places
 from patchranking.towers import VisionTower
 
-__all__ = ["Distillation", "Entering", "distill", "soft_gates"]
+__all__ = ["Distillation", "Entering", "distill", "soft_damage", "soft_gates"]
 
 Entering = Callable[[Tensor, float], tuple[Tensor, int]]
 """Cached tokens and a keep rate -> the tokens that a predictor sees, and how many of their patches are to stay."""
 
+IMAGES_PER_STEP = 16
 _KEEP_RATES = (0.3, 0.8)
 """Every step draws its keep rate between these."""
 _WIDTHS = (0.1, 0.03)
@@ -79,6 +80,26 @@ def soft_gates(scores: Tensor, count: int, width: float) -> tuple[Tensor, Tensor
     return open_gates(place + (moved - moved.detach()), count / scores.shape[1], width, _REACH)
 
 
+def soft_damage(
+    predictor: Predictor, tower: VisionTower, tokens: Tensor, full: Tensor, block: int, count: int, width: float
+) -> Tensor:
+    """Mean 1 - cosine to the dense feature where ``count`` patches go on through soft gates of a width.
+
+    Args:
+        predictor: Chooses and corrects.
+        tower: The image encoder.
+        tokens: Tokens that enter ``block``, ``(batch, prefix + patches, width)``.
+        full: Features of the dense model, ``(batch, features)``.
+        block: Patches are dropped before this block.
+        count: Patches that a hard choice keeps, fewer than there are.
+        width: Width of the gates' threshold in places, as a share of the patches.
+    """
+    scores, corrected = predictor.correct(tokens, count / (tokens.shape[1] - tower.num_prefix_tokens))
+    patches, log_gates = soft_gates(scores, count, width)
+    kept = gather_tokens(corrected, patches, tower.num_prefix_tokens)
+    return feature_damage(gated_features(tower, kept, log_gates, block), full).mean()
+
+
 def distill(
     predictor: Predictor,
     tower: VisionTower,
@@ -86,7 +107,7 @@ def distill(
     features: Rows,
     block: int,
     steps: int = 300,
-    batch_size: int = 16,
+    batch_size: int = IMAGES_PER_STEP,
     learning_rate: float = 5e-4,
     weight_decay: float = 1e-2,
     held_out: Tensor | None = None,
@@ -145,12 +166,8 @@ def distill(
             width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
             cached, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
             seen, count = enter(cached, keep)
-            there = seen.shape[1] - tower.num_prefix_tokens
-            count = min(count, there - 1)
-            scores, corrected = predictor.correct(seen, count / there)
-            patches, log_gates = soft_gates(scores, count, width)
-            kept = gather_tokens(corrected, patches, tower.num_prefix_tokens)
-            loss = feature_damage(gated_features(tower, kept, log_gates, block), full).mean()
+            count = min(count, seen.shape[1] - tower.num_prefix_tokens - 1)
+            loss = soft_damage(predictor, tower, seen, full, block, count, width)
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
                 weight.grad = gradient
             nn.utils.clip_grad_norm_(weights, 1.0)

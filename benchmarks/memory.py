@@ -1,0 +1,43 @@
+"""Peak memory of fit on few and on many scenes of the demo, each in a process of its own.
+
+python benchmarks/memory.py --out benchmarks/results/memory-demo.json
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from common import Results, main
+
+from patchranking.evaluation.environment import environment
+
+FIT = "fit demo demo:train --ranked 40 --steps 30 --epochs 3"
+
+
+def memory(out: Path = Path("benchmarks/results/memory-demo.json"), sizes: list[int] = [2000, 20000]) -> None:  # noqa: B006
+    """Fits to so many scenes and notes the peak resident memory.
+
+    Args:
+        out: The JSON file.
+        sizes: Numbers of scenes.
+    """
+    results, rows = Results(out), []
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            script = f"import resource; from patchranking.cli import main; main(); {_PRINT}"
+            words = [sys.executable, "-c", script, *FIT.split(), "--limit", str(size), "--out", folder]
+            said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        rows.append({"scenes": size, "peak_rss_gib": int(said.split()[-1]) / _UNITS_PER_GIB})
+    results.write(environment(torch.device("cpu")), rows)
+
+
+_PRINT = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+_UNITS_PER_GIB = 2**30 if sys.platform == "darwin" else 2**20
+
+
+if __name__ == "__main__":
+    main(memory)
