@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +37,26 @@ def kill(out: Path = Path("benchmarks/results/kill-demo.json"), kills: int = 20,
         seed: Seed of the moments.
     """
     results, drawn = Results(out), random.Random(seed)
-    rows = []
+    rows, same = [], True
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        for command, read in ((FIT, _pruner), (f"{EVALUATE} --pruner {work / 'fit-whole'}", _rows)):
+        evaluate = f"{EVALUATE} --pruner {work / 'fit-whole'}"
+        commands: list[tuple[str, Callable[[Path], object]]] = [(FIT, _pruner), (evaluate, _rows)]
+        for command, read in commands:
             kind = command.split()[0]
             seconds = _run(command, work / f"{kind}-whole")
             whole, done = read(work / f"{kind}-whole"), 0
             rounds: list[dict[str, Any]] = []
             while done < kills:
-                folder, moments = work / f"{kind}-{len(rounds)}", []
+                folder = work / f"{kind}-{len(rounds)}"
+                moments: list[float] = []
                 while (moment := _killed(command, folder, drawn.uniform(0.2, 1.0) * seconds)) is not None:
                     moments.append(moment)
                 rounds.append({"kills": len(moments), "same": read(folder) == whole})
-                done += len(moments)
+                same, done = same and rounds[-1]["same"], done + len(moments)
             rows.append({"command": kind, "seconds": seconds, "kills": done, "runs": rounds})
     results.write(environment(torch.device("cpu")), rows)
-    if not all(run["same"] for row in rows for run in row["runs"]):
+    if not same:
         sys.exit("a run that was killed ended otherwise")
 
 
