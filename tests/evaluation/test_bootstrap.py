@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from patchranking.evaluation import bootstrap
-from patchranking.evaluation.bootstrap import interval
+from patchranking.evaluation.bootstrap import interval, mcnemar, paired_interval
 
 
 def hits_at(share, hits, images):
@@ -44,3 +44,33 @@ def test_it_is_drawn_by_seed():
 def test_no_variance_no_width_and_no_values_no_interval():
     assert interval([3.0] * 5) == pytest.approx([3, 3])
     assert interval([]) is None
+
+
+def test_a_difference_is_paired_what_both_share_does_not_widen_it():
+    rng = np.random.default_rng(0)
+    shared, gain = rng.normal(0, 10, 400), rng.normal(1, 0.5, 400)
+    low, high = paired_interval([shared + gain], [shared])
+    half = 1.96 * gain.std() / 20
+    assert (low, high) == pytest.approx((gain.mean() - half, gain.mean() + half), abs=0.01)
+
+
+def test_fits_widen_it_as_their_spread_says():
+    """Without any spread over images, three fits at 0, 1 and 2 have the bootstrap law of a mean of three."""
+    fits = np.repeat([[0.0], [1.0], [2.0]], 50, 1)
+    low, high = paired_interval(fits, np.zeros((1, 50)))
+    assert (low, high) == pytest.approx((0, 2), abs=1e-9)  # 1 resample in 27 is all zeros, more than the 2.5 % cut off
+    assert paired_interval(fits, fits)[0] < 0 < paired_interval(fits, fits)[1]
+
+
+def test_an_interval_is_the_paired_one_to_nothing():
+    values = np.random.default_rng(1).normal(size=30)
+    assert interval(values) == paired_interval([values], np.zeros((1, 30)))
+
+
+@pytest.mark.parametrize(("better", "worse"), [(0, 0), (1, 0), (8, 2), (3, 3), (15, 40)])
+def test_mcnemar_is_the_binomial_test_of_the_pictures_that_differ(better, worse):
+    ours = [True] * better + [False] * worse + [True] * 20 + [False] * 5
+    theirs = [False] * better + [True] * worse + [True] * 20 + [False] * 5
+    number, fewer = better + worse, min(better, worse)
+    tail = sum(math.comb(number, k) for k in range(fewer + 1)) / 2**number
+    assert mcnemar(ours, theirs) == pytest.approx(min(1, 2 * tail))

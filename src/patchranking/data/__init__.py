@@ -2,6 +2,7 @@
 
 from patchranking.data.base import DATA_HELP, ClassesName, ImageData, of_classes, subset
 from patchranking.data.datasets import load_data
+from patchranking.data.halves import of_half
 from patchranking.data.reading import none_readable, read_batches
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "load_data",
     "none_readable",
     "of_classes",
+    "of_half",
     "read_batches",
     "subset",
 ]

@@ -19,6 +19,7 @@ __all__ = [
     "DATA_HELP",
     "ClassesName",
     "ImageData",
+    "chosen_from",
     "distinct_ends",
     "inside",
     "number_classes",
@@ -101,6 +102,11 @@ def sample(length: int, limit: int | None, seed: int) -> list[int]:
 def subset(data: ImageData, limit: int, seed: int) -> ImageData:
     """At most ``limit`` of the images, drawn by seed, in their order and under their keys."""
     return data if limit >= len(data) else _Subset(data, sample(len(data), limit, seed))
+
+
+def chosen_from(data: ImageData, chosen: Sequence[int]) -> ImageData:
+    """Some of the images by their indices, under their keys."""
+    return _Subset(data, list(chosen))
 
 
 def of_classes(data: ImageData, classes: ClassesName) -> ImageData:
