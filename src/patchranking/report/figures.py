@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from patchranking.evaluation.examples import Example
+from patchranking.evaluation.rows import comparable
 from patchranking.extras import import_extra
 from patchranking.report.pictures import heat_map, kept_view, photo, shown_methods
 from patchranking.report.styles import order, style
@@ -37,6 +38,9 @@ MEASURES = {
 
 _COSTS = {"gmacs": "GMACs of the image tower per image", "milliseconds": "Milliseconds per image, measured"}
 _SHARES = ("object_patches_kept", "index_overlap_at_10")
+
+_AXES_POINTS, _LETTER_POINTS = 270, 6.5
+"""Width of the axes at the least, and of a letter of a tick label at the most."""
 
 _INK, _MUTED, _LINE, _CARD = "#010101", "#020202", "#030303", "#040404"
 _THEME = {
@@ -94,7 +98,8 @@ def accuracy_against_cost(
 ) -> str:
     """Draws a measure against the cost of the image tower, one line a method.
 
-    Several seeds of one setting become their mean with a band from the lowest to the highest.
+    Several seeds of one setting become their mean with a band from the lowest to the highest. An oracle that ran on
+    fewer images than the others is left out: it cannot be compared with them.
 
     Args:
         rows: Rows of ``results.json``.
@@ -108,7 +113,7 @@ def accuracy_against_cost(
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    chosen = [row for row in rows if row["dataset"] == dataset]
+    chosen, _ = comparable([row for row in rows if row["dataset"] == dataset])
     curves = _curves(chosen, measure, cost)
     if not curves:
         return ""
@@ -123,6 +128,7 @@ def accuracy_against_cost(
             _draw(axes, curve)
         _draw_dense(axes, chosen, measure, cost)
         axes.margins(x=0.06, y=0.1)
+        axes.xaxis.get_major_locator().set_params(nbins=6)
         axes.set_xlabel(_COSTS[cost])
         axes.set_title(f"{MEASURES[measure]} · {dataset}", loc="left", fontsize=11.5, fontweight="bold", pad=9)
         _mark_rates(axes, next((curve for curve in curves if not curve.oracle), curves[0]))
@@ -226,11 +232,24 @@ def _mark_rates(axes: Axes, curve: _Curve) -> None:
     top = axes.twiny()
     top.spines[:].set_visible(False)
     top.set_xlim(axes.get_xlim())
-    top.set_xticks(curve.cost, [f"{100 * rate:g}%" for rate in curve.rate])
+    labels = [f"{100 * rate:.3g}%" for rate in curve.rate]
+    top.set_xticks(curve.cost, _apart(curve.cost, labels, axes))
     top.tick_params(pad=1)
     top.grid(axis="x", color=_LINE, linewidth=0.8)
     top.set_zorder(axes.get_zorder() - 1)
     top.set_xlabel(f"patches kept by {curve.method}", loc="left", labelpad=5)
+
+
+def _apart(places: np.ndarray, labels: Sequence[str], axes: Axes) -> list[str]:
+    """Blanks the labels that would touch the one before; places go from left to right."""
+    low, high = axes.get_xlim()
+    per_unit = _AXES_POINTS / (high - low)
+    shown, free = [], -np.inf
+    for place, label in zip((places - low) * per_unit, labels, strict=True):
+        half = _LETTER_POINTS * len(label) / 2
+        shown.append(label if place - half >= free else "")
+        free = place + half + _LETTER_POINTS if shown[-1] else free
+    return shown
 
 
 def _themed(svg: str, description: str) -> str:
@@ -278,8 +297,8 @@ def examples_picture(examples: Sequence[Example], rates: Sequence[float] = (0.6,
         if golden:
             pictures.append(None if item.importance is None else heat_map(item.image, item.importance, side))
         for method, rate in shown:
-            kept = item.kept(method, rate) if method in item.places else None
-            pictures.append(None if kept is None else kept_view(item.image, kept, side))
+            view = item.views.get(method, {}).get(rate)
+            pictures.append(None if view is None else kept_view(item.image, view.kept, side))
         for column, picture in enumerate(pictures):
             if picture is not None:
                 canvas.paste(picture, (gap + column * (side + gap), band + row * (side + gap)))

@@ -35,7 +35,7 @@ _OUTLINE = np.array((38, 42, 54), np.float32)
 
 def shown_methods(examples: Sequence[Example]) -> list[str]:
     """All methods whose choice the examples show, in the order of the report."""
-    return sorted({method for item in examples for method in item.places}, key=order)
+    return sorted({method for item in examples for method in item.views}, key=order)
 
 
 def photo(image: Image.Image, side: int = 168) -> Image.Image:
