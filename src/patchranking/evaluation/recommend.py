@@ -93,8 +93,9 @@ def _said(row: Row, by_points: bool) -> str:
         says.append(f"{share:.0%} of the dense model's MACs".replace("%", " %"))
     if by_points:
         low, high = row["top1_change_interval"]
-        change = row["top1"] - row["top1_dense"]
-        says.append(f"top-1 changes by {change:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})")
+        change = round(row["top1"] - row["top1_dense"], 1)
+        moved = f"top-1 changes by {change:+.1f} points" if change else "top-1 stays"
+        says.append(f"{moved} (95 % interval {low:+.1f} to {high:+.1f})")
     else:
         says.append(f"a mean cosine of {row['feature_cosine']:.3f} to the dense features")
     return ", ".join(says)

@@ -17,7 +17,7 @@ from patchranking.files import replacing
 from patchranking.report.figures import MEASURES, accuracy_against_cost
 from patchranking.report.summary import summary
 from patchranking.report.tables import csv_link, lines, oracle_table
-from patchranking.report.text import DASH, PERCENT, number
+from patchranking.report.text import DASH, PERCENT, number, percent
 from patchranking.report.wall import wall
 
 __all__ = ["write_report"]
@@ -60,7 +60,6 @@ def write_report(results: dict[str, Any], examples: Sequence[Example], out: Path
         percent=PERCENT,
         groups=[_group(rows, key) for key in dict.fromkeys(map(_key, rows))],
         wall=wall(examples, _RATE if spoken_of is None else spoken_of["keep_rate"]),
-        any_oracle=any(row["oracle"] for row in rows),
         account=_account(results),
         environment={name.replace("_", " "): _plain(value) for name, value in environment.items()},
         command=command,
@@ -81,12 +80,15 @@ def _group(rows: Sequence[Row], key: tuple[str, str, str | None]) -> dict[str, A
     own = [row for row in rows if _key(row) == key]
     models = {row["model"] for row in rows if _key(row)[1:] == key[1:]}
     together, apart = comparable(own)
-    table = lines(together)
+    table, spoken_of = lines(together), spotlight(own)
     return {
         "name": " · ".join(filter(None, (dataset, split, model if len(models) > 1 else None))),
         "model": model,
         "images": number(max((row.get("n_images") or 0 for row in own), default=None), 0),
         "use": recommend(own),
+        "spoken_of": ""
+        if spoken_of is None
+        else f"{spoken_of['method']} at {percent(spoken_of['keep_rate'])} of the patches",
         "summary": summary(own),
         "charts": _charts(own, dataset),
         "lines": table,

@@ -37,7 +37,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any] | None:
         rows: Rows about one model and one data set.
 
     Returns:
-        ``text``, ``tiles`` and their ``heading``; None where no method can be deployed.
+        ``text`` and ``tiles``; None where no method can be deployed.
     """
     chosen = spotlight(rows)
     if chosen is None:
@@ -74,7 +74,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any] | None:
     others = [f"{name} reaches {value:.1f}{PERCENT}" for name, value in reached if value is not None]
     if others and top1 is not None:
         text += f" At the same rate {listed(others)}."
-    return {"text": text, "tiles": tiles, "heading": f"{method} at {rate} of the patches"}
+    return {"text": text, "tiles": tiles}
 
 
 def _interval(own: Sequence[Row]) -> str:

@@ -41,7 +41,7 @@ def _line(row: Row, with_seed: bool) -> dict[str, Any]:
         "patches": number(row.get("kept_patches"), 0),
         "top1": number(row.get("top1"), 1),
         "change": _change(row),
-        "interval": span(row.get("top1_change_interval")),
+        "interval": "" if row["method"] == "dense" and tuned == "none" else span(row.get("top1_change_interval")),
         "cosine": number(row.get("feature_cosine"), 3),
         "objects": both(lambda a, b: f"{a * b:.1f}{PERCENT}", row.get("object_patches_kept"), 100),
         "recall": number(row.get("recall_at_1"), 1),
