@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchranking.evaluation.examples import Example
+from patchranking.evaluation.examples import Example, View
 from patchranking.report.pictures import heat_map, kept_view, photo, shown_methods
 
 RED = Image.new("RGB", (48, 48), (250, 0, 0))
@@ -67,16 +67,7 @@ def test_heat_map_counts_ranks_only_and_gives_ties_one_colour() -> None:
     assert heat_map(RED, np.zeros((1, 1)), 40).size == (40, 40)
 
 
-def test_what_is_kept_are_the_first_places() -> None:
-    item = Example(RED, "a", places={"random": np.array([[3, 0], [1, 2]])})
-    assert item.kept("random", 0.5).tolist() == [[False, True], [True, False]]
-    assert item.kept("random", 1.0).all()
-    for rate, count in ((0.01, 1), (0.3, 1), (0.4, 2), (0.75, 3)):
-        assert item.kept("random", rate).sum() == count
-        assert (item.places["random"][item.kept("random", rate)] < count).all()
-
-
 def test_methods_come_in_the_order_of_the_report() -> None:
-    grid = np.zeros((2, 2), int)
-    shown = [Example(RED, "a", places={"random": grid}), Example(RED, "b", places={"patchranking": grid})]
+    view = {0.5: View(np.zeros((2, 2), int), 1)}
+    shown = [Example(RED, "a", views={"random": view}), Example(RED, "b", views={"patchranking": view})]
     assert shown_methods(shown) == ["patchranking", "random"]

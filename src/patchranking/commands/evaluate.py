@@ -98,11 +98,13 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 def _print_oracle(rows: Sequence[Mapping[str, Any]]) -> None:
     """Oracles on fewer images, beside the dense model on the same."""
     print(f"\nthe oracle, on fewer images: no figure to compare with those above\n{_ORACLE}")
-    heads = ["images", "top-1", "dense", "change", "95 % interval", "cosine"]
+    labelled = any(row["top1"] is not None for row in rows)
+    heads = ["images", *["top-1", "dense", "change", "95 % interval"] * labelled, "cosine"]
     print(f"{'method':<22}{'keep':>6}" + "".join(f"{head:>{_width(head)}}" for head in heads))
     for row in rows:
         top1, dense = number(row["top1"], ".2f"), number(row["top1_dense"], ".2f")
-        figures = [number(row["n_images"], "d"), top1, dense, *_change(row), number(row["feature_cosine"], ".4f")]
+        accuracy = [top1, dense, *_change(row)] if labelled else []
+        figures = [str(row["n_images"]), *accuracy, number(row["feature_cosine"], ".4f")]
         print(_start(row) + "".join(f"{one:>{_width(head)}}" for one, head in zip(figures, heads, strict=True)))
 
 
