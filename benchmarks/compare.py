@@ -21,8 +21,8 @@ from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.evaluation.examples import Example
 from patchranking.methods import METHODS
 from patchranking.pruner import Pruner
-from patchranking.report.figures import examples_picture
 from patchranking.report.page import write_report
+from patchranking.report.pictures import examples_picture
 from patchranking.report.text import model_name
 from patchranking.towers.load import LoadedModel, load_model
 

@@ -37,8 +37,15 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def report(tmp_path):
-    base = {"model": "demo", "dataset": "demo", "split": "test", "n_images": 9, "oracle": False}
-    measured = {"top1": 96.0, "top1_dense": 96.2, "gmacs": 0.31, "gmacs_dense": 0.41, "feature_cosine": 0.9}
+    base = {"model": "demo", "dataset": "a-longer-name", "split": "test", "n_images": 9, "oracle": False}
+    measured = {
+        "top1": 96.0,
+        "top1_dense": 96.2,
+        "gmacs": 0.31,
+        "gmacs_dense": 0.41,
+        "feature_cosine": 0.9,
+        "recall_at_1": 40.0,
+    }
     rows = [
         base | measured | {"method": name, "keep_rate": rate} for rate in PASSED for name in ("patchranking", "evit")
     ]
@@ -97,7 +104,7 @@ def test_rows_are_filtered_by_words_and_by_method(browser, report):
 def test_the_rows_download_as_csv(browser, report):
     browser.get(report.as_uri())
     browser.find_element("link text", "Download CSV").click()
-    file = browser.downloads / "patchranking-demo-test.csv"
+    file = browser.downloads / "patchranking-a-longer-name-test.csv"
     waiting.WebDriverWait(browser, 20).until(lambda _: file.is_file())
     with file.open(encoding="utf-8-sig") as lines:
         found = list(csv.DictReader(lines))
@@ -121,19 +128,21 @@ def test_nothing_is_wider_than_the_screen_and_nothing_failed(browser, report, wi
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_no_two_labels_of_a_chart_overlap(browser, report, width):
+def test_labels_of_a_chart_are_inside_it_and_do_not_overlap(browser, report, width):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     )
     browser.get(report.as_uri())
     charts = browser.execute_script(
-        "return [...document.querySelectorAll('.charts svg')].map(svg => [...svg.querySelectorAll('text')]"
-        ".map(text => [text.textContent, text.getBoundingClientRect().toJSON()]))"
+        "const box = node => node.getBoundingClientRect().toJSON();"
+        "return [...document.querySelectorAll('.charts svg')].map(svg => "
+        "[box(svg), [...svg.querySelectorAll('text')].map(text => [text.textContent, box(text)])])"
     )
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert charts
-    for labels in charts:
+    for chart, labels in charts:
         for number, (text, one) in enumerate(labels):
+            assert chart["left"] <= one["left"] < one["right"] <= chart["right"], text
             for other_text, other in labels[number + 1 :]:
                 beside = one["right"] <= other["left"] or other["right"] <= one["left"]
                 above = one["bottom"] <= other["top"] + 4 or other["bottom"] <= one["top"] + 4

@@ -38,7 +38,7 @@ def shown():
 def test_it_starts_at_the_nearest_rate_and_parts_the_worst_from_the_others(shown) -> None:
     assert shown["rates"] == [("0.4", "40\u00a0%"), ("0.5", "50\u00a0%"), ("0.8", "80\u00a0%")]
     assert shown["place"] in (0, 1)
-    assert (shown["later"], shown["golden"]) == (True, True)
+    assert (shown["later"], shown["golden"], shown["classes"]) == (True, True, True)
     assert [card["caption"] for card in shown["worst"]] == ["cat"]
     assert [card["caption"] for card in shown["first"]] == ["bird"]
 

@@ -34,5 +34,5 @@ for (const tools of document.querySelectorAll(".tools")) {
     tools.querySelector("output").textContent = `${shown} of ${rows.length} rows`;
   };
   words.addEventListener("input", filter);
-  method.addEventListener("input", filter);
+  method.addEventListener("change", filter);
 }

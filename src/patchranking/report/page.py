@@ -95,6 +95,7 @@ def _group(rows: Sequence[Row], key: tuple[str, str, str | None]) -> dict[str, A
         "methods": sorted({line["method"] for line in table}),
         "csv": csv_link(own),
         "file": re.sub(r"[^\w.-]+", "-", "-".join(filter(None, ("patchranking", dataset, split)))) + ".csv",
+        "top1": any(row.get("top1") is not None for row in own),
         "objects": any(row.get("object_patches_kept") is not None for row in own),
         "recall": any(row.get("recall_at_1") is not None for row in own),
         "index": any(row.get("index_overlap_at_10") is not None for row in own),

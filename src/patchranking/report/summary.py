@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from patchranking.evaluation.recommend import spotlight
 from patchranking.report.styles import order
-from patchranking.report.text import PERCENT, listed, percent, signed, span
+from patchranking.report.text import PERCENT, listed, number, percent, signed, span
 
 __all__ = ["Tile", "summary"]
 
@@ -65,7 +65,7 @@ def summary(rows: Sequence[Row]) -> dict[str, Any] | None:
     tiles += _recall_tiles(rows, own)
     if speed is not None and stock:
         does.append(f"runs at {speed / stock:.2f}× the speed")
-        tiles.append(Tile(f"{speed / stock:.2f}×", "images per second", f"{speed:,.0f} instead of {stock:,.0f}"))
+        tiles.append(Tile(f"{speed / stock:.2f}×", "images per second", f"{_rate(speed)} instead of {_rate(stock)}"))
     if cosine is not None:
         tiles.append(Tile(f"{cosine:.3f}", "cosine to dense features"))
     text = f"At {rate} of the patches kept, {method} {listed(does)}." if does else ""
@@ -75,6 +75,10 @@ def summary(rows: Sequence[Row]) -> dict[str, Any] | None:
     if others and top1 is not None:
         text += f" At the same rate {listed(others)}."
     return {"text": text, "tiles": tiles}
+
+
+def _rate(speed: float) -> str:
+    return number(speed, 0 if speed >= 100 else 1)
 
 
 def _interval(own: Sequence[Row]) -> str:

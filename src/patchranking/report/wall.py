@@ -29,7 +29,8 @@ def wall(examples: Sequence[Example], rate: float) -> dict[str, Any] | None:
 
     Returns:
         The ``rates`` from low to high, as keys and as read, and the ``place`` of the first shown; whether there are
-        ``later`` stages and ``golden`` rankings; and two lists of cards, ``worst`` and ``first``. None without images.
+        ``later`` stages, predicted ``classes`` and ``golden`` rankings; and two lists of cards, ``worst`` and
+        ``first``. None without images.
     """
     if not examples:
         return None
@@ -41,6 +42,7 @@ def wall(examples: Sequence[Example], rate: float) -> dict[str, Any] | None:
         "rates": [(str(known), percent(known)) for known in rates],
         "place": rates.index(start) if rates else 0,
         "later": any(view.stages > 1 for _, view in views),
+        "classes": any(item.prediction is not None for item in examples),
         "golden": any(item.importance is not None for item in examples),
         "worst": [_card(item, methods, start) for item in examples if item.worst],
         "first": [_card(item, methods, start) for item in examples if not item.worst],
