@@ -23,6 +23,10 @@ def test_it_is_the_lowest_rate_whose_interval_stays_within_a_point() -> None:
     assert "does not reach below -1 point" in found.rule
 
 
+def test_rows_of_older_results_have_their_share_from_the_macs() -> None:
+    assert recommend([row(0.5, 0.0, macs_share=None, gmacs=3.0, gmacs_dense=4.0)]).macs_share == 0.75
+
+
 def test_a_lower_rate_does_not_count_where_a_higher_one_fails() -> None:
     assert recommend([row(0.9, -0.5), row(0.7, -1.2), row(0.5, -0.1)]).keep_rate == 0.9
 

@@ -63,7 +63,7 @@ def recommend(rows: Sequence[Row]) -> Recommendation | None:
         level = [row for row in own if row["keep_rate"] == rate]
         if not all(_loses_little(row, by_points) for row in level):
             break
-        best = min(level, key=lambda row: row.get("macs_share") or 1)
+        best = min(level, key=lambda row: _share(row) or 1)
     rule = "The rule: the lowest keep rate at which, as at all higher ones measured, "
     if by_points:
         rule += f"the 95 % interval of the change in top-1 does not reach below -{_POINTS:g} point."
@@ -77,8 +77,14 @@ def recommend(rows: Sequence[Row]) -> Recommendation | None:
     text = f"Use keep = {best['keep_rate']:g} with {best['method']}: {_said(best, by_points)}."
     if best["keep_rate"] == rates[-1]:
         text += " Lower keep rates were not measured."
-    share = best.get("macs_share")
-    return Recommendation(best["method"], best.get("tuned") or "none", best["keep_rate"], share, text, rule)
+    return Recommendation(best["method"], best.get("tuned") or "none", best["keep_rate"], _share(best), text, rule)
+
+
+def _share(row: Row) -> float | None:
+    """Share of the dense model's multiply-accumulates; rows of older results have it as two figures."""
+    cost, dense = row.get("gmacs"), row.get("gmacs_dense")
+    share: float | None = row.get("macs_share")
+    return cost / dense if share is None and cost is not None and dense else share
 
 
 def _loses_little(row: Row, by_points: bool) -> bool:
@@ -88,7 +94,7 @@ def _loses_little(row: Row, by_points: bool) -> bool:
 
 
 def _said(row: Row, by_points: bool) -> str:
-    share, says = row.get("macs_share"), list[str]()
+    share, says = _share(row), list[str]()
     if share is not None:
         says.append(f"{share:.0%} of the dense model's MACs".replace("%", " %"))
     if by_points:

@@ -66,6 +66,7 @@ _RC: dict[Any, Any] = {
     "xtick.labelsize": 10,
     "ytick.labelsize": 10,
     "xtick.major.size": 0,
+    "xtick.major.pad": 6.5,
     "ytick.major.size": 0,
     "legend.fontsize": 10,
     "legend.handlelength": 1.9,
