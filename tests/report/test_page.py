@@ -337,6 +337,26 @@ def test_the_rows_can_be_filtered_and_downloaded(tmp_path: Path) -> None:
     assert [one["method"] for one in found] == ["dense", "patchranking", "random", "golden"]
 
 
+def test_the_wall_shows_the_worst_first_and_what_was_said_before_and_after(tmp_path: Path) -> None:
+    image, passed = Image.new("RGB", (8, 8), "red"), np.array([[0, 1, 2]])
+    views = {"patchranking": {0.5: View(passed, 2, 0.91, "dog"), 0.7: View(passed, 2, 0.99, "cat")}}
+    as_it_comes = Example(image, "cow", np.zeros((1, 3)), views, "cow/1.png", "dog")
+    worst = Example(image, "cat", None, views, "cat/7.png", "cat", worst=True)
+    html = page(tmp_path, [DENSE, row("patchranking", 0.5)], [as_it_comes, worst])
+    words = plain(html)
+    start = words.index("Where the pruned and the dense model disagree most")
+    assert "with patchranking at 50 % of the patches: those with another prediction first" in words[start:]
+    first, second = (plain(figure) for figure in re.findall(r'<figure class="card" style.*?</figure>', html, re.DOTALL))
+    assert first == "cat cat/7.png image dense says cat ✓ patchranking cosine 0.910 dog"
+    assert second == "cow cow/1.png image dense says dog patchranking cosine 0.910 dog golden ranking"
+    assert words.index("cat/7.png") < words.index("Other images, as they come") < words.index("cow/1.png")
+    assert html.count('<rect x="0" y="0" class="a"/><rect x="1" y="0" class="b"/><rect x="2" y="0" class="k"/>') == 2
+    assert re.findall(r'class="says( changed)?"><span>', html) == [" changed", ""]
+    assert 'max="1" step="1" value="0" aria-valuetext="50\u00a0%"' in html
+    assert "dropped by the first stage" in words
+    assert "disagree most" not in page(tmp_path, [DENSE, row("patchranking", 0.5)], [as_it_comes])
+
+
 def test_one_data_set_has_one_heading(tmp_path: Path) -> None:
     html = page(tmp_path, [row("patchranking", 0.6, model="open_clip:local-dir:/models/one")])
     assert [plain(head) for head in re.findall(r"<h[123]>(.*?)</h[123]>", html)] == [
