@@ -21,8 +21,9 @@ from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.evaluation.examples import Example
 from patchranking.methods import METHODS
 from patchranking.pruner import Pruner
-from patchranking.report.figures import examples_picture
 from patchranking.report.page import write_report
+from patchranking.report.pictures import examples_picture
+from patchranking.report.text import model_name
 from patchranking.towers.load import LoadedModel, load_model
 
 
@@ -58,12 +59,12 @@ def compare(
     """
     loaded, fitted, results = load_model(model), Pruner.from_pretrained(pruner), Results(out)
     methods = [name for name, method in METHODS.items() if golden_images or not method.oracle]
-    settings = EvaluationSettings(methods, keep, golden_images, timing_batch=timing_batch, examples=0)
+    settings = EvaluationSettings(methods, keep, golden_images, timing_batch=timing_batch, examples=0, worst=0)
 
     def rows_of(images: ImageData) -> dict[str, Any]:
         found, _ = evaluate(loaded, images, [fitted], settings)
         for seed in range(1, seeds):
-            again = EvaluationSettings(["random"], keep, timing_batch=0, examples=0, seed=seed)
+            again = EvaluationSettings(["random"], keep, timing_batch=0, examples=0, worst=0, seed=seed)
             rows = evaluate(loaded, images, [], again, fitted.fitted)[0]["rows"]
             found["rows"] += [row for row in rows if row["method"] == "random"]
         return found
@@ -78,14 +79,14 @@ def compare(
     if picture:
         examples_picture(shown).save(picture, optimize=True)
     if report:
-        write_report({"environment": environment, "rows": rows}, shown, report, f"patchranking, {model}")
+        write_report({"environment": environment, "rows": rows}, shown, report, f"patchranking, {model_name(model)}")
     fit = pruner / "fit.json"
     results.write(environment, rows, fit=json.loads(fit.read_text()) if fit.is_file() else None)
 
 
 def _examples(model: LoadedModel, data: ImageData, pruner: Pruner, methods: list[str], number: int) -> list[Example]:
     """A few images, drawn by seed, with what the methods keep of them."""
-    settings = EvaluationSettings(methods, [], number, timing_batch=0, examples=number)
+    settings = EvaluationSettings(methods, [0.6, 0.5], number, timing_batch=0, examples=number, worst=0)
     return evaluate(model, subset(data, number, 0), [pruner], settings)[1]
 
 

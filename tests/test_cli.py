@@ -390,6 +390,19 @@ def test_rank_fit_evaluate(run, tmp_path):
     assert {row["schedule"] and tuple(row["schedule"]) for row in results["rows"]} == {None, ("6", "7")}
 
 
+def test_evaluate_prints_the_oracle_apart_and_which_keep_rate_to_use(run, tmp_path):
+    options = ["--methods", "cls-attention", "golden", "--golden_images", 2, "--keep", 0.5, "--timing_batch", 0]
+    status, out, _ = run("evaluate", "demo", "demo", "--limit", 5, *options, "--out", tmp_path)
+    assert status == 0
+    first, second = out.split("the oracle, on fewer images")
+    assert re.search(r"^method .* top-1 +change +95 % interval", first)
+    assert re.search(r"^dense +100% +[\d.]+ +\+0\.00 +\+0\.00 to \+0\.00", first, re.M)
+    assert "golden" not in first
+    assert re.search(r"^golden \* +50% +2 +[\d.]+ +[\d.]+ +[+-][\d.]+ +[+-][\d.]+ to [+-][\d.]+ +[\d.]+$", second, re.M)
+    assert json.loads((tmp_path / "results.json").read_text())["recommendation"]["text"] in second
+    assert "<title>demo on demo (test)</title>" in (tmp_path / "report.html").read_text()
+
+
 def test_fit_ranks_with_the_search_and_the_score_asked_for(run, tmp_path):
     options = ["--search", "sketched-quality", "--score", "label", "--blocks", 7, "--seed", 5, "--epochs", 1]
     options += ["--objective", "imitate"]

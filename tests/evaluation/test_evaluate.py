@@ -44,7 +44,7 @@ def pruner(loaded):
 
 
 def settings(**changes):
-    given = {"keep": [1.0, 0.5], "golden_images": 4, "timing_batch": 2, "batch_size": 3, "examples": 2}
+    given = {"keep": [1.0, 0.5], "golden_images": 4, "timing_batch": 2, "batch_size": 3, "examples": 2, "worst": 0}
     return EvaluationSettings(**(given | changes))
 
 
@@ -63,11 +63,11 @@ def test_rows_examples_and_totals(loaded, data, pruner):
     assert len(merged["schedule"]) == loaded.tower.depth - 1
     assert merged["kept_patches"] == round(16 * list(merged["schedule"].values())[-1])
     assert all(row["kept_patches"] == 8 and row["schedule"] == {"3": 0.5} for row in pruned.values())
-    assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1}
+    assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1, "left_out": 0}
     assert list(results["skipped"]) == ["red/broken.png"]
     assert len(shown) == 2
     assert shown[0].importance.shape == (4, 4)
-    assert shown[0].kept("patchranking", 0.5).sum() == 8
+    assert shown[0].views["patchranking"][0.5].kept.sum() == 8
     json.dumps(results, allow_nan=False)
 
 
@@ -344,8 +344,36 @@ def test_without_the_oracle_the_first_readable_images_are_shown_with_what_untune
         order = pruner(loaded.tower.embed(pixels, 1)).argsort(dim=1, descending=True, stable=True)
     for item, own in zip(shown, order, strict=True):
         assert item.importance is None
-        assert list(item.places) == ["patchranking", "cls-attention"]
-        assert torch.equal(torch.from_numpy(item.places["patchranking"]).flatten().argsort(), own)
+        assert list(item.views) == ["patchranking", "cls-attention"]
+        passed = item.views["patchranking"][0.5].passed.flatten()
+        assert {*np.flatnonzero(passed)} == {*own[:13].tolist()}
+        assert {*np.flatnonzero(passed == 2)} == {*own[:8].tolist()}
+
+
+def test_the_worst_are_those_of_all_images_that_the_first_pruner_changes_most(loaded, data):
+    given = settings(methods=["cls-attention", "golden"], keep=[0.9, 0.6], timing_batch=0, examples=10, worst=3)
+    pruner = two_stages(loaded)
+    results, shown = evaluate(loaded, data, [pruner], given)
+    assert [item.worst for item in shown] == [True] * 3 + [False] * (len(shown) - 3)
+    assert len({item.key for item in shown}) == len(shown)
+    rate = results["recommendation"]["keep_rate"] or 0.6
+    keys = [key for key in data.keys if "broken" not in key]
+    _, every = evaluate(loaded, data, [pruner], settings(keep=[rate], timing_batch=0, methods=[], examples=10))
+    views = {item.key: (item.views["patchranking"][rate], item.prediction) for item in every}
+    assert {*views} == {*keys}
+    order = sorted(keys, key=lambda key: (views[key][0].prediction == views[key][1], views[key][0].cosine))
+    assert [item.key for item in shown[:3]] == order[:3]
+
+
+def test_what_is_left_out_and_the_keep_rate_to_use_are_in_the_results(loaded, data):
+    data.left_out, data.notes = {f"{number}.txt": "no picture" for number in range(12)}, ["a note"]
+    results, _ = evaluate(loaded, data, [two_stages(loaded)], settings(methods=[], timing_batch=0))
+    assert results["images"]["left_out"] == results["left_out"]["count"] == 12
+    assert results["left_out"]["reasons"] == {"no picture": 12}
+    assert list(results["left_out"]["first"]) == [f"{number}.txt" for number in range(10)]
+    assert results["notes"] == ["a note"]
+    assert results["recommendation"]["method"] == "patchranking"
+    assert "10 images are too few" in results["recommendation"]["rule"]
 
 
 def test_another_models_pruner_is_refused(loaded, data, pruner):
@@ -366,7 +394,7 @@ def test_the_defaults_are_those_of_the_reference_tables():
     assert given.methods == ["random", "cls-attention", "evit", "tome", "golden"]
     assert given.keep == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
     assert (given.golden_images, given.index_images, given.batch_size) == (100, 10_000, 32)
-    assert (given.timing_batch, given.examples, given.seed) == (16, 8, 0)
+    assert (given.timing_batch, given.examples, given.worst, given.seed) == (16, 8, 4, 0)
 
 
 def test_captions_are_retrieved_by_pruned_features(loaded, pruner, data, tmp_path):

@@ -101,6 +101,7 @@ class Method(ABC):
         name: As in results.json.
         style: How charts draw it.
         oracle: Whether it sees the result before it chooses; no deployable method does.
+        shown: Whether the patches that it keeps are worth a look in the report.
         tuned: Which tokens are tuned: ``none``, ``text``, ``visual`` or ``both``.
         prompts: The tuned tokens.
     """
@@ -108,6 +109,7 @@ class Method(ABC):
     name: str
     style: Style
     oracle: bool = False
+    shown: bool = False
     tuned: str = "none"
     prompts: Prompts | None = None
 
@@ -121,10 +123,6 @@ class Method(ABC):
                 takes a schedule of its own with the same MACs.
             seed: Seed of what is drawn at random.
         """
-
-    def first_scorer(self, tower: VisionTower, block: int) -> Scorer | None:
-        """What scores the patches before the first stage, where its choice is worth a look; otherwise None."""
-        return None
 
 
 class Dropping(Method):
