@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from patchranking.methods.method import Encoded, Encoding, Method, Style
-from patchranking.pruning.macs import nearest_in_macs
+from patchranking.pruning.macs import analytic_macs, nearest_in_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 
@@ -53,59 +55,63 @@ def merge(tokens: Tensor, sizes: Tensor, metric: Tensor, kept: int, num_prefix_t
 
 
 def tome_schedule(tower: VisionTower, reference: Schedule) -> Schedule:
-    """Spreads merging evenly over the blocks, at the MACs of another schedule.
+    """Merges the same number r of patches in every block (section 4), at the MACs of another schedule.
+
+    A whole r costs up to one patch in every block too much. So the first blocks merge one patch more, and one later
+    block may do so too: then the MACs differ by less than those of a patch in one block.
 
     Args:
         tower: The image encoder.
         reference: How the methods it is compared with drop patches.
 
     Returns:
-        Patches before each block but the first, as shares; the nearest whole numbers of merged patches.
+        Patches that every block's MLP sees, as shares.
     """
-    patches = tower.num_patches
+    patches, depth, aim = tower.num_patches, tower.depth, analytic_macs(tower, 0, reference)
 
-    def spread(merged: int) -> Schedule:
-        last = max(1, tower.depth - 1)
-        counts = {b: patches - round(merged * b / last) for b in range(1, tower.depth)}
-        return Schedule({b: count / patches for b, count in counts.items()})
+    def merging(r: int, more: Collection[int] = ()) -> Schedule:
+        left, shares = patches, {}
+        for block in range(depth):
+            left -= min(r + (block in more), left // 2)
+            shares[block] = left / patches
+        return Schedule(shares)
 
-    return nearest_in_macs(tower, map(spread, range(patches)), reference)
+    r = max(r for r in range(patches // 2 + 1) if analytic_macs(tower, 0, merging(r), inside=True) >= aim)
+    more = [(), *({*range(first), later} for first in range(depth) for later in range(first, depth))]
+    return nearest_in_macs(tower, (merging(r, blocks) for blocks in more), reference, inside=True)
 
 
 def tome(tower: VisionTower, tokens: Tensor, schedule: Schedule) -> Tensor:
-    """Features under ToMe: similarity by keys, proportional attention (section 3, Eq. 1).
+    """Features under ToMe: patches merge between a block's attention and its MLP (section 3).
 
-    Patches merge where a block begins, by the keys they would have there; the original merges between attention and
-    MLP, which no hook can do. The keys are computed a second time for it.
+    Similarity is that of the keys, averaged over heads; attention is proportional (Eq. 1).
 
     Args:
         tower: The image encoder.
         tokens: Tokens that enter block 0, ``(batch, prefix + patches, width)``.
-        schedule: Patches left before each block.
+        schedule: Patches left inside each block, at least half of those that enter it.
 
     Returns:
         ``(batch, features)``.
     """
-    sizes = tokens.new_ones(tokens.shape[:2])
-    counts = schedule.kept(tower.num_patches)
-    prefix = tower.num_prefix_tokens
+    counts, prefix = schedule.kept(tower.num_patches), tower.num_prefix_tokens
+    sizes = None
     for block in range(tower.depth):
-        patches = tokens.shape[1] - prefix
-        kept = max(counts.get(block, patches), (patches + 1) // 2)
-        if kept < patches:
-            tokens, sizes = merge(tokens, sizes, tower.keys(tokens, block), kept, prefix)
-        proportional = sizes.log() if tokens.shape[1] < prefix + tower.num_patches else None
-        tokens = tower.run(tokens, block, block + 1, key_bias=proportional)
-    gates = sizes[:, prefix:] if tokens.shape[1] < prefix + tower.num_patches else None
-    return tower.pool(tokens, gates=gates)
+        attended = tower.attend(tokens, block, None if sizes is None else sizes.log())
+        tokens, patches = attended.tokens, tokens.shape[1] - prefix
+        if (kept := counts.get(block, patches)) < patches:
+            sizes = tokens.new_ones(tokens.shape[:2]) if sizes is None else sizes
+            tokens, sizes = merge(tokens, sizes, attended.keys.mean(1), kept, prefix)
+        tokens = tower.feed_forward(tokens, block)
+    return tower.pool(tokens, gates=None if sizes is None else sizes[:, prefix:])
 
 
 class ToMe(Method):
-    """Merges patches in every block, with the MACs of the reference."""
+    """Merges patches inside every block, with the MACs of the reference."""
 
     name = "tome"
     style = Style("#4fb3e8", "P")
 
     def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
         own = tome_schedule(tower, schedule)
-        return Encoding(tower, own, lambda batch: Encoded(tome(tower, batch.entering(0), own)))
+        return Encoding(tower, own, lambda batch: Encoded(tome(tower, batch.entering(0), own)), inside=True)
