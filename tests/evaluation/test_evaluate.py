@@ -12,10 +12,11 @@ from patchranking.data import load_data
 from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
+from patchranking.methods import METHODS
 from patchranking.methods.batch import Batch
 from patchranking.methods.evit import evit
 from patchranking.methods.measure import measure
-from patchranking.methods.tome import tome, tome_schedule
+from patchranking.methods.tome import tome_schedule
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
@@ -148,9 +149,7 @@ def test_stages_and_evit_in_stages_are_measured_as_they_run(loaded, data):
         full = tower(pixels)
         with pruner.attached(tower):
             cosine = F.cosine_similarity(tower(pixels), full).mean().item()
-        merged = (
-            F.cosine_similarity(tome(tower, tower.embed(pixels), tome_schedule(tower, schedule)), full).mean().item()
-        )
+        merged = F.cosine_similarity(METHODS["tome"].at(tower, schedule, 0)(pixels), full).mean().item()
         fused = F.cosine_similarity(evit(tower, Batch(tower, pixels), schedule), full).mean().item()
     assert rows["evit", 0.5]["feature_cosine"] == pytest.approx(fused, abs=1e-5)
     assert rows["tome", 0.5]["feature_cosine"] == pytest.approx(merged, abs=1e-5)
@@ -203,7 +202,7 @@ def test_tuned_pruners_alone_bring_the_untuned_rows(loaded, data, pruner):
 
 
 def test_every_baseline_is_measured(loaded, data):
-    methods = ["random", "centre-crop", "cls-attention", "evit", "a-vit", "tome", "low-res"]
+    methods = ["random", "centre-crop", "cls-attention", "evit", "a-vit", "tome", "pitome", "low-res"]
     results, _ = evaluate(loaded, data, [], settings(methods=methods))
     assert set(by_method(results, 0.5)) == set(methods)
     assert all(row["n_images"] == 10 for row in results["rows"])

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from patchranking.evaluation.cost import count_macs
 from patchranking.methods.batch import Batch
-from patchranking.methods.tome import ToMe, merge, tome, tome_schedule
+from patchranking.methods.merging import merge
+from patchranking.methods.tome import ToMe, bipartite, tome_schedule
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
@@ -19,7 +20,7 @@ from patchranking.towers import as_tower
 def test_merge_equals_the_loop_over_patches(patches, kept):
     tokens, metric = torch.randn(3, 2 + patches, 5), torch.randn(3, 2 + patches, 4)
     sizes = torch.randint(1, 4, (3, 2 + patches)).float()
-    found, total = merge(tokens, sizes, metric, kept, 2)
+    found, total = merge(tokens, sizes, bipartite(metric[:, 2:], patches - kept), 2)
     for row in range(3):
         odd, even = range(1, patches, 2), range(0, patches, 2)
 
@@ -40,7 +41,7 @@ def test_merge_equals_the_loop_over_patches(patches, kept):
 
 @torch.inference_mode()
 def test_nothing_merged_is_the_dense_model(case):
-    found = tome(case.tower, case.tower.embed(case.pixels), Schedule({1: 1.0}))
+    found = ToMe().encode(case.tower, case.tower.embed(case.pixels), Schedule({1: 1.0}))
     torch.testing.assert_close(found, case.tower(case.pixels), rtol=1e-4, atol=1e-5)
 
 
@@ -50,7 +51,7 @@ def test_merging_twins_is_lossless(tower):
     tokens = tower.embed(torch.randn(2, 3, 32, 32), 1)
     tokens[:, 2::2] = tokens[:, 1::2]
     expected = tower.run(tokens, 1, 2)
-    merged, sizes = merge(tokens, torch.ones(2, 17), tokens, 8, 1)
+    merged, sizes = merge(tokens, torch.ones(2, 17), bipartite(tokens[:, 1:], 8), 1)
     found = tower.run(merged, 1, 2, key_bias=sizes.log())
     torch.testing.assert_close(found[:, 0], expected[:, 0], rtol=1e-4, atol=1e-5)
 
@@ -153,7 +154,7 @@ def test_it_equals_the_papers_algorithm_written_out_for_one_model(tower):
     tokens = sharpened(tower).embed(torch.randn(4, 3, 32, 32))
     for numbers in ([2, 2, 2, 2, 2], [3, 3, 2, 3, 2], [8, 4, 2, 1, 0]):
         left = [16 - sum(numbers[: block + 1]) for block in range(5)]
-        found = tome(tower, tokens, Schedule({block: count / 16 for block, count in enumerate(left)}))
+        found = ToMe().encode(tower, tokens, Schedule({block: count / 16 for block, count in enumerate(left)}))
         for row, own in enumerate(tokens):
             expected = literal_tome(tower, own, numbers, literal_attention, literal_mlp)
             torch.testing.assert_close(found[row], expected, atol=2e-5, rtol=1e-4)
@@ -177,7 +178,7 @@ def test_every_tower_equals_the_papers_algorithm_image_by_image(case, kept):
     left = [counts.get(block, 0) or tower.num_patches for block in range(tower.depth)]
     left = [min(left[: block + 1]) for block in range(tower.depth)]
     numbers = [before - after for before, after in pairwise([tower.num_patches, *left])]
-    found = tome(tower, tokens, Schedule(kept))
+    found = ToMe().encode(tower, tokens, Schedule(kept))
     for row, own in enumerate(tokens):
         expected = literal_tome(tower, own, numbers, halves_attention, halves_mlp)
         torch.testing.assert_close(found[row], expected, atol=2e-5, rtol=1e-4)
@@ -189,7 +190,7 @@ def test_nothing_is_computed_twice(tower):
     schedule = tome_schedule(tower, Schedule({2: 0.5}))
     counts = [16, *schedule.kept(16).values()]
     similarities = sum((count // 2) * ((count + 1) // 2) * 16 for count, left in pairwise(counts) if left < count)
-    found = count_macs(lambda pixels: tome(tower, tower.embed(pixels), schedule), torch.randn(2, 3, 32, 32))
+    found = count_macs(lambda pixels: ToMe().encode(tower, tower.embed(pixels), schedule), torch.randn(2, 3, 32, 32))
     assert found == analytic_macs(tower, 24, schedule, inside=True) + similarities
 
 
@@ -200,5 +201,5 @@ def test_the_method_runs_its_schedule_inside_blocks(tower):
     assert encoding.schedule == tome_schedule(tower, reference)
     assert encoding.inside
     found = encoding.run(Batch(tower, pixels))
-    assert torch.equal(found.features, tome(tower, tower.embed(pixels), encoding.schedule))
+    assert torch.equal(found.features, ToMe().encode(tower, tower.embed(pixels), encoding.schedule))
     assert found.keep_indices is None
