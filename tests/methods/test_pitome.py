@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from patchranking.evaluation.cost import count_macs
-from patchranking.methods.pitome import PiToMe, energy, pitome_schedule, protecting
+from patchranking.methods.pitome import PiToMe, by_energy, energy, pitome_schedule
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
@@ -27,17 +27,20 @@ def literal_energies(keys, margin):
     return found
 
 
-def literal_matching(keys, k, margin):
-    """Which patch of one image merges into which, and which patches stay (Algorithm 1)."""
+def literal_matching(keys, k, margin, protect):
+    """Which patch of one image merges into which, and which patches stay."""
     energies = literal_energies(keys, margin)
     order = sorted(range(len(keys)), key=lambda patch: -energies[patch])
-    candidates, protected = order[: 2 * k], order[2 * k :]
+    candidates, protected = (order[: 2 * k], order[2 * k :]) if protect else (order, [])
     a, b = candidates[::2], candidates[1::2]
-    merging = {
-        patch: max(b, key=lambda other, patch=patch: F.cosine_similarity(keys[patch], keys[other], dim=0).item())
-        for patch in a
-    }
-    return merging, protected + b
+    edges = []
+    for patch in a:
+        cosines = {other: F.cosine_similarity(keys[patch], keys[other], dim=0).item() for other in b}
+        partner = max(cosines, key=cosines.get)
+        edges.append((cosines[partner], patch, partner))
+    edges.sort(reverse=True)
+    merging = {patch: partner for _, patch, partner in edges[:k]}
+    return merging, protected + [patch for _, patch, _ in edges[k:]] + b
 
 
 @pytest.mark.parametrize("margin", [0.9, 0.45, 0.0])
@@ -53,11 +56,12 @@ def test_energy_is_large_for_patches_that_many_are_like(margin):
 
 @pytest.mark.parametrize(("patches", "merged"), [(9, 3), (9, 4), (8, 4), (8, 1)])
 @pytest.mark.parametrize("margin", [0.9, 0.3])
-def test_matching_equals_the_papers_algorithm_image_by_image(patches, merged, margin):
+@pytest.mark.parametrize("protect", [True, False])
+def test_matching_equals_the_papers_algorithm_image_by_image(patches, merged, margin, protect):
     keys = torch.randn(3, patches, 4)
-    sources, targets, stays = protecting(keys, merged, margin)
+    sources, targets, stays = by_energy(keys, merged, margin, protect)
     for row, own in enumerate(keys):
-        merging, order = literal_matching(own, merged, margin)
+        merging, order = literal_matching(own, merged, margin, protect)
         assert dict(zip(sources[row].tolist(), targets[row].tolist(), strict=True)) == merging
         assert stays[row].tolist() == order
 
@@ -77,7 +81,7 @@ def test_every_block_keeps_the_same_share_at_the_macs_of_dropping(keep):
 
 
 @torch.inference_mode()
-def test_it_merges_inside_blocks_by_their_keys_with_a_margin_that_falls(case):
+def test_it_merges_inside_blocks_with_a_margin_that_falls_and_protects_in_the_second_half(case):
     """Image by image, with the halves of a block and proportional attention."""
     tower, schedule = case.tower, pitome_schedule(case.tower, Schedule({1: 0.5}))
     prefix, counts = tower.num_prefix_tokens, schedule.kept(tower.num_patches)
@@ -88,7 +92,7 @@ def test_it_merges_inside_blocks_by_their_keys_with_a_margin_that_falls(case):
         for block in range(5):
             attended = tower.attend(own[None], block, sizes.log()[None])
             own, keys = attended.tokens[0], attended.keys[0].mean(0)[prefix:]
-            merging, stays = literal_matching(keys, len(keys) - counts[block], 0.9 - 0.9 * block / 5)
+            merging, stays = literal_matching(keys, len(keys) - counts[block], 0.9 - 0.9 * block / 5, block >= 3)
             groups = [[token] for token in range(prefix)]
             groups += [[prefix + p, *(prefix + a for a, into in merging.items() if into == p)] for p in stays]
             means = [sum(sizes[i] * own[i] for i in group) / sizes[group].sum() for group in groups]

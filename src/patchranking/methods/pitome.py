@@ -1,6 +1,8 @@
 """PiToMe without training: patches in large groups of similar ones merge, those that stand alone are protected.
 
-Tran et al., "Accelerating Transformers with Spectrum-Preserving Token Merging", NeurIPS 2024.
+Tran et al., "Accelerating Transformers with Spectrum-Preserving Token Merging", NeurIPS 2024. As its authors run it on
+classifiers off the shelf: in the first half of the blocks patches only pair up in the order of their energy, and are
+protected in the second half.
 """
 
 from __future__ import annotations
@@ -15,15 +17,16 @@ from patchranking.pruning.macs import nearest_in_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 
-__all__ = ["PiToMe", "energy", "pitome_schedule", "protecting"]
+__all__ = ["PiToMe", "by_energy", "energy", "pitome_schedule"]
 
 _MARGIN = 0.9
-"""Margin of the energy in the first block; it falls in equal steps towards 0 after the last, as in the paper."""
+"""The paper's margin of the energy, in the first block; it falls by equal steps to 0 after the last one."""
 _RATIOS = 2000
+"""Ratios between a half and one that are tried."""
 
 
 def energy(similarity: Tensor, margin: float) -> Tensor:
-    """Energy of every patch: large for those that many others are like (section 3.2, Eq. 4, with alpha = 1).
+    """Energy of every patch: large for those that many others are like (Eq. 4, with alpha = 1).
 
     Args:
         similarity: Cosines between all patches, ``(batch, patches, patches)``.
@@ -35,16 +38,17 @@ def energy(similarity: Tensor, margin: float) -> Tensor:
     return F.elu(similarity - margin).mean(-1)
 
 
-def protecting(keys: Tensor, merged: int, margin: float) -> Matching:
-    """Matches the patches with the most energy, and protects the others (Algorithm 1).
+def by_energy(keys: Tensor, merged: int, margin: float, protect: bool) -> Matching:
+    """Matches patches in the order of their energy (Algorithm 1).
 
-    Twice as many as are to go are candidates. Ordered by energy, every second one merges into the most similar of the
-    rest of them.
+    Every second of them proposes to the most similar of the others, and the most similar pairs merge.
 
     Args:
         keys: What similarity is measured by, ``(batch, patches, any)``.
         merged: How many patches go, at most half of them.
         margin: As in ``energy``.
+        protect: Whether only patches of the most energy, twice as many as are to go, take part: then all proposals are
+            accepted. Otherwise all patches do.
 
     Returns:
         The matching; protected patches come first.
@@ -52,14 +56,18 @@ def protecting(keys: Tensor, merged: int, margin: float) -> Matching:
     keys = F.normalize(keys, dim=-1)
     similarity = keys @ keys.transpose(1, 2)
     order = energy(similarity, margin).argsort(dim=1, descending=True, stable=True)
-    sources, others = order[:, : 2 * merged : 2], order[:, 1 : 2 * merged : 2]
-    rows = similarity.gather(1, sources.unsqueeze(-1).expand(-1, -1, keys.shape[1]))
-    partner = rows.gather(2, others.unsqueeze(1).expand(-1, merged, -1)).argmax(-1)
-    return Matching(sources, others.gather(1, partner), torch.cat([order[:, 2 * merged :], others], dim=1))
+    candidates = 2 * merged if protect else order.shape[1]
+    proposing, others = order[:, :candidates:2], order[:, 1:candidates:2]
+    rows = similarity.gather(1, proposing.unsqueeze(-1).expand(-1, -1, order.shape[1]))
+    nearest, partner = rows.gather(2, others.unsqueeze(1).expand(-1, proposing.shape[1], -1)).max(-1)
+    accepted, declined = nearest.argsort(dim=1, descending=True, stable=True).tensor_split([merged], dim=1)
+    targets = others.gather(1, partner.gather(1, accepted))
+    stays = torch.cat([order[:, candidates:], proposing.gather(1, declined), others], dim=1)
+    return Matching(proposing.gather(1, accepted), targets, stays)
 
 
 def pitome_schedule(tower: VisionTower, reference: Schedule) -> Schedule:
-    """Keeps the same share of the patches in every block (section 3.2), at the MACs of another schedule.
+    """Keeps the same share of the patches in every block, at the MACs of another schedule.
 
     The paper rounds to whole patches block by block; here the share left since the start is rounded, so that the MACs
     can be met.
@@ -94,4 +102,4 @@ class PiToMe(Merging):
         return pitome_schedule(tower, reference)
 
     def match(self, keys: Tensor, merged: int, passed: float) -> Matching:
-        return protecting(keys, merged, _MARGIN * (1 - passed))
+        return by_energy(keys, merged, _MARGIN * (1 - passed), protect=passed >= 0.5)
