@@ -13,14 +13,15 @@ from patchranking.data import load_data
 from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
-from patchranking.methods.evit import fuse
+from patchranking.methods import METHODS
+from patchranking.methods.batch import Batch
+from patchranking.methods.evit import evit
 from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
-from patchranking.methods.tome import tome, tome_schedule
+from patchranking.methods.tome import tome_schedule
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.sketched import sketched
 from patchranking.towers.identity import BaseModel
@@ -60,7 +61,7 @@ def test_rows_examples_and_totals(loaded, data, pruner):
     assert [row["oracle"] for row in pruned.values()] == [False, False, False, False, False, True]
     assert [row["n_images"] for row in pruned.values()] == [10, 10, 10, 10, 10, 4]
     merged = pruned.pop("tome")
-    assert len(merged["schedule"]) == loaded.tower.depth - 1
+    assert len(merged["schedule"]) == loaded.tower.depth
     assert merged["kept_patches"] == round(16 * list(merged["schedule"].values())[-1])
     assert all(row["kept_patches"] == 8 and row["schedule"] == {"3": 0.5} for row in pruned.values())
     assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1, "left_out": 0}
@@ -171,18 +172,12 @@ def test_stages_and_evit_in_stages_are_measured_as_they_run(loaded, data):
     pixels = torch.stack([loaded.preprocess(data.image(index)) for index in readable])
     pruner.keep = 0.5
 
-    def evit(block, kept):
-        return lambda tokens: Reduced(fuse(tokens, tower.class_attention(tokens, block), kept, 1))
-
     with torch.inference_mode():
         full = tower(pixels)
         with pruner.attached(tower):
             cosine = F.cosine_similarity(tower(pixels), full).mean().item()
-        merged = (
-            F.cosine_similarity(tome(tower, tower.embed(pixels), tome_schedule(tower, schedule)), full).mean().item()
-        )
-        with attach_reductions(tower, {1: evit(1, 13), 3: evit(3, 8)}):
-            fused = F.cosine_similarity(tower(pixels), full).mean().item()
+        merged = F.cosine_similarity(METHODS["tome"].at(tower, schedule, 0)(pixels), full).mean().item()
+        fused = F.cosine_similarity(evit(tower, Batch(tower, pixels), schedule), full).mean().item()
     assert rows["evit", 0.5]["feature_cosine"] == pytest.approx(fused, abs=1e-5)
     assert rows["tome", 0.5]["feature_cosine"] == pytest.approx(merged, abs=1e-5)
     assert rows["patchranking", 0.5]["feature_cosine"] == pytest.approx(cosine, abs=1e-5)
@@ -234,7 +229,7 @@ def test_tuned_pruners_alone_bring_the_untuned_rows(loaded, data, pruner):
 
 
 def test_every_baseline_is_measured(loaded, data):
-    methods = ["random", "centre-crop", "cls-attention", "evit", "a-vit", "tome", "low-res"]
+    methods = ["random", "centre-crop", "cls-attention", "evit", "a-vit", "tome", "pitome", "low-res"]
     results, _ = evaluate(loaded, data, [], settings(methods=methods))
     assert set(by_method(results, 0.5)) == set(methods)
     assert all(row["n_images"] == 10 for row in results["rows"])

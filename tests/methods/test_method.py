@@ -19,8 +19,8 @@ from patchranking.towers.identity import BaseModel
 SCHEDULE = Schedule({1: 0.75, 3: 0.5})
 DROPPING = sorted(name for name, method in METHODS.items() if isinstance(method, Dropping))
 NEED_A_CLASS_TOKEN = {"cls-attention", "evit"}
-MATCHED_BY_MACS = {"tome", "low-res"}
-MIXING = {"evit", "tome", "low-res"}
+MATCHED_BY_MACS = {"tome", "pitome", "low-res"}
+MIXING = {"evit", "tome", "pitome", "low-res"}
 
 
 def pruner_for(tower):

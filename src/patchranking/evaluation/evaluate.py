@@ -35,8 +35,8 @@ class EvaluationSettings:
     """What to compare.
 
     Attributes:
-        methods: Baselines (random, centre-crop, cls-attention, evit, a-vit, tome, low-res), and golden, the oracle;
-            dense and the pruners are always measured.
+        methods: Baselines (random, centre-crop, cls-attention, evit, a-vit, tome, pitome, low-res), and golden, the
+            oracle; dense and the pruners are always measured.
         keep: Keep rates, the shares of patches that reach the end; 1.0 is the dense model.
         golden_images: Images, drawn by seed, on which the oracle runs.
         index_images: Images, drawn by seed, whose features are kept for nearest neighbours and retrieval.

@@ -127,10 +127,11 @@ def _schedule(entry: Entry) -> dict[str, Any]:
 def _macs(entry: Entry, pixels: Tensor, dense_macs: float) -> dict[str, float]:
     visual = None if entry.method.prompts is None else entry.method.prompts.visual()
     tokens, tower = 0 if visual is None else visual.shape[1], entry.encoding.tower
-    macs = encoding_macs(entry.encoding, pixels)
+    macs, encoding = encoding_macs(entry.encoding, pixels), entry.encoding
+    formula = analytic_macs(tower, tower.feature_size, encoding.schedule, tokens, encoding.inside)
     return {
         "gmacs": macs / 1e9,
-        "gmacs_analytic": analytic_macs(tower, tower.feature_size, entry.encoding.schedule, tokens) / 1e9,
+        "gmacs_analytic": formula / 1e9,
         "gmacs_dense": dense_macs / 1e9,
         "macs_share": macs / dense_macs,
     }

@@ -55,6 +55,7 @@ class Encoding:
         search: What an oracle looks up about a batch before ``run``; its cost is not that of the encoding.
         classes: Unit text features of the classes, ``(classes, features)``, where the method has tuned its own.
         images: Indices of the images to measure it on; None for all.
+        inside: Whether patches go between the attention and the MLP of the schedule's blocks, not before these.
     """
 
     tower: VisionTower
@@ -63,6 +64,7 @@ class Encoding:
     search: Callable[[Batch], object] = lambda batch: None
     classes: Tensor | None = None
     images: Set[int] | None = None
+    inside: bool = False
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Features ``(batch, features)`` of preprocessed images ``(batch, 3, height, width)``."""
