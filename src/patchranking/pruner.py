@@ -150,7 +150,8 @@ class Pruner(nn.Module, ModelHubMixin):
         self.base.check(tower)
         self.fitted.check(tower)
         self.to(tower.device)
-        self._hooks = attach_reductions(tower, {block: _Step(self, block) for block in self.reductions()})
+        steps: dict[int, Reduction] = {block: _Step(self, block) for block in self.reductions()}
+        self._hooks = attach_reductions(tower, steps, sized=self.merges)
         return self
 
     def detach(self) -> None:
@@ -186,6 +187,11 @@ class Pruner(nn.Module, ModelHubMixin):
     def __getstate__(self) -> dict[str, Any]:
         """A copy is attached to nothing."""
         return self.__dict__ | {"_hooks": None}
+
+    @property
+    def merges(self) -> bool:
+        """Whether patches that go may merge into others, so that attention has to count these by their sizes."""
+        return any(self.predictor(block).merges for block in map(int, self.predictors))
 
     @property
     def tuned(self) -> str:
@@ -366,10 +372,10 @@ class _Step:
     def __reduce__(self) -> tuple[type[_Step], tuple[Pruner, int]]:
         return type(self), (self._pruner, self._block)
 
-    def __call__(self, tokens: Tensor) -> Reduced:
+    def __call__(self, tokens: Tensor, sizes: Tensor | None) -> Reduced:
         if next(self._pruner.parameters()).device != tokens.device:
             self._pruner.to(tokens.device)
-        return self._reduce(tokens)
+        return self._reduce(tokens, sizes)
 
 
 def _from_format_4(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from patchranking.evaluation.cost import count_macs
 from patchranking.methods.batch import Batch
-from patchranking.methods.merging import merge
+from patchranking.pruning.merge import merge
 from patchranking.methods.tome import ToMe, bipartite, tome_schedule
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule

@@ -1,52 +1,17 @@
-"""What methods that merge patches share: the merging, and a pass with it between every block's attention and MLP."""
+"""What methods that merge patches without training share: a pass that merges between every block's attention and MLP."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from patchranking.methods.method import Encoded, Encoding, Method
+from patchranking.pruning.merge import Matching, merge
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.select import gather_tokens
 from patchranking.towers import VisionTower
 
-__all__ = ["Matching", "Merging", "merge"]
-
-
-class Matching(NamedTuple):
-    """Which patches merge into which, as numbers among the patches.
-
-    Attributes:
-        sources: Patches that go, ``(batch, merged)``.
-        targets: The patch that each of them merges into, ``(batch, merged)``; one may take in several.
-        stays: The other patches, targets among them, in the order in which they go on, ``(batch, kept)``.
-    """
-
-    sources: Tensor
-    targets: Tensor
-    stays: Tensor
-
-
-def merge(tokens: Tensor, sizes: Tensor, matching: Matching, num_prefix_tokens: int) -> tuple[Tensor, Tensor]:
-    """Merges patches to the mean of all that they stand for.
-
-    Args:
-        tokens: ``(batch, prefix + patches, width)``.
-        sizes: How many patches each token stands for, ``(batch, prefix + patches)``.
-        matching: What merges.
-        num_prefix_tokens: Tokens before the patches; they never merge.
-
-    Returns:
-        Tokens ``(batch, prefix + kept, width)`` and their sizes.
-    """
-    sums = torch.cat([tokens * sizes.unsqueeze(-1), sizes.unsqueeze(-1)], dim=-1)
-    into = (matching.targets + num_prefix_tokens).unsqueeze(-1).expand(-1, -1, sums.shape[-1])
-    sums = sums.scatter_add(1, into, gather_tokens(sums, matching.sources, num_prefix_tokens)[:, num_prefix_tokens:])
-    sums = gather_tokens(sums, matching.stays, num_prefix_tokens)
-    return sums[..., :-1] / sums[..., -1:], sums[..., -1]
+__all__ = ["Merging"]
 
 
 class Merging(Method):

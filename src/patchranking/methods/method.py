@@ -78,7 +78,7 @@ def reducing(
     start = min(reductions)
 
     def run(batch: Batch) -> Encoded:
-        tokens, keep_indices = run_reduced(tower, batch.entering(start), start, reductions)
+        tokens, keep_indices, _ = run_reduced(tower, batch.entering(start), start, reductions)
         return Encoded(tower.pool(tokens), keep_indices)
 
     return Encoding(tower, schedule, run, classes=classes)

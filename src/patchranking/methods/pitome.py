@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchranking.methods.merging import Matching, Merging
+from patchranking.methods.merging import Merging
 from patchranking.methods.method import Style
+from patchranking.pruning.merge import Matching
 from patchranking.pruning.macs import nearest_in_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower

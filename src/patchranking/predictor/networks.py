@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, Self, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
 from patchranking.pruning.attach import Reduced
+from patchranking.pruning.merge import merge, nearest
 from patchranking.pruning.select import gather_tokens, top_patches
+from patchranking.pruning.stages import kept
 from patchranking.towers import VisionTower
 
 __all__ = ["NETWORKS", "NetworkName", "Predictor"]
@@ -19,14 +22,19 @@ NetworkName = Literal["mixer", "mlp", "transformer"]
 NETWORKS: tuple[str, ...] = get_args(NetworkName)
 _TOKEN_HIDDEN = 16
 _HEADS = 4
+_MATCHING = 32
+"""Channels in which patches are compared; see ``Predictor.match_by``."""
+_STEEPNESS, _SIMILAR = 10.0, 0.6
+"""Before it is learned: how fast, and around which cosine, the share that merges rises from nothing to all."""
 
 
 class Predictor(nn.Module):
     """Scores patches from the tokens that enter the pruned block (paper, section 3.2 and Table 6).
 
     Tokens are reduced to few channels, a body lets them see one another, and each patch gets a score. Beyond the paper,
-    each token also gets a correction: what the kept tokens take over from the dropped ones. It is zero until a
-    distillation has learned it.
+    each token also gets a correction, what the kept tokens take over from the dropped ones; it is zero until a
+    distillation has learned it. And each patch that goes has a fate: a share of it, between nothing and all, merges
+    into the most similar patch that stays.
 
     Args:
         width: Channels of the tower's tokens.
@@ -35,6 +43,7 @@ class Predictor(nn.Module):
         network: The body: ``mixer`` (built for this number of patches), ``mlp`` or ``transformer`` (for any number).
         context: Whether the prefix tokens take part in the body; they never get a score.
         channels: Reduced channels, a multiple of 4.
+        merges: Whether patches that go may merge; attention then has to count tokens by their sizes.
 
     Raises:
         UserError: If there is no such network, or the channels are no multiple of 4, the transformer's heads.
@@ -48,6 +57,7 @@ class Predictor(nn.Module):
         network: str = "mixer",
         context: bool = True,
         channels: int = 32,
+        merges: bool = False,
     ) -> None:
         super().__init__()
         if network not in _BODIES:
@@ -61,17 +71,25 @@ class Predictor(nn.Module):
             "network": network,
             "context": context,
             "channels": channels,
+            "merges": merges,
         }
         self.num_prefix_tokens = num_prefix_tokens
         self.num_context_tokens = num_prefix_tokens if context else 0
         self.num_patches = num_patches
         self.any_length = network != "mixer"
+        self.merges = merges
         self.reduce = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, channels))
         self.body = _BODIES[network](channels, self.num_context_tokens, num_patches)
         self.score = nn.Sequential(nn.LayerNorm(channels), nn.Linear(channels, 1))
-        self.correction = nn.Linear(channels, width)
+        self.correction = nn.Linear(channels + merges, width)
         nn.init.zeros_(self.correction.weight)
         nn.init.zeros_(self.correction.bias)
+        if merges:
+            self.match = nn.Linear(width, _MATCHING)
+            self.fate = nn.Linear(channels + 1, 1)
+            nn.init.zeros_(self.fate.weight)
+            with torch.no_grad():
+                self.fate.weight[0, -1], self.fate.bias[0] = _STEEPNESS, -_STEEPNESS * _SIMILAR
 
     @classmethod
     def for_tower(cls, tower: VisionTower, network: str = "mixer", **options: Any) -> Self:
@@ -90,59 +108,92 @@ class Predictor(nn.Module):
         Raises:
             UserError: If a Mixer gets another number of patches than it was built for.
         """
-        return self._scores(self._read(tokens))
+        return self._scores(self._read(tokens)[1])
 
-    def correct(self, tokens: Tensor, keep: float) -> tuple[Tensor, Tensor]:
-        """Scores patches and corrects all tokens for the loss of those that will go.
-
-        Args:
-            tokens: ``(batch, prefix + patches, width)``, in any precision.
-            keep: Share of the patches that will stay; the correction grows as it falls, and at 1 there is none.
-
-        Returns:
-            Importance ``(batch, patches)``, and the corrected tokens in their own precision.
-
-        Raises:
-            UserError: If a Mixer gets another number of patches than it was built for.
-        """
-        hidden = self._read(tokens)
-        correction = (1 - keep) * self.correction(F.layer_norm(hidden, hidden.shape[-1:]))
-        left_alone = self.num_prefix_tokens - self.num_context_tokens
-        return self._scores(hidden), tokens + F.pad(correction, (0, 0, left_alone, 0)).to(tokens.dtype)
-
-    def prune(self, tokens: Tensor, count: int, choose: Callable[[Tensor, int], Tensor] = top_patches) -> Reduced:
-        """Drops the patches with the lowest scores and corrects the other tokens.
+    def prune(
+        self,
+        tokens: Tensor,
+        count: int,
+        choose: Callable[[Tensor, int], Tensor] = top_patches,
+        sizes: Tensor | None = None,
+        soften: Callable[[Tensor, int], tuple[Tensor, Tensor]] | None = None,
+    ) -> Reduced:
+        """Drops or merges the patches with the lowest scores and corrects the tokens that stay.
 
         Args:
             tokens: ``(batch, prefix + patches, width)``, in any precision.
             count: Patches to keep.
             choose: Maps scores and count to indices of patches, ``top_patches`` or ``best_first``.
+            sizes: How many patches each token stands for, ``(batch, prefix + patches)``; one each when omitted.
+            soften: In place of ``choose``, maps scores and count to indices and the logarithms of their gates, by
+                which sizes are multiplied, so that the choice can be learned.
 
         Returns:
-            The tokens that stay, ``(batch, prefix + count, width)``, in the order of ``choose``, and their indices.
+            The tokens that stay, ``(batch, prefix + count, width)`` in their own precision, in the order of the choice;
+            their indices; and their sizes where patches merge or gates are soft.
 
         Raises:
             UserError: If a Mixer gets another number of patches than it was built for.
         """
-        scores, corrected = self.correct(tokens, count / (tokens.shape[1] - self.num_prefix_tokens))
-        keep_indices = choose(scores, count)
-        return Reduced(gather_tokens(corrected, keep_indices, self.num_prefix_tokens), keep_indices)
+        normed, hidden = self._read(tokens)
+        scores, prefix = self._scores(hidden), self.num_prefix_tokens
+        stays, log_gates = (choose(scores, count), None) if soften is None else soften(scores, count)
+        channels = F.layer_norm(hidden, hidden.shape[-1:])
+        if self.merges:
+            ones = torch.ones(tokens.shape[:2], dtype=scores.dtype, device=tokens.device)
+            matching, similarity = nearest(self.match(normed[:, prefix:]), stays)
+            going = gather_tokens(channels[:, self.num_context_tokens :], matching.sources, 0)
+            share = self.fate(torch.cat([going, similarity.unsqueeze(-1)], -1)).squeeze(-1).sigmoid()
+            reduced, sizes = merge(tokens, ones if sizes is None else sizes, matching, prefix, share)
+        else:
+            reduced, _, sizes = kept(tokens, stays, prefix, sizes)
+        if log_gates is not None:
+            gates = F.pad(log_gates, (prefix, 0)).exp()
+            sizes = gates if sizes is None else sizes * gates
+        correction = self._correction(gather_tokens(channels, stays, self.num_context_tokens), sizes)
+        dropped = 1 - count / (tokens.shape[1] - prefix)
+        return Reduced(reduced.to(tokens.dtype) + (dropped * correction).to(tokens.dtype), stays, sizes)
 
-    def _read(self, tokens: Tensor) -> Tensor:
+    def match_by(self, tokens: Tensor, keys: Tensor) -> None:
+        """Lets patches be compared by the leading directions of some keys, before training.
+
+        Args:
+            tokens: ``(batch, prefix + patches, width)``.
+            keys: What similarity is to be measured by, of the same patches, ``(batch, patches, any)``; their mean, which
+                attention does not see, is taken off.
+        """
+        normed = self.reduce[0](tokens[:, self.num_prefix_tokens :].to(self.match.weight.dtype)).flatten(0, 1)
+        keys = keys.flatten(0, 1).to(normed)
+        keys = keys - keys.mean(0)
+        directions = torch.linalg.eigh(keys.T @ keys).eigenvectors[:, -_MATCHING:]
+        inputs = F.pad(normed, (0, 1), value=1.0)
+        solved = torch.linalg.lstsq(inputs, keys @ directions).solution.T
+        with torch.no_grad():
+            self.match.weight.zero_()[: len(solved)] = solved[:, :-1]
+            self.match.bias.zero_()[: len(solved)] = solved[:, -1]
+
+    def _read(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """All tokens after the norm, and the channels of context and patches."""
         patches = tokens.shape[1] - self.num_prefix_tokens
         if patches != self.num_patches and not self.any_length:
             raise UserError(
                 f"This mixer was fitted to {self.num_patches} patches, and {patches} came: fit one for this image "
                 "size, or a network that takes any number, mlp or transformer."
             )
-        hidden: Tensor = self.body(
-            self.reduce(tokens[:, self.num_prefix_tokens - self.num_context_tokens :].to(self.correction.weight.dtype))
-        )
-        return hidden
+        normed = self.reduce[0](tokens.to(self.correction.weight.dtype))
+        hidden: Tensor = self.body(self.reduce[1](normed[:, self.num_prefix_tokens - self.num_context_tokens :]))
+        return normed, hidden
 
     def _scores(self, hidden: Tensor) -> Tensor:
         scores: Tensor = self.score(hidden[:, self.num_context_tokens :]).squeeze(-1)
         return scores
+
+    def _correction(self, channels: Tensor, sizes: Tensor | None) -> Tensor:
+        """What is added to all tokens that stay, per share of the patches that go."""
+        left_alone = self.num_prefix_tokens - self.num_context_tokens
+        if self.merges and sizes is not None:
+            channels = torch.cat([channels, sizes[:, left_alone:].log().unsqueeze(-1).to(channels)], -1)
+        return F.pad(self.correction(channels), (0, 0, left_alone, 0))
 
 
 class _MixerBody(nn.Module):

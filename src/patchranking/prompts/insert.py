@@ -142,20 +142,28 @@ def with_visual_tokens(
         raise UserError(f"The image encoder has {tower_depth} blocks; it cannot take tokens {len(visual)} deep.")
     first, stop = num_prefix_tokens, num_prefix_tokens + visual.shape[1]
 
-    def insert(tokens: Tensor) -> Reduced:
+    def put(tokens: Tensor, among: Tensor) -> Tensor:
+        return torch.cat([tokens[:, :first], among, tokens[:, first:]], 1)
+
+    def taken(tokens: Tensor) -> Tensor:
+        return torch.cat([tokens[:, :first], tokens[:, stop:]], 1)
+
+    def insert(tokens: Tensor, sizes: Tensor | None) -> Reduced:
         level = visual[0].to(tokens).expand(len(tokens), -1, -1)
-        return Reduced(torch.cat([tokens[:, :first], level, tokens[:, first:]], 1))
+        return Reduced(put(tokens, level), None, _each(sizes, lambda own: put(own, torch.ones_like(level[..., 0]))))
 
     def swap(level: Tensor) -> Reduction:
-        return lambda tokens: Reduced(_swap(tokens, level.to(tokens), first))
+        return lambda tokens, sizes: Reduced(_swap(tokens, level.to(tokens), first), None, sizes)
 
-    def remove(tokens: Tensor) -> Reduced:
-        return Reduced(torch.cat([tokens[:, :first], tokens[:, stop:]], 1))
+    def remove(tokens: Tensor, sizes: Tensor | None) -> Reduced:
+        return Reduced(taken(tokens), None, _each(sizes, taken))
 
     def beside(reduce: Reduction) -> Reduction:
-        def reduced(tokens: Tensor) -> Reduced:
-            kept, keep_indices = reduce(remove(tokens).tokens)
-            return Reduced(torch.cat([kept[:, :first], tokens[:, first:stop], kept[:, first:]], 1), keep_indices)
+        def reduced(tokens: Tensor, sizes: Tensor | None) -> Reduced:
+            own = tokens[:, first:stop]
+            kept, keep_indices, sizes = reduce(taken(tokens), _each(sizes, taken))
+            ones = torch.ones_like(own[..., 0])
+            return Reduced(put(kept, own), keep_indices, _each(sizes, lambda those: put(those, ones)))
 
         return reduced
 
@@ -170,14 +178,18 @@ def with_visual_tokens(
 def _chain(reductions: Sequence[Reduction]) -> Reduction:
     """One reduction after the other; at most one of them chooses patches."""
 
-    def reduce(tokens: Tensor) -> Reduced:
+    def reduce(tokens: Tensor, sizes: Tensor | None) -> Reduced:
         keep_indices = None
         for reduction in reductions:
-            tokens, chosen = reduction(tokens)
+            tokens, chosen, sizes = reduction(tokens, sizes)
             keep_indices = keep_indices if chosen is None else chosen
-        return Reduced(tokens, keep_indices)
+        return Reduced(tokens, keep_indices, sizes)
 
     return reduce
+
+
+def _each(sizes: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | None:
+    return None if sizes is None else change(sizes)
 
 
 def _swap(tokens: Tensor, level: Tensor, first: int) -> Tensor:

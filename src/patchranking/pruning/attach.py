@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
@@ -26,14 +27,16 @@ class Reduced(NamedTuple):
         tokens: The tokens that go on, ``(batch, tokens, width)``.
         keep_indices: Which of the patches that came are kept, ``(batch, kept)``, in the order in which they go on;
             None where all are, or where patches were mixed.
+        sizes: How many patches each token stands for, ``(batch, tokens)``; None where each stands for itself.
     """
 
     tokens: Tensor
     keep_indices: Tensor | None = None
+    sizes: Tensor | None = None
 
 
-Reduction = Callable[[Tensor], Reduced]
-"""Maps the tokens that enter a block, ``(batch, tokens, width)``, to those that go on, usually fewer."""
+Reduction = Callable[[Tensor, Tensor | None], Reduced]
+"""Maps the tokens that enter a block, ``(batch, tokens, width)``, and their sizes, to those that go on, usually fewer."""
 
 
 class Hooks:
@@ -60,7 +63,7 @@ class Hooks:
         self.close()
 
 
-def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction]) -> Hooks:
+def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction], sized: bool = False) -> Hooks:
     """Hooks reductions before blocks of the model behind ``tower``.
 
     The model's classes, parameters and attention kernels stay untouched; a reduction that returns its argument leaves
@@ -71,16 +74,20 @@ def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction]) -
     Args:
         tower: The image encoder.
         reductions: Block index -> reduction; the tower's depth stands for "after the last block".
+        sized: Whether tokens may come to stand for several patches. In every block from the first reduction on, the
+            logarithm of its size is then added to the attention logits towards a token, through the mask argument of
+            the library.
 
     Returns:
         The hooks; their ``close()`` restores the model.
     """
-    handles = [
-        tower.blocks[-1].register_forward_hook(_After(reduce))
-        if block == tower.depth
-        else tower.blocks[block].register_forward_pre_hook(_Before(reduce))
-        for block, reduce in reductions.items()
-    ]
+    stream, first = _Stream(), min(reductions)
+    handles = []
+    for block in range(first, tower.depth) if sized else [block for block in reductions if block < tower.depth]:
+        hook = _Before(reductions.get(block), stream, block == first, tower if sized else None)
+        handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))
+    if tower.depth in reductions:
+        handles.append(tower.blocks[-1].register_forward_hook(_After(reductions[tower.depth], stream)))
     _forget_compiled()
     return Hooks(handles)
 
@@ -116,22 +123,55 @@ def _forget_compiled() -> None:
         torch.compiler.reset()
 
 
+class _Stream(threading.local):
+    """What goes along with the tokens from hook to hook, in each thread for itself."""
+
+    sizes: Tensor | None = None
+
+    def __reduce__(self) -> tuple[type[_Stream], tuple[()]]:
+        return type(self), ()
+
+
 class _Hook:
     """Reduces tokens inside a model, without a graph where the tokens have none."""
 
-    def __init__(self, reduce: Reduction) -> None:
-        self.reduce = reduce
+    def __init__(self, reduce: Reduction | None, stream: _Stream) -> None:
+        self.reduce, self.stream = reduce, stream
 
     def reduced(self, tokens: Tensor) -> Tensor:
+        if self.reduce is None:
+            return tokens
         with torch.set_grad_enabled(torch.is_grad_enabled() and tokens.requires_grad):
-            return self.reduce(tokens).tokens
+            tokens, _, self.stream.sizes = self.reduce(tokens, self.stream.sizes)
+        return tokens
+
+
+def _in_backward() -> bool:
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class _Before(_Hook):
-    """Reduces the tokens that enter a block."""
+    """Reduces the tokens that enter a block; with a tower, attention in the block counts them by their sizes."""
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (self.reduced(inputs[0]), *inputs[1:])
+    def __init__(self, reduce: Reduction | None, stream: _Stream, first: bool, tower: VisionTower | None) -> None:
+        super().__init__(reduce, stream)
+        self.first, self.tower = first, tower
+
+    def __call__(
+        self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self.first:
+            self.stream.sizes = None
+        elif self.tower is not None and _in_backward():
+            raise UserError(
+                "Gradient checkpointing runs blocks again one by one, and a pruner that merges patches needs them in a "
+                "row: switch checkpointing off, or fit with --merge false."
+            )
+        tokens = self.reduced(inputs[0])
+        if self.tower is None or self.stream.sizes is None:
+            return (tokens, *inputs[1:]), named
+        masked = self.tower.mask_arguments(tokens, _bias(self.stream.sizes, tokens))
+        return (tokens,), named | masked
 
 
 class _After(_Hook):
@@ -156,10 +196,14 @@ def run_reduced(
     Returns:
         The tokens after block ``stop - 1``, and which patches of those in ``tokens`` are kept.
     """
-    keep_indices = None
+    keep_indices = sizes = None
     for block, reduce in sorted(reductions.items()):
-        tokens, chosen = reduce(tower.run(tokens, start, block))
+        tokens, chosen, sizes = reduce(tower.run(tokens, start, block, _bias(sizes, tokens)), sizes)
         if chosen is not None:
             keep_indices = chosen if keep_indices is None else keep_indices.gather(1, chosen)
         start = block
-    return Reduced(tower.run(tokens, start, stop), keep_indices)
+    return Reduced(tower.run(tokens, start, stop, _bias(sizes, tokens)), keep_indices, sizes)
+
+
+def _bias(sizes: Tensor | None, tokens: Tensor) -> Tensor | None:
+    return None if sizes is None else sizes.log().to(tokens.dtype)

@@ -14,23 +14,29 @@ from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import best_first, gather_tokens, top_patches
 from patchranking.towers import VisionTower
 
-__all__ = ["Choose", "Drop", "by_scores", "dropping", "staged"]
+__all__ = ["Choose", "Drop", "by_scores", "dropping", "kept", "staged"]
 
 Choose = Callable[[Tensor, int], Tensor]
 """Maps scores ``(batch, patches)`` and a count to indices of patches: ``top_patches`` or ``best_first``."""
 
-Drop = Callable[[Tensor, int, Choose], Reduced]
-"""Maps tokens ``(batch, prefix + patches, width)`` and a count to those that stay, in the order of the choice."""
+Drop = Callable[[Tensor, int, Choose, Tensor | None], Reduced]
+"""Maps tokens ``(batch, prefix + patches, width)``, a count and sizes to those that stay, in the order of the choice."""
 
 
 def dropping(scorer: Scorer, num_prefix_tokens: int) -> Drop:
     """Drops the patches with the lowest scores, and leaves the others as they are."""
 
-    def drop(tokens: Tensor, count: int, choose: Choose) -> Reduced:
-        keep_indices = choose(scorer(tokens), count)
-        return Reduced(gather_tokens(tokens, keep_indices, num_prefix_tokens), keep_indices)
+    def drop(tokens: Tensor, count: int, choose: Choose, sizes: Tensor | None) -> Reduced:
+        return kept(tokens, choose(scorer(tokens), count), num_prefix_tokens, sizes)
 
     return drop
+
+
+def kept(tokens: Tensor, keep_indices: Tensor, num_prefix_tokens: int, sizes: Tensor | None = None) -> Reduced:
+    """The prefix tokens and the chosen patches, as they are; the others are lost."""
+    if sizes is not None:
+        sizes = gather_tokens(sizes.unsqueeze(-1), keep_indices, num_prefix_tokens).squeeze(-1)
+    return Reduced(gather_tokens(tokens, keep_indices, num_prefix_tokens), keep_indices, sizes)
 
 
 def staged(
@@ -56,17 +62,18 @@ def staged(
         drop, first = drops.get(block), block == blocks[0]
         choose = top_patches if following is None or following in drops else best_first
 
-        def reduce(tokens: Tensor) -> Reduced:
+        def reduce(tokens: Tensor, sizes: Tensor | None) -> Reduced:
             patches = tokens.shape[1] - num_prefix_tokens
             if first and patches != num_patches:
                 raise UserError(f"This pruner is for {num_patches} patches, not {patches}: fit one per image size.")
             if schedule().keep == 1:
-                return Reduced(tokens)
+                return Reduced(tokens, None, sizes)
             count = schedule().kept(num_patches)[block]
             if drop is not None:
-                return drop(tokens, count, choose)
-            first_ones = torch.arange(count, device=tokens.device).expand(len(tokens), -1)
-            return Reduced(tokens[:, : num_prefix_tokens + count], first_ones)
+                return drop(tokens, count, choose, sizes)
+            first_ones, left = torch.arange(count, device=tokens.device), num_prefix_tokens + count
+            sizes = None if sizes is None else sizes[:, :left]
+            return Reduced(tokens[:, :left], first_ones.expand(len(tokens), -1), sizes)
 
         return reduce
 

@@ -268,8 +268,12 @@ class VisionTower(ABC):
     @abstractmethod
     def _embed(self, pixels: Tensor) -> Tensor: ...
 
+    def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
+        return block(tokens, **self.mask_arguments(tokens, key_bias))  # type: ignore[no-any-return]
+
     @abstractmethod
-    def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor: ...
+    def mask_arguments(self, tokens: Tensor, key_bias: Tensor | None) -> dict[str, Tensor | None]:
+        """The arguments by which a block adds ``key_bias``, as in ``run``, to its attention logits."""
 
     @abstractmethod
     def _check_plain(self, block: Any) -> None:

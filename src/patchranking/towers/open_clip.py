@@ -81,11 +81,11 @@ class OpenClipTower(VisionTower):
     def _embed(self, pixels: Tensor) -> Tensor:
         return self.module._embeds(pixels)
 
-    def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
+    def mask_arguments(self, tokens: Tensor, key_bias: Tensor | None) -> dict[str, Tensor | None]:
         if key_bias is None:
-            return block(tokens, attn_mask=None)
+            return {"attn_mask": None}
         per_head = key_bias.repeat_interleave(self.num_heads, dim=0)
-        return block(tokens, attn_mask=per_head[:, None].expand(-1, tokens.shape[1], -1))
+        return {"attn_mask": per_head[:, None].expand(-1, tokens.shape[1], -1)}
 
     def _check_plain(self, block: Any) -> None:
         if not isinstance(block, ResidualAttentionBlock):

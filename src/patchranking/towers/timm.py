@@ -61,8 +61,8 @@ class TimmTower(VisionTower):
         tokens = self.module._pos_embed(self.module.patch_embed(pixels))
         return self.module.norm_pre(self.module.patch_drop(tokens))
 
-    def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
-        return block(tokens) if key_bias is None else block(tokens, attn_mask=key_bias[:, None, None])
+    def mask_arguments(self, tokens: Tensor, key_bias: Tensor | None) -> dict[str, Tensor | None]:
+        return {} if key_bias is None else {"attn_mask": key_bias[:, None, None]}
 
     def _check_plain(self, block: Any) -> None:
         plain = isinstance(block, Block) and isinstance(block.attn, Attention)

@@ -76,8 +76,8 @@ class TransformersTower(VisionTower):
     def _embed(self, pixels: Tensor) -> Tensor:
         return self.module.pre_layrnorm(self.module.embeddings(pixels))
 
-    def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
-        return block(tokens, attention_mask=None if key_bias is None else key_bias[:, None, None])
+    def mask_arguments(self, tokens: Tensor, key_bias: Tensor | None) -> dict[str, Tensor | None]:
+        return {"attention_mask": None if key_bias is None else key_bias[:, None, None]}
 
     def _check_plain(self, block: Any) -> None:
         """All blocks of this model are alike."""

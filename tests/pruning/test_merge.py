@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from patchranking.methods.merging import Matching, merge
+from patchranking.pruning.merge import Matching, merge
 
 
 @pytest.mark.parametrize("prefix", [0, 2])
