@@ -23,7 +23,7 @@ from patchranking.files import make_folder, replacing
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.insert import tuned_class_features, with_visual_tokens
 from patchranking.prompts.tokens import Prompts
-from patchranking.pruning.attach import Hooks, Reduced, Reduction, attach_reductions, check_dense
+from patchranking.pruning.attach import Hooks, Reduced, Reduction, attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import staged
 from patchranking.towers import TextTower, VisionTower, as_tower
@@ -146,7 +146,7 @@ class Pruner(nn.Module, ModelHubMixin):
         if self._hooks is not None and self._hooks.on:
             raise UserError("This pruner is attached already: detach it first.")
         tower = as_tower(model)
-        check_dense(tower)
+        tower.check_dense()
         self.base.check(tower)
         self.fitted.check(tower)
         self.to(tower.device)
