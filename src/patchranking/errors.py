@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from numbers import Real
 
-__all__ = ["MissingExtraError", "UserError", "check_numbers", "reason"]
+__all__ = ["MissingExtraError", "UserError", "check_numbers", "one_line", "reason"]
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class UserError(ValueError):
-    """Something the user can mend: the message says what is wrong and what to do."""
+    """Something the user can mend: the message says what is wrong and what to do, on one line whatever it quotes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 class MissingExtraError(UserError):
@@ -23,6 +29,11 @@ class MissingExtraError(UserError):
 
     def __init__(self, need: str, extra: str) -> None:
         super().__init__(f"{need}: install it with pip install 'patchranking[{extra}]'.")
+
+
+def one_line(text: str) -> str:
+    """Escapes control characters, which a file's name may hold: they would end the line, or steer the console."""
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def check_numbers(values: Mapping[str, object], **least: float) -> None:

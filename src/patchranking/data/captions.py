@@ -41,7 +41,7 @@ class CaptionData(ImageData):
         found: dict[str, list[str]] = {}
         try:
             for image, captions in _entries(file):
-                found.setdefault(_text(image), []).extend(_text(caption).strip() for caption in captions)
+                found.setdefault(_text(image), []).extend(_valid(_text(caption)).strip() for caption in captions)
         except (ValueError, csv.Error, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
@@ -60,8 +60,7 @@ class CaptionData(ImageData):
         chosen = sample(len(found), limit, seed)
         names = list(found)
         self._paths = [file.parent / names[index] for index in chosen]
-        keys = [printable(name) for name in names]
-        self._describe(file.resolve().parent.name, file.stem, keys, [None] * len(keys), (), chosen)
+        self._describe(file.resolve().parent.name, file.stem, names, [None] * len(names), (), chosen)
         self.captions = [found[names[index]] for index in chosen]
 
     def image(self, index: int) -> Image.Image:
@@ -72,6 +71,11 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
+
+
+def _valid(text: str) -> str:
+    """A text with escapes where JSON has half a character."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _why_not(image: str, captions: list[str]) -> str:
