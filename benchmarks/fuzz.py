@@ -26,7 +26,9 @@ def fuzz(examples: int = 200, seconds: float = 60.0, seed: int = 0) -> None:
         for kind in KINDS:
             attempt(kind, examples, seed + rounds)
         rounds += 1
-        print(f"round {rounds}, seed {seed + rounds - 1}: {examples} files of each kind, every promise kept", flush=True)
+        print(
+            f"round {rounds}, seed {seed + rounds - 1}: {examples} files of each kind, every promise kept", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -190,7 +190,9 @@ def hold_members(members: list[tuple[str, bytes, bytes]]) -> None:
             known = {*data.keys, *data.left_out}
             for name, kind, _ in members:
                 path = f"s/{printable(name.removeprefix('./'))}"
-                assert kind == tarfile.DIRTYPE or known & {path, os.path.splitext(path)[0], path.partition(".")[0]}, path
+                assert kind == tarfile.DIRTYPE or known & {path, os.path.splitext(path)[0], path.partition(".")[0]}, (
+                    path
+                )
 
 
 def hold_artefact(own: tuple[str, bytes | None]) -> None:
@@ -306,7 +308,8 @@ KINDS: dict[str, tuple[st.SearchStrategy[Any], Callable[[Any], None]]] = {
     "members": (SHARD, hold_members),
     "shard": (
         st.tuples(
-            st.sampled_from(("s.tar", "s.1.tar", "ü[1].tar", "{0..1}.tar", "a,b.tar")), SHARD.map(shard).flatmap(mutated)
+            st.sampled_from(("s.tar", "s.1.tar", "ü[1].tar", "{0..1}.tar", "a,b.tar")),
+            SHARD.map(shard).flatmap(mutated),
         ),
         hold_shard,
     ),
@@ -320,6 +323,8 @@ def attempt(kind: str, examples: int, seed: int | None = None) -> None:
     """Tries files of one kind; without a seed, always the same ones."""
     files, hold = KINDS[kind]
     options: Any = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
-    test = hypothesis.settings(max_examples=examples, derandomize=seed is None, **options)(hypothesis.given(files)(hold))
+    test = hypothesis.settings(max_examples=examples, derandomize=seed is None, **options)(
+        hypothesis.given(files)(hold)
+    )
     with warnings.catch_warnings(action="ignore"):
         (test if seed is None else hypothesis.seed(seed)(test))()

@@ -347,10 +347,11 @@ class Pruner(nn.Module, ModelHubMixin):
                 f"{FORMAT}: install the version of patchranking that wrote it, or fit again."
             )
         base, schedule = BaseModel.from_dict(config["base_model"]), Schedule.from_dict(config["schedule"])
-        prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
-        predictors = {int(block): Predictor(**own) for block, own in config["predictors"].items()}
+        with torch.device("meta"):  # so that a damaged configuration takes no memory
+            prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
+            predictors = {int(block): Predictor(**own) for block, own in config["predictors"].items()}
         pruner = cls(predictors, base, schedule, config["keep"], prompts)
-        pruner.load_state_dict(weights)
+        pruner.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
         if not all(weight.isfinite().all() for weight in weights.values()):
             raise UserError(f"The pruner in '{model_id}' has weights that are no finite numbers: fit again.")
         return pruner.eval()

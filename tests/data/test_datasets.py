@@ -221,6 +221,23 @@ def test_joins_folders(make):
     assert (data.name, data.split) == ("x+x", "train+val")
 
 
+def test_joined_folders_that_share_classnames_agree_on_names_that_come_again(make):
+    first = make("n02012849/a.png", "n03126707/b.png", folder="x/train")
+    second = make("n03126707/a.png", folder="x/val")
+    (first.parent / "classnames.txt").write_text("n02012849 crane\nn03126707 crane\n")
+    data = load_data(f"{first},{second}")
+    assert data.keys == ["x/train/n02012849/a.png", "x/train/n03126707/b.png", "x/val/n03126707/a.png"]
+    assert (data.class_names, data.labels) == (["crane", "crane (2)"], [0, 1, 1])
+    assert load_data(str(second)).class_names == ["crane (2)"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names may hold such characters there")
+def test_names_that_would_end_a_line_are_escaped(make):
+    data = load_data(str(make("new\nclass/a\x1b[2J.png")))
+    assert (data.keys, data.class_names) == (["new\\nclass/a\\x1b[2J.png"], ["new\\nclass"])
+    assert data.image(0).size == (8, 8)
+
+
 def test_folders_of_the_same_name_have_keys_of_their_own(make):
     folders = [make("c/a.png", folder=f"{place}/x/val") for place in ("here", "there", "here/x")]
     data = load_data(",".join(map(str, folders)))

@@ -74,7 +74,7 @@ def _expanded(value: Any) -> Any:
     """The value with ``~`` expanded where it is a path, or a list of paths."""
     if isinstance(value, list):
         return [_expanded(item) for item in value]
-    return value.expanduser() if isinstance(value, Path) else value
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 
 
 def _spread(arguments: list[str], lists: set[str], positional: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -23,7 +24,7 @@ _PATTERN = "split_zhou_*.json"
 def split_file(data: str) -> tuple[Path, str] | None:
     """The file of splits that a DATA argument names, ``FOLDER[:split]`` or ``FILE[:split]``, and the split, or None."""
     path, _, split = data.rpartition(":") if re.search(r":(train|val|test)$", data) else (data, "", "")
-    place = Path(path).expanduser()
+    place = Path(os.path.expanduser(path))
     found = sorted(place.glob(_PATTERN)) if place.is_dir() else [place] * place.match(_PATTERN)
     return next(((path, split) for path in found if path.is_file()), None)
 

@@ -27,7 +27,8 @@ class FolderData(ImageData):
     def __init__(self, folders: list[Path], limit: int | None, seed: int) -> None:
         for folder in folders:
             if not folder.is_dir():
-                raise UserError(f"There is no folder '{folder}': give {DATA_HELP}.")
+                wrong = f"'{folder}' is no folder" if folder.exists() else f"There is no folder '{folder}'"
+                raise UserError(f"{wrong}: give {DATA_HELP}.")
         prefixes = [""] if len(folders) == 1 else [f"{end}/" for end in distinct_ends(folders, shortest=2)]
         self.left_out: dict[str, str] = {}
         self.notes: list[str] = []
