@@ -9,6 +9,7 @@ from numbers import Real
 
 __all__ = ["MissingExtraError", "UserError", "check_numbers", "one_line", "reason"]
 
+_TOO_LARGE = 2**63
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -44,7 +45,7 @@ def check_numbers(values: Mapping[str, object], **least: float) -> None:
         **least: Name -> the least it may be; an integer where it is to be a whole number.
 
     Raises:
-        UserError: If one is no finite number, or below that.
+        UserError: If one is no finite number, below that, or beyond the whole numbers of 64 bits.
     """
     for name, lowest in least.items():
         value, whole = values[name], isinstance(lowest, int)
@@ -52,6 +53,8 @@ def check_numbers(values: Mapping[str, object], **least: float) -> None:
         if not number or not lowest <= value < math.inf or (whole and value != int(value)):  # type: ignore[operator, call-overload]
             kind = "a whole number" if whole else "a number"
             raise UserError(f"'{name}' is {kind}, {lowest:g} or more, not {value!r}.")
+        if value >= _TOO_LARGE:  # type: ignore[operator]
+            raise UserError(f"'{name}' is too large: {value!r}.")
 
 
 def reason(error: BaseException, length: int = 160) -> str:

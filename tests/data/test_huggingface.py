@@ -128,7 +128,7 @@ def test_finds_the_labels(tmp_path, columns, kind, class_names, labels):
     ("columns", "kind", "text", "class_names", "note"),
     [
         ({"label": [2, 0, 0, 2]}, None, "fox\nbee\nant", ["fox", "bee", "ant"], ""),
-        ({"label": [3, 0, 0, 2]}, None, "fox\nbee\nant", ["0", "2", "3"], "none for class 3"),
+        ({"label": [3, 0, 0, 2]}, None, "fox\nbee\nant", ["0", "2", "3"], "no line 4 for class 3"),
         ({"label": list("baab")}, None, "a bee\nb red fox", ["bee", "red fox"], ""),
         (
             {"label": [1, 0, 0, 1]},

@@ -41,8 +41,8 @@ class CoopData(ImageData):
         seed: Seed of their sample.
 
     Raises:
-        UserError: If the file cannot be read or has no such split, a class has two names or a picture two classes, or the
-            pictures are not there.
+        UserError: If the file cannot be read or has no such split, a class has two names or a picture two classes, or
+            the pictures are not there.
     """
 
     def __init__(self, file: Path, split: str, limit: int | None, seed: int) -> None:
