@@ -18,7 +18,25 @@ from PIL import Image
 from patchranking import LoadedModel, Pruner, Schedule, load_data, load_model, rank
 
 EXTREMES = (0, 1, 0x7F, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF)
-JUNK = (None, True, -1, 0, 1, 10**9, 10**30, 0.5, float("nan"), float("inf"), "", "x", "\ud800", [], {}, [-1], {"3": 2})
+JUNK: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    10**9,
+    10**30,
+    0.5,
+    float("nan"),
+    float("inf"),
+    "",
+    "x",
+    "\ud800",
+    [],
+    {},
+    [-1],
+    {"3": 2},
+)
 NAMES = (
     *("a.png", "a.PNG", "b.jpg", "b.1.jpg", "c.jfif", "d.txt", "e", "f.heic", "Thumbs.db", ".hidden", "@eaDir", "~"),
     *("train", "val", "cat", "dog", "n01440764", "n02102040", "ü.png", "\udce9.png", "new\nline.png", "%s.png"),

@@ -536,3 +536,12 @@ def test_quantised_after_attaching_it_prunes_and_quantised_before_it_is_refused(
     assert error(dense) < error(pruned)
     with pytest.raises(UserError, match="quantised or sharded, so it cannot be told from others: attach the pruner to"):
         pruner.attach(quantised)
+
+
+def test_a_configuration_that_claims_huge_sizes_takes_no_memory(tower, tmp_path):
+    make(tower).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    next(iter(config["predictors"].values()))["width"] = 10**12
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="no readable pruner"):
+        Pruner.from_pretrained(tmp_path)

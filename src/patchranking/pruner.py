@@ -48,7 +48,7 @@ patches), inside the running model:
     pruner = patchranking.Pruner.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
     pruner.keep = {keep:g}
     with pruner.attached(model):
-        features = model.encode_image(images)
+        features = model.encode_image(images)  # as your library calls it
 
 The base model is not included; any other is refused.
 """

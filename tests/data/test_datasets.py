@@ -306,9 +306,6 @@ def test_mistakes_have_one_sentence(make, tmp_path):
     assert "nowhere" in sentence(f"{make('a.png', folder='x/y')},{tmp_path / 'nowhere'}")
     assert "no pictures" in sentence(str(root))
     assert "splits" in sentence("demo:holiday", limit=1)
-    for limit in (0, -1):
-        assert "at least 1" in sentence("demo", limit=limit)
-        assert "at least 1" in sentence(str(root), limit=limit)
     for data in ("", ",", f"{root},"):
         assert "no name" in sentence(data)
 
@@ -327,3 +324,21 @@ def test_folders_with_a_colon_in_their_name(make, monkeypatch):
     assert load_data("this:that").keys == ["a.png"]
     assert len(load_data(f"this:that,{other}")) == 2
     assert "no folder 'nowhere/this:that'" in sentence("nowhere/this:that")
+
+
+@pytest.mark.parametrize("kind", ["", "wds:", "hf:", "hf:./", "torchvision:"])
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "a\0b", "~nobody-of-this-name", "file", "x" * 300 + ".csv", "a\0b.csv", "file/a"]
+)
+def test_names_that_no_file_has_are_said_in_one_sentence(tmp_path, monkeypatch, kind, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    said = sentence(kind + name)
+    assert kind or name != "file" or said.startswith("'file' is no folder: give ")
+    assert len(name) < 300 or kind or said.endswith("cannot be read: File name too long.")
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, "3", True])
+def test_a_limit_is_a_whole_number_from_1_on(limit):
+    assert "'limit' is a whole number, 1 or more" in sentence("demo", limit=limit)
+    assert "'seed' is a whole number, 0 or more" in sentence("demo", seed=-1)

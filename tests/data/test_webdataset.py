@@ -306,3 +306,10 @@ def test_a_header_that_claims_more_than_there_is_costs_nothing(tmp_path):
     found, skipped = read(load_data(f"wds:{path}"))
     assert found == {"x/a": 1}
     assert "damaged" in skipped["x/b"]
+
+
+def test_a_range_is_spelled_out_no_further_than_to_the_first_shard_that_is_missing():
+    with pytest.raises(UserError, match=r"There is no shard '0\.tar'"):
+        load_data("wds:{0..99999999999999}.tar")
+    with pytest.raises(UserError, match="names no shard"):
+        load_data("wds:{3..2}.tar")

@@ -114,7 +114,9 @@ def of_classes(data: ImageData, classes: ClassesName) -> ImageData:
     if classes == "all":
         return data
     if data.labels is None or len(data.class_names) < 2:
-        raise UserError("Base and new classes are the halves of 2 classes or more, and these images have none.")
+        raise UserError(
+            "Base and new classes are the halves of 2 classes or more, and these images have none: choose all."
+        )
     half = (len(data.class_names) + 1) // 2
     kept = range(half) if classes == "base" else range(half, len(data.class_names))
     chosen = [index for index, label in enumerate(data.labels) if label in kept]

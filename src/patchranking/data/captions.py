@@ -37,7 +37,7 @@ class CaptionData(ImageData):
 
     def __init__(self, file: Path, limit: int | None, seed: int) -> None:
         if not file.is_file():
-            raise UserError(f"There is no list of captions '{file}'.")
+            raise UserError(f"There is no list of captions '{file}': give a .tsv, .csv or .json file.")
         found: dict[str, list[str]] = {}
         try:
             for image, captions in _entries(file):
@@ -50,7 +50,7 @@ class CaptionData(ImageData):
                 "annotations."
             ) from error
         if not found:
-            raise UserError(f"'{file}' names no images.")
+            raise UserError(f"'{file}' names no images: give one a line, or choose another list.")
         why = {name: _why_not(name, captions) for name, captions in found.items()}
         self.left_out = {printable(name): text for name, text in why.items() if text}
         found = {name: captions for name, captions in found.items() if not why[name]}

@@ -113,12 +113,8 @@ def _named(classes: list[Any], names: list[str], lines: list[str]) -> tuple[list
     if isinstance(classes[0], str):
         own, note = named(sorted(set(classes)), lines)
         return [own[kind] for kind in classes], [], note
-    if max(classes) >= len(lines):
-        return (
-            classes,
-            [],
-            f"classnames.txt is left aside: it has {len(lines)} lines, and none for class {max(classes)}.",
-        )
+    if (last := max(classes)) >= len(lines):
+        return classes, [], f"classnames.txt is left aside: it has no line {last + 1} for class {last}."
     return classes, lines, ""
 
 

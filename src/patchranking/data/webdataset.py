@@ -70,7 +70,7 @@ class WebDatasetData(ImageData):
                 if found.lost:
                     self._lost[keys[-1]] = found.lost
         if not keys:
-            raise UserError(f"There are no pictures in 'wds:{shards}'.")
+            raise UserError(f"There are no pictures in 'wds:{shards}': a sample needs one, such as 000.jpg.")
         chosen = sample(len(keys), limit, seed)
         folders = list(dict.fromkeys(path.resolve().parent for path in self._shards))
         name = "+".join(dict.fromkeys(folder.parent.name for folder in folders))

@@ -142,7 +142,7 @@ def tune(
     """
     pruner.base.check(model.tower)
     if model.text is None:
-        raise UserError(f"Tuning needs a text encoder, and '{model.name}' has none.")
+        raise UserError(f"Tuning needs a text encoder, and '{model.name}' has none: choose a CLIP.")
     view = augmentation(model) if settings.augment else model.preprocess
     if data.captions is None:
         chosen, skipped = few_shots(data, settings.shots, settings.seed)
