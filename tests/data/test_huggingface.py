@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import sys
 
 import datasets
@@ -237,6 +238,12 @@ def test_mistakes_have_one_sentence(tmp_path):
     assert "'hf:nobody/nothing'" in sentence("hf:nobody/nothing")
     assert "nowhere" in sentence(f"hf:{tmp_path / 'nowhere'}")
     assert "names no images" in sentence("hf:")
+
+
+def test_the_cause_of_a_set_that_cannot_be_made_is_told(tmp_path):
+    name = write(tmp_path / "set", train=table(1, label=[1]))
+    table(1, label=["x"], extra=[1]).to_parquet(tmp_path / "set" / "train-00001-of-00002.parquet")
+    assert re.search("Error: .*(extra|column|cast|schema)", sentence(name))
 
 
 def test_says_what_to_install(monkeypatch):

@@ -263,7 +263,7 @@ def test_wrong_settings_leave_the_folder_free(model, tmp_path, settings):
 
 def test_a_folder_without_a_single_readable_picture(model, tmp_path):
     (tmp_path / "a.jpg").write_text("no picture")
-    with pytest.raises(UserError, match=r"None of the 1 images can be read, for example .a\.jpg.: Unidentified"):
+    with pytest.raises(UserError, match=r"None of the 1 images can be read, for example .a\.jpg.: cannot identify"):
         rank(model, load_data(str(tmp_path)), tmp_path / "out", FAST)
 
 
