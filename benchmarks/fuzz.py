@@ -88,11 +88,10 @@ def hold_members(members: list[tuple[str, bytes, bytes]]) -> None:
         with promised(where):
             data = load_data(f"wds:{where / 's.tar'}")
             known = {*data.keys, *data.left_out}
-            for name, kind, _ in members:
-                path = f"s/{printable(name.removeprefix('./'))}"
-                assert kind == tarfile.DIRTYPE or known & {path, os.path.splitext(path)[0], path.partition(".")[0]}, (
-                    path
-                )
+            for name in (name.removeprefix("./") for name, kind, _ in members if kind != tarfile.DIRTYPE):
+                path = f"s/{printable(name)}"
+                used = {path, path.removesuffix(".png"), path.partition(".")[0]} & known
+                assert used or not name.endswith(".png"), path
 
 
 def hold_artefact(own: tuple[str, bytes | None]) -> None:

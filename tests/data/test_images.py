@@ -377,3 +377,9 @@ def test_a_jpeg_whose_segment_claims_too_much_is_skipped_with_a_reason(size):
     content = encoded("JPEG")
     with pytest.raises(UnreadableImageError):
         read_image(content[:2] + segment(0xE2, b"ICC_PROFILE\0", size) + content[2:])
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "x" * 300])
+def test_a_name_that_no_file_has_is_unreadable(tmp_path, name):
+    with pytest.raises(UnreadableImageError, match="Error"):
+        read_image(tmp_path / name)

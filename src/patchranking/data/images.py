@@ -125,7 +125,7 @@ def _rgb(source: Path | bytes | Image.Image) -> Image.Image:
 def _bare(source: Path | bytes | Image.Image) -> bytes:
     """A file without its metadata, which may be what cannot be read; nothing where the source is no PNG or JPEG."""
     content = b""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         content = source.read_bytes() if isinstance(source, Path) else source if isinstance(source, bytes) else b""
     if content.startswith(_PNG):
         return _bare_png(content)
