@@ -236,6 +236,9 @@ def test_names_that_would_end_a_line_are_escaped(make):
     data = load_data(str(make("new\nclass/a\x1b[2J.png")))
     assert (data.keys, data.class_names) == (["new\\nclass/a\\x1b[2J.png"], ["new\\nclass"])
     assert data.image(0).size == (8, 8)
+    root = make("new\nclass/a.png", folder="beside")
+    (root / "classnames.txt").write_text("tench")
+    assert all("\n" not in note for note in load_data(str(root)).notes)
 
 
 def test_folders_of_the_same_name_have_keys_of_their_own(make):

@@ -64,7 +64,7 @@ class FolderData(ImageData):
                 f"The classes {', '.join(classes)} look like splits: name the folder of one, such as '{folder / one}'."
             )
         names, note = named(classes, names_beside(folder.resolve()))
-        self.notes += [note] if note else []
+        self.notes += [printable(note)] if note else []
         return [
             (prefix + printable(path.as_posix()), kind and printable(names[kind]).replace("_", " "), folder / path)
             for path in paths

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from patchranking.data.base import ImageData, row_keys, sample
+from patchranking.data.base import ImageData, printable, row_keys, sample
 from patchranking.data.classnames import named, names_beside
 from patchranking.data.images import UnreadableImageError, read_image, reason
 from patchranking.errors import UserError
@@ -59,7 +59,7 @@ class HuggingFaceData(ImageData):
         classes, names = _classes(library, rows)
         if None not in classes and (lines := names_beside(folder) if folder.is_dir() else []):
             classes, names, note = _named(classes, names, lines)
-            self.notes = [note] if note else []
+            self.notes = [printable(note)] if note else []
         self._describe(folder.name, split, _keys(rows), classes, names, chosen)
         self._column = pictures[0]
         undecoded = rows.select_columns(self._column).cast_column(self._column, library.Image(decode=False))
