@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from patchranking.evaluation.cost import count_macs
 from patchranking.methods.batch import Batch
-from patchranking.pruning.merge import merge
 from patchranking.methods.tome import ToMe, bipartite, tome_schedule
 from patchranking.pruning.macs import analytic_macs
+from patchranking.pruning.merge import merge
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from functools import partial
 
 import torch
-from torch import Tensor
 
 from patchranking.fitting.cache import VIEWS
 from patchranking.fitting.fit import FitSettings
@@ -41,18 +39,21 @@ def estimate_minutes(tower: VisionTower, images: int, settings: FitSettings, sch
         search = SearchSettings(settings.search, settings.score, schedule.block)
         once = _seconds(lambda: search.function(tower, pixels, objective=preservation, **search.arguments))
         seconds += once / _IMAGES * min(images, settings.ranked)
-    for stage, kept in schedule.kept(tower.num_patches).items() if settings.distills else ():
-        predictor = Predictor.for_tower(tower, "mlp").to(tower.device)
+    if settings.distills:
+        predictors = {
+            block: Predictor.for_tower(tower, "mlp", merges=settings.merge).to(tower.device)
+            for block in schedule.stages
+        }
         with torch.no_grad():
-            tokens = tower.embed(pixels, stage)
-        step = partial(_step, predictor, tower, tokens, features, stage, kept)
+            tokens = tower.embed(pixels, schedule.block)
+
+        def step() -> None:
+            loss = soft_damage(predictors, tower, tokens, features, schedule, 0.1).mean()
+            weights = [weight for predictor in predictors.values() for weight in predictor.parameters()]
+            torch.autograd.grad(loss, weights, allow_unused=True)
+
         seconds += _seconds(step) / _IMAGES * IMAGES_PER_STEP * settings.steps
     return seconds / 60
-
-
-def _step(predictor: Predictor, tower: VisionTower, tokens: Tensor, features: Tensor, stage: int, kept: int) -> None:
-    loss = soft_damage(predictor, tower, tokens, features, stage, min(kept, tower.num_patches - 1), 0.1)
-    torch.autograd.grad(loss, list(predictor.parameters()))
 
 
 def _seconds(run: Callable[[], object]) -> float:

@@ -16,13 +16,12 @@ from patchranking.data import ImageData, subset
 from patchranking.errors import UserError, check_numbers
 from patchranking.files import make_folder, write_json
 from patchranking.fitting.cache import cache_tokens, with_mirrored
-from patchranking.predictor.distill import Distillation, Entering, distill
+from patchranking.predictor.distill import Distillation, distill
 from patchranking.predictor.imitate import Imitation, imitate
 from patchranking.predictor.losses import LOSSES, LossName
 from patchranking.predictor.networks import NetworkName, Predictor
 from patchranking.predictor.rows import split
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import run_reduced
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import check_keep_rate
 from patchranking.ranking.job import rank
@@ -35,6 +34,8 @@ from patchranking.towers.load import LoadedModel
 
 __all__ = ["FitReport", "FitSettings", "fit", "planned"]
 
+_MATCHED_ON = 64
+"""Images by whose keys patches are first compared."""
 _ANY_LENGTH: NetworkName = "mlp"
 """The network of later stages after a mixer, since their number of patches changes with the keep rate."""
 
@@ -47,7 +48,7 @@ class FitSettings:
         objective: imitate learns golden rankings; distill needs none; both imitates, then distills.
         ranked: Maximum number of images, drawn by seed, that are ranked for imitation, unless rankings are given.
         keep: Keep rate stored with the pruner; it can be changed later without fitting again.
-        steps: Steps of distillation of each predictor.
+        steps: Steps of distillation.
         network: The predictor; mlp and transformer take any number of patches.
         loss: How rankings are imitated.
         search: How patches are ranked for imitation, unless rankings are given.
@@ -55,8 +56,8 @@ class FitSettings:
         blocks: Patches are dropped before these blocks, equal shares at each. By default 3 and a third of the way from
             there to the end, such as 3 and 6 of 12, or 3 alone without distillation; the paper has 3, or 3 5 7 9.
         schedule: Share kept before each block, such as '{3: 0.55, 5: 0.47}', in place of keep and blocks.
-        rescore: Whether later stages re-score the patches by predictors of their own, which are distilled on what the
-            stages before them leave; by default they do wherever there is distillation.
+        merge: Whether patches that go may merge into similar ones, and attention counts tokens by their sizes, through
+            a mask; false leaves attention kernels that take none as they are. Learned by distillation.
         epochs: Passes of imitation over the images.
         seed: Random seed.
         limit: Maximum number of images, drawn by seed; some 1,000 are enough, and more take longer.
@@ -65,14 +66,14 @@ class FitSettings:
     objective: Literal["both", "distill", "imitate"] = "both"
     ranked: int = 400
     keep: float = 0.5
-    steps: int = 300
+    steps: int = 600
     network: NetworkName = "mixer"
     loss: LossName = "listnet"
     search: SearchName = "sketched"
     score: ScoreName = "preservation"
     blocks: list[int] | None = None
     schedule: dict[int, float] | None = None
-    rescore: bool | None = None
+    merge: bool = True
     epochs: int = 30
     seed: int = 0
     limit: int = 2000
@@ -157,8 +158,8 @@ def fit(
 
     Raises:
         UserError: If the rankings are incomplete or belong to another model, block or other images, if rankings are
-            given and none are imitated, if no image can be read, stages are to re-score that are none or are not
-            distilled, the disk has no room for the tokens, or ``out`` holds the progress of another fit.
+            given and none are imitated, if no image can be read, the disk has no room for the tokens, or ``out`` holds
+            the progress of another fit.
     """
     schedule, base = planned(model, settings, rankings), BaseModel.of(model.tower, model.name)
     data, folder = subset(data, settings.limit, settings.seed), make_folder(out)
@@ -185,8 +186,6 @@ def planned(model: LoadedModel, settings: FitSettings, rankings: str | Path | No
     schedule = settings.stages(model.tower, first)
     schedule.check(model.tower)
     model.tower.check_dense()
-    if settings.rescore and (not settings.distills or len(schedule.stages) < 2):
-        raise UserError("To re-score takes two stages or more, and distillation.")
     if settings.distills:
         model.tower.check_gates()
     return schedule
@@ -223,24 +222,36 @@ def _fit(
             seed=seed,
             checkpoint=progress / "imitation.safetensors",
         )
-    ready: dict[int, Predictor] = {}
-    for stage, predictor in predictors.items():
-        predictor.to(tower.device)
-        if features is not None:
-            distillation = distill(
-                predictor,
-                tower,
-                tokens,
-                features,
-                stage,
-                settings.steps,
-                held_out=held_out,
-                seed=seed,
-                entering=_entering(tower, ready, base, schedule, stage) if ready else None,
-                checkpoint=progress / f"distillation-{stage}.safetensors",
-            )
-        ready[stage] = predictor
-    return Pruner(ready, base, schedule).eval(), FitReport(len(used), skipped, imitation, distillation)
+    if features is not None:
+        for predictor in predictors.values():
+            predictor.to(tower.device)
+        _match_by_keys(tower, predictors, tokens[0, torch.arange(min(len(used), _MATCHED_ON))], block)
+        distillation = distill(
+            predictors,
+            tower,
+            tokens,
+            features,
+            schedule,
+            settings.steps,
+            held_out=held_out,
+            seed=seed,
+            checkpoint=progress / "distillation.safetensors",
+        )
+    return Pruner(predictors, base, schedule).eval(), FitReport(len(used), skipped, imitation, distillation)
+
+
+@torch.no_grad()
+def _match_by_keys(tower: VisionTower, predictors: Mapping[int, Predictor], tokens: Tensor, first: int) -> None:
+    """Lets every stage compare patches by the keys of its block, or by the tokens where the keys cannot be read."""
+    tokens = tokens.to(tower.device, tower.dtype)
+    for block, predictor in predictors.items():
+        tokens, first = tower.run(tokens, first, block), block
+        if predictor.merges:
+            try:
+                keys = tower.attend(tokens, block).keys.transpose(1, 2).flatten(2)
+            except UserError:
+                keys = tokens
+            predictor.match_by(tokens, keys[:, tower.num_prefix_tokens :])
 
 
 def _held_out(images: int, ranked: Sequence[int], seed: int) -> Tensor:
@@ -253,27 +264,12 @@ def _held_out(images: int, ranked: Sequence[int], seed: int) -> Tensor:
 
 def _predictors(tower: VisionTower, schedule: Schedule, settings: FitSettings) -> dict[int, Predictor]:
     """New predictors for the stages that score."""
+    merges = settings.merge and settings.distills
     with seeded(settings.seed):
-        first = Predictor.for_tower(tower, settings.network)
+        first = Predictor.for_tower(tower, settings.network, merges=merges)
         again = settings.network if first.any_length else _ANY_LENGTH
-        later = list(schedule.stages)[1:] if settings.distills and settings.rescore is not False else []
-        return {schedule.block: first} | {stage: Predictor.for_tower(tower, again) for stage in later}
-
-
-def _entering(
-    tower: VisionTower, predictors: Mapping[int, Predictor], base: BaseModel, schedule: Schedule, block: int
-) -> Entering:
-    """What a stage sees of tokens that enter the first one, and how many patches it leaves."""
-    pruner = Pruner(predictors, base, schedule).eval()
-
-    @torch.no_grad()
-    def enter(tokens: Tensor, keep: float) -> tuple[Tensor, int]:
-        pruner.keep = keep
-        before = {stage: reduce for stage, reduce in pruner.reductions().items() if stage < block}
-        tokens = run_reduced(tower, tokens, schedule.block, before, block).tokens
-        return tokens, pruner.schedule.kept(tower.num_patches)[block]
-
-    return enter
+        later = list(schedule.stages)[1:] if settings.distills else []
+        return {schedule.block: first} | {s: Predictor.for_tower(tower, again, merges=merges) for s in later}
 
 
 def _golden(base: BaseModel, data: ImageData, rankings: Path, block: int) -> dict[int, Tensor]:

@@ -1,4 +1,4 @@
-"""What methods that merge patches without training share: a pass that merges between every block's attention and MLP."""
+"""What training-free merging shares: a pass that merges patches between every block's attention and MLP."""
 
 from __future__ import annotations
 

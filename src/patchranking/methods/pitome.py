@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from patchranking.methods.merging import Merging
 from patchranking.methods.method import Style
-from patchranking.pruning.merge import Matching
 from patchranking.pruning.macs import nearest_in_macs
+from patchranking.pruning.merge import Matching
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 

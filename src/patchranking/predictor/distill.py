@@ -1,11 +1,12 @@
-"""Distillation: a predictor learns, through the frozen model, to keep the patches that keep the image feature."""
+"""Distillation: through the frozen model, predictors learn what to keep, what to merge, and what to correct."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,25 +19,24 @@ from patchranking.errors import UserError
 from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
 from patchranking.predictor.rows import Rows, split
-from patchranking.pruning.select import gather_tokens, kept_count
-from patchranking.ranking.gates import gated_features, open_gates
+from patchranking.pruning.attach import Reduced, Reduction, run_reduced
+from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.select import top_patches
+from patchranking.ranking.gates import open_gates
 from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.ranking import places
 from patchranking.towers import VisionTower
 
-__all__ = ["Distillation", "Entering", "distill", "soft_damage", "soft_gates"]
-
-Entering = Callable[[Tensor, float], tuple[Tensor, int]]
-"""Cached tokens and a keep rate -> the tokens that a predictor sees, and how many of their patches are to stay."""
+__all__ = ["IMAGES_PER_STEP", "Distillation", "distill", "soft_damage", "soft_gates"]
 
 IMAGES_PER_STEP = 16
-_KEEP_RATES = (0.3, 0.8)
+_KEEP_RATES = (0.15, 0.8)
 """Every step draws its keep rate between these."""
 _WIDTHS = (0.1, 0.03)
 """Width of the gates' threshold in places of the order, at the first and the last step."""
 _PLACE_A_SCORE = 12**-0.5
 """How far a patch moves in the order, as a share of it, for one standard deviation of score, if scores were uniform."""
-_REACH = 4.0
+_REACH = 2.0
 """Patches further than this many widths below the threshold are left out of the pass."""
 _WARM_UP = 20
 _REPORTED = (0.8, 0.6, 0.5, 0.4)
@@ -81,68 +81,86 @@ def soft_gates(scores: Tensor, count: int, width: float) -> tuple[Tensor, Tensor
 
 
 def soft_damage(
-    predictor: Predictor, tower: VisionTower, tokens: Tensor, full: Tensor, block: int, count: int, width: float
+    predictors: Mapping[int, Predictor],
+    tower: VisionTower,
+    tokens: Tensor,
+    full: Tensor,
+    schedule: Schedule,
+    width: float | None = None,
 ) -> Tensor:
-    """Mean 1 - cosine to the dense feature where ``count`` patches go on through soft gates of a width.
+    """1 - cosine to the dense feature of tokens that go through the stages of a schedule, ``(batch,)``.
 
     Args:
-        predictor: Chooses and corrects.
+        predictors: Block -> what chooses, merges and corrects there.
         tower: The image encoder.
-        tokens: Tokens that enter ``block``, ``(batch, prefix + patches, width)``.
+        tokens: Tokens that enter the first stage, ``(batch, prefix + patches, width)``.
         full: Features of the dense model, ``(batch, features)``.
-        block: Patches are dropped before this block.
-        count: Patches that a hard choice keeps, fewer than there are.
-        width: Width of the gates' threshold in places, as a share of the patches.
+        schedule: The stages.
+        width: Width of the soft gates' threshold in places, as a share of the patches; a hard choice when omitted.
     """
-    scores, corrected = predictor.correct(tokens, count / (tokens.shape[1] - tower.num_prefix_tokens))
-    patches, log_gates = soft_gates(scores, count, width)
-    kept = gather_tokens(corrected, patches, tower.num_prefix_tokens)
-    return feature_damage(gated_features(tower, kept, log_gates, block), full).mean()
+    prefix = tower.num_prefix_tokens
+
+    def stage(predictor: Predictor, count: int) -> Reduction:
+        def reduce(tokens: Tensor, sizes: Tensor | None) -> Reduced:
+            if width is None:
+                return predictor.prune(tokens, min(count, tokens.shape[1] - prefix), top_patches, sizes)
+            count_there = min(count, tokens.shape[1] - prefix - 1)
+            return predictor.prune(tokens, count_there, sizes=sizes, soften=partial(soft_gates, width=width))
+
+        return reduce
+
+    counts = schedule.kept(tower.num_patches)
+    reductions = {block: stage(predictors[block], count) for block, count in counts.items()}
+    found = run_reduced(tower, tokens, schedule.block, reductions)
+    return feature_damage(_pooled(tower, found), full)
+
+
+def _pooled(tower: VisionTower, found: Reduced) -> Tensor:
+    """Features; patches that are half gone count half where patches are averaged, merged ones count once."""
+    soft = found.sizes is not None and not tower.has_class_token
+    gates = found.sizes[:, tower.num_prefix_tokens :].clamp(max=1) if soft and found.sizes is not None else None
+    return tower.pool(found.tokens, gates=gates)
 
 
 def distill(
-    predictor: Predictor,
+    predictors: Mapping[int, Predictor],
     tower: VisionTower,
     tokens: Rows,
     features: Rows,
-    block: int,
-    steps: int = 300,
+    schedule: Schedule,
+    steps: int = 600,
     batch_size: int = IMAGES_PER_STEP,
-    learning_rate: float = 5e-4,
+    learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
     held_out: Tensor | None = None,
     seed: int = 0,
-    entering: Entering | None = None,
     checkpoint: Path | None = None,
 ) -> Distillation:
-    """Trains a predictor in place by what its choice does to the feature; no ranking is needed.
+    """Trains the predictors of all stages in place, together, by what they do to the feature; no ranking is needed.
 
-    Every step draws a keep rate, turns the scores into soft gates, runs the frozen blocks from ``block`` on with the
-    logarithms of the gates added to the attention logits, and descends on 1 - cosine to the dense feature. One
-    predictor learns all keep rates, and the correction of the tokens with them. A step costs about a forward and a
-    backward pass of the later blocks on the gated patches.
+    Every step draws a keep rate, turns scores into soft gates, and descends on 1 - cosine to the dense feature. One
+    pruner learns all keep rates. A step costs about a forward and a backward pass of the later blocks on what is left.
 
     Args:
-        predictor: Scores tokens ``(batch, prefix + patches, width)``.
+        predictors: Block -> predictor, for every stage.
         tower: The image encoder; its weights get no gradient.
-        tokens: Cached tokens, those that enter ``block`` unless ``entering`` says otherwise, ``(views, images, prefix +
-            patches, width)``, any floating type, on any device; every step draws one view of its images.
+        tokens: Cached tokens that enter the first stage, ``(views, images, prefix + patches, width)``, any floating
+            type, on any device; every step draws one view of its images.
         features: Features of the dense model, ``(views, images, features)``.
-        block: Patches are dropped before this block.
+        schedule: The stages, in proportion.
         steps: Optimiser steps (AdamW, warm-up, cosine schedule down to a twentieth).
         batch_size: Images per step.
         learning_rate: AdamW's.
         weight_decay: AdamW's.
         held_out: Indices of the images that only measure, on their first view; a tenth when omitted.
         seed: Seed of the split, the order and the keep rates.
-        entering: How cached tokens come to enter ``block``, where earlier stages prune them on the way.
         checkpoint: File for the progress every few seconds; from one that is there, it goes on.
 
     Returns:
         The sizes and the feature error on the held-out images.
 
     Raises:
-        UserError: If there are fewer than 4 images, fewer than 2 patches, or the model's pooling cannot be gated.
+        UserError: If there are fewer than 4 images, or fewer than 2 patches.
     """
     images = tokens.shape[1]
     if images < 4:
@@ -151,13 +169,13 @@ def distill(
         raise UserError("This model has a single patch: there is nothing to prune.")
     generator = torch.Generator().manual_seed(seed)
     train, held_out = split(images, held_out, generator)
-    enter = entering or (lambda cached, keep: (cached, kept_count(keep, tower.num_patches)))
-    weights = list(predictor.parameters())
+    together = nn.ModuleDict({str(block): predictor for block, predictor in sorted(predictors.items())})
+    weights = list(together.parameters())
     optimiser = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)
     done, saved = 0, time.monotonic()
-    if checkpoint is not None and (stored := load_training(checkpoint, predictor, optimiser)) is not None:
+    if checkpoint is not None and (stored := load_training(checkpoint, together, optimiser)) is not None:
         done = int(stored[0]["step"])
-    predictor.train()
+    together.train()
     draws = islice(_draws(train, batch_size, tokens.shape[0], generator), done, steps)
     with tqdm(total=steps, initial=done, desc="distill", unit="step") as bar:
         for step, (batch, keep, view) in enumerate(draws, start=done):
@@ -165,20 +183,19 @@ def distill(
                 group["lr"] = learning_rate * _rate(step, steps)
             width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
             cached, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
-            seen, count = enter(cached, keep)
-            count = min(count, seen.shape[1] - tower.num_prefix_tokens - 1)
-            loss = soft_damage(predictor, tower, seen, full, block, count, width)
-            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+            loss = soft_damage(predictors, tower, cached, full, schedule.at(keep), width).mean()
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient
             nn.utils.clip_grad_norm_(weights, 1.0)
             optimiser.step()
             bar.update()
             bar.set_postfix(loss=f"{loss.item():.4f}")
             if checkpoint is not None and (step + 1 == steps or time.monotonic() - saved > _SECONDS_PER_SAVE):
-                save_training(checkpoint, predictor, optimiser, {"step": str(step + 1)})
+                save_training(checkpoint, together, optimiser, {"step": str(step + 1)})
                 saved = time.monotonic()
-    predictor.eval()
-    error = {str(rate): _error(predictor, tower, tokens, features, held_out, block, rate, enter) for rate in _REPORTED}
+    together.eval()
+    error = {str(rate): _error(predictors, tower, tokens, features, held_out, schedule.at(rate)) for rate in _REPORTED}
     return Distillation(len(train), len(held_out), steps, error)
 
 
@@ -204,19 +221,16 @@ def _rate(step: int, steps: int) -> float:
 
 @torch.no_grad()
 def _error(
-    predictor: Predictor,
+    predictors: Mapping[int, Predictor],
     tower: VisionTower,
     tokens: Rows,
     features: Rows,
     images: Tensor,
-    block: int,
-    keep: float,
-    enter: Entering,
+    schedule: Schedule,
 ) -> float:
     """Mean damage on the first view of some images."""
     total = 0.0
     for part in images.split(_HELD_OUT_BATCH):
-        pruned = predictor.prune(*enter(tokens[0, part].to(tower.device, tower.dtype), keep))
-        kept = tower.pool(tower.run(pruned.tokens, block))
-        total += feature_damage(kept, features[0, part].to(tower.device)).sum().item()
+        cached, full = tokens[0, part].to(tower.device, tower.dtype), features[0, part].to(tower.device)
+        total += soft_damage(predictors, tower, cached, full, schedule).sum().item()
     return total / len(images)

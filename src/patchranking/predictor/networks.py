@@ -159,8 +159,8 @@ class Predictor(nn.Module):
 
         Args:
             tokens: ``(batch, prefix + patches, width)``.
-            keys: What similarity is to be measured by, of the same patches, ``(batch, patches, any)``; their mean, which
-                attention does not see, is taken off.
+            keys: What similarity is to be measured by, of the same patches, ``(batch, patches, any)``. Their mean is
+                taken off, since attention does not see it.
         """
         normed = self.reduce[0](tokens[:, self.num_prefix_tokens :].to(self.match.weight.dtype)).flatten(0, 1)
         keys = keys.flatten(0, 1).to(normed)

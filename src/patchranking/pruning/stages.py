@@ -20,7 +20,7 @@ Choose = Callable[[Tensor, int], Tensor]
 """Maps scores ``(batch, patches)`` and a count to indices of patches: ``top_patches`` or ``best_first``."""
 
 Drop = Callable[[Tensor, int, Choose, Tensor | None], Reduced]
-"""Maps tokens ``(batch, prefix + patches, width)``, a count and sizes to those that stay, in the order of the choice."""
+"""Maps tokens ``(batch, prefix + patches, width)``, a count and sizes to what stays, in the order of the choice."""
 
 
 def dropping(scorer: Scorer, num_prefix_tokens: int) -> Drop:

@@ -13,7 +13,18 @@ from torch.nn import functional as F
 
 from patchranking.errors import UserError
 
-__all__ = ["Attended", "VisionTower", "activation_name", "masked", "weighted"]
+__all__ = ["Attended", "TokenHook", "VisionTower", "activation_name", "masked", "token_hooks", "weighted"]
+
+
+class TokenHook:
+    """A hook that changes the tokens inside a model, which is then no longer dense."""
+
+
+def token_hooks(model: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:
+    """Where the hooks are that change tokens: a dictionary of PyTorch's and the key in it."""
+    for part in model.modules():
+        for hooks in (part._forward_pre_hooks, part._forward_hooks):
+            yield from ((hooks, key) for key, hook in hooks.items() if isinstance(hook, TokenHook))
 
 
 def activation_name(module: nn.Module) -> str:
@@ -231,14 +242,10 @@ class VisionTower(ABC):
         """Raises UserError when the model's pooling cannot be gated, before any work is done."""
         self.pool(self._no_tokens(), gates=torch.ones(1, self.num_patches, device=self.device))
 
-    @torch.no_grad()
     def check_dense(self) -> None:
-        """Raises UserError when the model prunes, and its features are not those of the dense model."""
-        if not any(part._forward_pre_hooks or part._forward_hooks for part in self.module.modules()):
-            return
-        tokens = self._no_tokens()
-        if self.run(tokens, 0).shape != tokens.shape:
-            raise UserError("A pruner is attached to this model, and the dense one is needed: detach the pruner first.")
+        """Raises UserError when a pruner is attached to the model, at whatever keep rate."""
+        if next(token_hooks(self.module), None) is not None:
+            raise UserError("This model is pruned already: detach the pruner first, patchranking.detach(model).")
 
     @property
     def feature_size(self) -> int:
@@ -269,7 +276,7 @@ class VisionTower(ABC):
     def _embed(self, pixels: Tensor) -> Tensor: ...
 
     def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
-        return block(tokens, **self.mask_arguments(tokens, key_bias))  # type: ignore[no-any-return]
+        return block(tokens, **self.mask_arguments(tokens, key_bias))
 
     @abstractmethod
     def mask_arguments(self, tokens: Tensor, key_bias: Tensor | None) -> dict[str, Tensor | None]:
