@@ -27,6 +27,7 @@ from patchranking.evaluation.cost import count_macs, noise
 from patchranking.evaluation.environment import environment
 from patchranking.files import as_file_name, make_folder
 from patchranking.fitting.cache import FileRows, cache_tokens, with_mirrored
+from patchranking.fitting.fit import MATCHED_ON, match_by_keys
 from patchranking.methods import Method, PatchRanking
 from patchranking.methods.cls_attention import ClsAttention
 from patchranking.methods.measure import measure
@@ -83,7 +84,7 @@ def predictors(
     objectives: list[Objective] = ["both", "distill", "listnet", "bce", "margin", "top-list"],  # noqa: B006
     sizes: list[int] = [1000, 250],  # noqa: B006
     seeds: int = 3,
-    steps: int = 300,
+    steps: int = 600,
     golden_images: int = 60,
     limit: int | None = None,
     train_limit: int | None = None,
@@ -166,21 +167,24 @@ def _fitted(
     size: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    tower = model.tower
+    tower, schedule = model.tower, Schedule({BLOCK: 0.5})
     rows = torch.randperm(training.tokens.shape[1], generator=torch.Generator().manual_seed(seed))[:size]
     with seeded(seed):
-        predictor = Predictor.for_tower(tower, network)
+        distilled = objective in ("distill", "both")
+        predictor = Predictor.for_tower(tower, network, merges=distilled)
         if objective != "distill":
             ranked = [row for row in rows.tolist() if row in training.golden]
             ranked = ranked[: RANKED if objective == "both" else None]
             views = with_mirrored(torch.stack([training.golden[row] for row in ranked]), tower.grid)
             imitate(predictor, training.tokens.of(ranked), views, LOSSES.get(objective, LOSSES["listnet"]), seed=seed)
         predictor.to(tower.device)
-        if objective in ("distill", "both"):
+        if distilled:
             tokens, features = training.tokens.of(rows.tolist()), training.features.of(rows.tolist())
-            distill(predictor, tower, tokens, features, BLOCK, steps, seed=seed)
-    pruner = Pruner({BLOCK: predictor}, BaseModel.of(tower, model.name), Schedule({BLOCK: 0.5})).eval()
-    scoring = count_macs(lambda tokens: predictor.correct(tokens, 0.5), tests[0].tokens[:1].to(tower.device))
+            match_by_keys(tower, {BLOCK: predictor}, tokens[0, torch.arange(min(len(rows), MATCHED_ON))], BLOCK)
+            distill({BLOCK: predictor}, tower, tokens, features, schedule, steps, seed=seed)
+    pruner = Pruner({BLOCK: predictor}, BaseModel.of(tower, model.name), schedule).eval()
+    half = partial(predictor.prune, count=kept_count(0.5, tower.num_patches))
+    scoring = count_macs(half, tests[0].tokens[:1].to(tower.device))
     about = {
         "fit_on": training.name,
         "network": network,

@@ -4,12 +4,13 @@ r"""Schedules at equal MACs: one-shot, in two stages by one scoring, and in two 
         --train photos/imagenette/train --early 0.5 --keep 0.6 0.583 0.5 \
         --out benchmarks/results/schedules-imagenette.json
 
-The first predictor is the same in all of them; a later one is an mlp where it is a mixer. A run that is killed goes on
-after the last finished seed.
+One-shot and by one scoring, patches go by a pruner that is fitted to the first stage; another is fitted to both. A run
+that is killed goes on after the last finished seed.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +49,7 @@ def schedules(
     early: list[float] = [0.5, 0.7],  # noqa: B006
     network: NetworkName = "mixer",
     ranked: int = 400,
-    steps: int = 300,
+    steps: int = 600,
     seeds: int = 3,
     limit: int | None = None,
     train_limit: int | None = None,
@@ -66,7 +67,7 @@ def schedules(
         early: Shares of the dropped patches that are dropped at stage 1.
         network: mixer, mlp or transformer.
         ranked: So many training images are ranked and imitated before the first distillation; 0 leaves it out.
-        steps: Steps of distillation of each predictor.
+        steps: Steps of each distillation.
         seeds: Seeds 0, 1, ... of the weights and the order.
         limit: At most so many images of each test set.
         train_limit: At most so many training images.
@@ -81,19 +82,21 @@ def schedules(
 
     def rows_of(seed: int) -> list[dict[str, Any]]:
         objective: Literal["both", "distill"] = "both" if ranked else "distill"
-        settings = FitSettings(objective, blocks=blocks, network=network, steps=steps, rescore=True, seed=seed)
-        pruner, _ = fit(loaded, images, folder / f"seed-{seed}", settings, rankings)
-        encodings = _encodings(loaded.tower, pruner, keep, early)
+        settings = FitSettings(objective, network=network, steps=steps, seed=seed)
+        once, both = (
+            fit(loaded, images, folder / f"seed-{seed}-{len(stages)}", replace(settings, blocks=stages), rankings)[0]
+            for stages in (blocks[:1], blocks)
+        )
+        encodings = _encodings(loaded.tower, once, both, keep, early)
         return [{"seed": seed} | row for test in tests for row in _measured(loaded, test, encodings)]
 
     rows = [row for seed in range(seeds) for row in results.once(f"seed {seed}", partial(rows_of, seed))]
     results.write(environment(loaded.tower.device), rows)
 
 
-def _encodings(tower: VisionTower, pruner: Pruner, keep: list[float], early: list[float]) -> Encodings:
-    first, second = pruner.fitted.stages
-    rescoring = PatchRanking(pruner)
-    scoring_once = PatchRanking(Pruner({first: pruner.predictor(first)}, pruner.base, pruner.fitted).eval())
+def _encodings(tower: VisionTower, once: Pruner, both: Pruner, keep: list[float], early: list[float]) -> Encodings:
+    first, second = both.fitted.stages
+    rescoring, scoring_once = PatchRanking(both), PatchRanking(once)
     encodings: Encodings = {}
     for rate in keep:
         one_shot = Schedule({first: rate})

@@ -186,7 +186,7 @@ def test_an_unknown_command_is_named(mistake):
         ("rank demo demo --config none.yaml", "--config: File does not exist"),
         ("fit demo demo --blocks 3 x", "--blocks takes a whole number, or several, not 'x'"),
         ("fit demo demo --schedule 3", "--schedule takes a mapping such as '{3: 0.6}', not '3'"),
-        ("fit demo demo --rescore 7", "--rescore takes true or false, not '7'"),
+        ("fit demo demo --merge 7", "--merge takes true or false, not '7'"),
         ("fit demo demo --keep .nan", "a number above 0 and at most 1"),
         ("evaluate demo demo --keep x", "--keep takes a number, or several, not 'x'"),
         ("benchmark demo --batches x", "--batches takes a whole number, or several, not 'x'"),
@@ -481,14 +481,14 @@ def test_choose_needs_no_new_fit(run, mistake, tmp_path):
 
 def test_stages_of_a_schedule_score_again(run, mistake, tmp_path):
     job = ["fit", "demo", "demo:train", "--limit", 8, "--objective", "distill", "--steps", 1, "--out", tmp_path]
-    job += ["--schedule", "{3: 0.6, 5: 0.5}", "--rescore", "true"]
+    job += ["--schedule", "{3: 0.6, 5: 0.5}", "--merge", "false"]
     assert run(*job)[0] == 0
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["schedule"] == {"3": 0.6, "5": 0.5}
     assert {block: own["network"] for block, own in config["predictors"].items()} == {"3": "mixer", "5": "mlp"}
+    assert {own["merges"] for own in config["predictors"].values()} == {False}
     rest = ["--keep", 0.5, "--methods", "random", "--timing_batch", 0, "--out", tmp_path / "evaluate"]
     assert run("evaluate", "demo", "demo", "--limit", 4, "--pruner", tmp_path, *rest)[0] == 0
-    assert "two stages or more" in mistake(*job[:-4], "--blocks", 3, "--rescore", "true")
     assert "give --schedule, or --blocks" in mistake(*job, "--blocks", 3)
 
 

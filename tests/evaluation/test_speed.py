@@ -54,13 +54,13 @@ def test_another_models_pruner_is_refused(case):
 
 
 def test_the_predictor_runs_in_the_precision_of_the_model(loaded, monkeypatch):
-    pruner, seen, correct = pruner_for(loaded.tower), set(), Predictor.correct
+    pruner, seen, prune = pruner_for(loaded.tower), set(), Predictor.prune
 
-    def spied(self, tokens, keep):
+    def spied(self, tokens, *settings):
         seen.add((tokens.dtype, self.correction.weight.dtype))
-        return correct(self, tokens, keep)
+        return prune(self, tokens, *settings)
 
-    monkeypatch.setattr(Predictor, "correct", spied)
+    monkeypatch.setattr(Predictor, "prune", spied)
     settings = SpeedSettings([0.5], batches=[1], precisions=["bf16"], repeats=1, seconds=0)
     measure_speed(loaded.model, pruner, "tiny", settings)
     assert seen == {(torch.bfloat16, torch.bfloat16)}

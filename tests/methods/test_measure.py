@@ -64,7 +64,7 @@ def one_by_one(tower, pixels, scorers):
     alive, last = list(range(16)), {}
 
     def stage(block, count):
-        def reduce(tokens):
+        def reduce(tokens, sizes):
             if block in scorers:
                 last.update(zip(alive, scorers[block](tokens)[0].tolist(), strict=True))
             stays = sorted(sorted(alive, key=lambda patch: -last[patch])[:count])

@@ -117,9 +117,9 @@ def test_reducing_equals_attaching_by_hooks_bit_for_bit(case, stages):
 def test_reducing_equals_attaching_where_tokens_are_added_mixed_and_taken_away(tower):
     pixels, added = torch.randn(2, 3, 32, 32), torch.randn(1, 3, 32)
     reductions = {
-        0: lambda tokens: Reduced(torch.cat([tokens, added.expand(len(tokens), -1, -1)], 1)),
-        2: lambda tokens: Reduced(fuse(tokens, tokens[:, 1:, 0].abs(), 9, 1)),
-        tower.depth: lambda tokens: Reduced(tokens + tokens.mean(1, keepdim=True)),
+        0: lambda tokens, sizes: Reduced(torch.cat([tokens, added.expand(len(tokens), -1, -1)], 1)),
+        2: lambda tokens, sizes: Reduced(fuse(tokens, tokens[:, 1:, 0].abs(), 9, 1)),
+        tower.depth: lambda tokens, sizes: Reduced(tokens + tokens.mean(1, keepdim=True)),
     }
     found = reducing(tower, SCHEDULE, reductions)(pixels)
     with attach_reductions(tower, reductions):

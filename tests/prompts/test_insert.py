@@ -87,7 +87,7 @@ def test_visual_tokens_run_beside_the_patches_and_are_never_pruned(case, depth, 
     chosen = torch.tensor([[0, 3, 5]]).expand(len(case.pixels), -1)
     seen = []
 
-    def drop(tokens):
+    def drop(tokens, sizes):
         seen.append(tokens.shape[1])
         return Reduced(gather_tokens(tokens, chosen, first))
 

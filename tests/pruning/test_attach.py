@@ -55,7 +55,7 @@ def test_dropping_patches_equals_hiding_them_from_every_later_block(case, block)
     assert bias.isneginf().sum() == len(tokens) * (tower.num_patches - 5)
 
     hidden = tower.run(tokens, block, key_bias=bias)
-    dropped = {block: lambda seen: Reduced(gather_tokens(seen, chosen, prefix))}
+    dropped = {block: lambda seen, sizes: Reduced(gather_tokens(seen, chosen, prefix))}
     with attach_reductions(tower, dropped):
         features = case.encode(case.pixels)
     pruned = tower.run(gather_tokens(tokens, chosen, prefix), block)
@@ -84,7 +84,7 @@ def test_a_reduction_after_the_last_block_gets_its_output(case):
     tokens = tower.run(tower.embed(case.pixels), 0)
     seen = []
     with attach_reductions(
-        tower, {tower.depth: lambda tokens: seen.append(tokens) or Reduced(tokens[:, : prefix + 4] * 2)}
+        tower, {tower.depth: lambda tokens, sizes: seen.append(tokens) or Reduced(tokens[:, : prefix + 4] * 2)}
     ):
         assert torch.equal(case.encode(case.pixels), tower.pool(tokens[:, : prefix + 4] * 2))
     assert torch.equal(seen[0], tokens)
@@ -94,7 +94,7 @@ def test_a_reduction_after_the_last_block_gets_its_output(case):
 @torch.inference_mode()
 def test_a_block_keeps_its_other_arguments(tower):
     pixels, bias = torch.randn(2, 3, 32, 32), torch.randn(2, 17)
-    with attach_reductions(tower, {2: lambda tokens: Reduced(tokens.flip(0))}):
+    with attach_reductions(tower, {2: lambda tokens, sizes: Reduced(tokens.flip(0))}):
         found = tower.run(tower.embed(pixels), 0, key_bias=bias)
     between = tower.run(tower.embed(pixels), 0, 2, bias)
     assert torch.equal(found, tower.run(between.flip(0), 2, key_bias=bias))
@@ -127,6 +127,7 @@ def test_two_scored_stages_and_a_cut_equal_a_search_by_hand_in_every_image(case)
     with attach_reductions(tower, reductions):
         found = case.encode(case.pixels)
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-6)
-    tokens, keep_indices = run_reduced(tower, tower.embed(case.pixels), 0, reductions)
+    tokens, keep_indices, sizes = run_reduced(tower, tower.embed(case.pixels), 0, reductions)
     assert torch.equal(tower.pool(tokens), found)
     assert keep_indices.tolist() == left
+    assert sizes is None

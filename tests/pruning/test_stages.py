@@ -27,7 +27,7 @@ def numbered(seed=0):
 class NoBlocks:
     """A tower of any depth whose blocks do nothing."""
 
-    def run(self, tokens, start, stop=None):
+    def run(self, tokens, start, stop=None, key_bias=None):
         return tokens
 
 
@@ -41,7 +41,11 @@ def test_what_stays_and_what_is_told_equal_a_search_by_hand(counts, again, seed)
     schedule = Schedule({block: count / PATCHES for block, count in enumerate(counts)})
     drops = {0: channel(0)} | {block: channel(block % 2) for block in again if block < len(counts)}
     tokens = numbered(seed)
-    kept, keep_indices = run_reduced(NoBlocks(), tokens, 0, staged(lambda: schedule, PATCHES, PREFIX, drops))
+    sizes = numbered(seed + 1)[..., 0] + 1
+    reductions = staged(lambda: schedule, PATCHES, PREFIX, drops)
+    first = reductions[0]
+    reductions[0] = lambda tokens, _: first(tokens, sizes)
+    kept, keep_indices, kept_sizes = run_reduced(NoBlocks(), tokens, 0, reductions)
     for row in range(len(tokens)):
         scores, left = tokens[row, PREFIX:], list(range(PATCHES))
         by = 0
@@ -49,6 +53,7 @@ def test_what_stays_and_what_is_told_equal_a_search_by_hand(counts, again, seed)
             by = block % 2 if block in drops else by
             left = sorted(left, key=lambda patch, by=by: -scores[patch, by].item())[:count]
         found = kept[row, PREFIX:, 2].int().tolist()
+        assert torch.equal(kept_sizes[row], sizes[row, [0, *(PREFIX + patch for patch in found)]])
         assert sorted(found) == sorted(left)
         if schedule.keep < 1:
             assert keep_indices[row].tolist() == found
@@ -61,22 +66,22 @@ def test_patches_keep_their_places_where_the_next_stage_scores_again_and_go_in_o
     tokens, schedule = numbered(), Schedule({0: 0.75, 1: 0.5})
     again = staged(lambda: schedule, PATCHES, PREFIX, {0: channel(0), 1: channel(1)})
     cut = staged(lambda: schedule, PATCHES, PREFIX, {0: channel(0)})
-    assert (again[0](tokens).tokens[:, PREFIX:, 2].diff(dim=1) > 0).all()
-    assert (cut[0](tokens).tokens[:, PREFIX:, 0].diff(dim=1) <= 0).all()
+    assert (again[0](tokens, None).tokens[:, PREFIX:, 2].diff(dim=1) > 0).all()
+    assert (cut[0](tokens, None).tokens[:, PREFIX:, 0].diff(dim=1) <= 0).all()
 
 
 def test_the_schedule_is_asked_at_every_call_and_at_1_tokens_pass_as_they_are():
     schedules, tokens = [Schedule({0: 1.0}), Schedule({0: 0.5})], numbered()
     reduce = staged(lambda: schedules[0], PATCHES, PREFIX, {0: channel(0)})[0]
-    assert reduce(tokens).tokens is tokens
+    assert reduce(tokens, None).tokens is tokens
     del schedules[0]
-    assert reduce(tokens).tokens.shape[1] == PREFIX + 8
+    assert reduce(tokens, None).tokens.shape[1] == PREFIX + 8
 
 
 def test_another_number_of_patches_is_refused():
     reduce = staged(lambda: Schedule({0: 0.5}), PATCHES, PREFIX, {0: channel(0)})[0]
     with pytest.raises(UserError, match="for 16 patches, not 15"):
-        reduce(numbered()[:, :-1])
+        reduce(numbered()[:, :-1], None)
 
 
 @torch.inference_mode()

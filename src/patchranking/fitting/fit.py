@@ -32,9 +32,9 @@ from patchranking.towers import VisionTower
 from patchranking.towers.identity import BaseModel, matches
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["FitReport", "FitSettings", "fit", "planned"]
+__all__ = ["MATCHED_ON", "FitReport", "FitSettings", "fit", "match_by_keys", "planned"]
 
-_MATCHED_ON = 64
+MATCHED_ON = 64
 """Images by whose keys patches are first compared."""
 _ANY_LENGTH: NetworkName = "mlp"
 """The network of later stages after a mixer, since their number of patches changes with the keep rate."""
@@ -225,7 +225,7 @@ def _fit(
     if features is not None:
         for predictor in predictors.values():
             predictor.to(tower.device)
-        _match_by_keys(tower, predictors, tokens[0, torch.arange(min(len(used), _MATCHED_ON))], block)
+        match_by_keys(tower, predictors, tokens[0, torch.arange(min(len(used), MATCHED_ON))], block)
         distillation = distill(
             predictors,
             tower,
@@ -241,8 +241,15 @@ def _fit(
 
 
 @torch.no_grad()
-def _match_by_keys(tower: VisionTower, predictors: Mapping[int, Predictor], tokens: Tensor, first: int) -> None:
-    """Lets every stage compare patches by the keys of its block, or by the tokens where the keys cannot be read."""
+def match_by_keys(tower: VisionTower, predictors: Mapping[int, Predictor], tokens: Tensor, first: int) -> None:
+    """Lets every stage compare patches by the keys of its block, or by the tokens where the keys cannot be read.
+
+    Args:
+        tower: The image encoder.
+        predictors: Block -> predictor, in ascending order; those that do not merge stay as they are.
+        tokens: Tokens of some images that enter block ``first``, ``(images, prefix + patches, width)``.
+        first: The first of the blocks.
+    """
     tokens = tokens.to(tower.device, tower.dtype)
     for block, predictor in predictors.items():
         tokens, first = tower.run(tokens, first, block), block

@@ -104,8 +104,8 @@ def soft_damage(
         def reduce(tokens: Tensor, sizes: Tensor | None) -> Reduced:
             if width is None:
                 return predictor.prune(tokens, min(count, tokens.shape[1] - prefix), top_patches, sizes)
-            count_there = min(count, tokens.shape[1] - prefix - 1)
-            return predictor.prune(tokens, count_there, sizes=sizes, soften=partial(soft_gates, width=width))
+            fewer = max(1, min(count, tokens.shape[1] - prefix - 1))
+            return predictor.prune(tokens, fewer, sizes=sizes, soften=partial(soft_gates, width=width))
 
         return reduce
 
@@ -116,10 +116,10 @@ def soft_damage(
 
 
 def _pooled(tower: VisionTower, found: Reduced) -> Tensor:
-    """Features; patches that are half gone count half where patches are averaged, merged ones count once."""
-    soft = found.sizes is not None and not tower.has_class_token
-    gates = found.sizes[:, tower.num_prefix_tokens :].clamp(max=1) if soft and found.sizes is not None else None
-    return tower.pool(found.tokens, gates=gates)
+    """Features; patches that are half gone count half where patches are pooled, merged ones count once."""
+    if found.sizes is None:
+        return tower.pool(found.tokens)
+    return tower.pool(found.tokens, gates=found.sizes[:, tower.num_prefix_tokens :].clamp(max=1).to(found.tokens))
 
 
 def distill(

@@ -162,15 +162,14 @@ class Predictor(nn.Module):
             keys: What similarity is to be measured by, of the same patches, ``(batch, patches, any)``. Their mean is
                 taken off, since attention does not see it.
         """
-        normed = self.reduce[0](tokens[:, self.num_prefix_tokens :].to(self.match.weight.dtype)).flatten(0, 1)
-        keys = keys.flatten(0, 1).to(normed)
+        normed = self.reduce[0](tokens[:, self.num_prefix_tokens :].to(self.match.weight.dtype))
+        inputs, keys = (rows.detach().flatten(0, 1).cpu().double() for rows in (F.pad(normed, (0, 1), value=1.0), keys))
         keys = keys - keys.mean(0)
         directions = torch.linalg.eigh(keys.T @ keys).eigenvectors[:, -_MATCHING:]
-        inputs = F.pad(normed, (0, 1), value=1.0)
-        solved = torch.linalg.lstsq(inputs, keys @ directions).solution.T
+        solved = torch.linalg.lstsq(inputs, keys @ directions).solution.T  # on a CPU it takes inputs of low rank
         with torch.no_grad():
-            self.match.weight.zero_()[: len(solved)] = solved[:, :-1]
-            self.match.bias.zero_()[: len(solved)] = solved[:, -1]
+            self.match.weight.zero_()[: len(solved)] = solved[:, :-1].to(self.match.weight)
+            self.match.bias.zero_()[: len(solved)] = solved[:, -1].to(self.match.bias)
 
     def _read(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """All tokens after the norm, and the channels of context and patches."""

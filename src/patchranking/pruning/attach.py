@@ -99,8 +99,9 @@ def detach(model: nn.Module | VisionTower) -> None:
     Args:
         model: Any module; copies of attached models and wrappers of them too. One that is not pruned stays as it is.
     """
-    for hooks, key in list(token_hooks(model.module if isinstance(model, VisionTower) else model)):
-        del hooks[key]
+    for places, key in list(token_hooks(model.module if isinstance(model, VisionTower) else model)):
+        for hooks in places:
+            hooks.pop(key, None)
     _forget_compiled()
 
 

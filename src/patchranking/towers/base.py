@@ -20,11 +20,14 @@ class TokenHook:
     """A hook that changes the tokens inside a model, which is then no longer dense."""
 
 
-def token_hooks(model: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:
-    """Where the hooks are that change tokens: a dictionary of PyTorch's and the key in it."""
+def token_hooks(model: nn.Module) -> Iterator[tuple[tuple[dict[int, Any], ...], int]]:
+    """Where the hooks are that change tokens: dictionaries of PyTorch's and the key in them."""
     for part in model.modules():
-        for hooks in (part._forward_pre_hooks, part._forward_hooks):
-            yield from ((hooks, key) for key, hook in hooks.items() if isinstance(hook, TokenHook))
+        for hooks, named in (
+            (part._forward_pre_hooks, part._forward_pre_hooks_with_kwargs),
+            (part._forward_hooks, part._forward_hooks_with_kwargs),
+        ):
+            yield from (((hooks, named), key) for key, hook in hooks.items() if isinstance(hook, TokenHook))
 
 
 def activation_name(module: nn.Module) -> str:
