@@ -8,12 +8,18 @@ import torch
 from torch import nn
 
 from patchranking.errors import UserError
-from patchranking.predictor.distill import distill, soft_gates
+from patchranking.predictor import distill as module
+from patchranking.predictor.distill import distill, soft_damage, soft_gates
 from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
+from patchranking.pruner import Pruner
+from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.ranking.gates import gated_features
 from patchranking.ranking.objectives import feature_damage
+from patchranking.towers.identity import BaseModel
+
+ONE, TWO = Schedule({3: 0.5}), Schedule({1: 0.75, 3: 0.5})
 
 
 def gated(tower, tokens, scores, count, width, block=3):
@@ -81,47 +87,142 @@ def test_the_gradient_by_the_scores_agrees_with_finite_differences(tower):
     assert torch.autograd.gradcheck(relaxed, scores.requires_grad_())
 
 
+def stages(tower, schedule=ONE, network="mixer", merges=True):
+    """New predictors; the later ones take any number of patches."""
+    return {
+        block: Predictor.for_tower(tower, network if block == schedule.block else "mlp", merges=merges)
+        for block in schedule.stages
+    }
+
+
 @torch.no_grad()
-def half_pruned(predictor, tower, tokens, features):
-    return feature_damage(tower.pool(tower.run(predictor.prune(tokens, 8).tokens, 3)), features).mean()
+def attached_damage(predictors, tower, tokens, features, schedule):
+    """What the attached pruner does to the features."""
+    pruner = Pruner(predictors, BaseModel.of(tower, "tiny"), schedule).eval()
+    with pruner.attached(tower):
+        return feature_damage(tower.pool(tower.run(tokens, schedule.block)), features)
 
 
-def test_it_learns_to_keep_the_feature_of_images_held_out_and_leaves_the_model_alone(tower):
+@torch.no_grad()
+@pytest.mark.parametrize("merges", [True, False])
+def test_a_hard_choice_is_what_the_attached_pruner_does(case, merges):
+    tower = case.tower
+    tokens, features = tower.embed(case.pixels, 1), tower(case.pixels)
+    predictors = stages(tower, TWO, merges=merges)
+    expected = attached_damage(predictors, tower, tokens, features, TWO)
+    assert expected.min() > 1e-5
+    found = soft_damage(predictors, tower, tokens, features, TWO)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_sharp_gates_are_a_hard_choice_at_every_stage_and_where_patches_are_pooled(case):
+    tower = case.tower
+    tokens, features = tower.embed(case.pixels, 1), tower(case.pixels)
+    predictors = stages(tower, TWO, merges=False)
+    hard = soft_damage(predictors, tower, tokens, features, TWO)
+    soft = soft_damage(predictors, tower, tokens, features, TWO, 1e-3)
+    torch.testing.assert_close(soft, hard, rtol=1e-3, atol=1e-6)
+
+
+@torch.no_grad()
+def test_patches_that_are_half_gone_count_half_where_patches_are_pooled(case):
+    """After one stage before the last block; the rest is the soft ranking's."""
+    tower = case.tower
+    tokens, features, schedule = tower.embed(case.pixels, 4), tower(case.pixels), Schedule({4: 0.5})
+    predictors = stages(tower, schedule, merges=False)
+    expected = gated(tower, tokens, predictors[4](tokens), tower.num_patches // 2, 0.1, block=4)
+    found = soft_damage(predictors, tower, tokens, features, schedule, 0.1)
+    torch.testing.assert_close(found, feature_damage(expected, features), rtol=1e-4, atol=1e-6)
+
+
+def test_gradients_reach_choice_matching_fate_and_correction_of_every_stage(tower):
+    predictors, tokens = stages(tower, TWO), torch.randn(4, 17, 32)
+    features = tower.pool(tower.run(tokens, 1))
+    soft_damage(predictors, tower, tokens, features, TWO, 0.1).mean().backward()
+    parts = ("reduce.1", "score.1", "match", "fate", "correction")
+    for predictor in predictors.values():
+        weights = dict(predictor.named_parameters())
+        assert all(weights[f"{part}.weight"].grad.any() for part in parts)
+        assert all(weights[f"{part}.bias"].grad.any() for part in ("match", "fate", "correction"))
+    assert all(weight.grad is None for weight in tower.module.parameters())
+
+
+def test_a_stage_learns_for_the_ones_after_it(tower):
+    """The gradient of the first one is another where the second one chooses otherwise."""
+    predictors, tokens = stages(tower, TWO), torch.randn(4, 17, 32)
+    features, found = tower.pool(tower.run(tokens, 1)), []
+    for _ in range(2):
+        loss = soft_damage(predictors, tower, tokens, features, TWO, 0.1).mean()
+        found += torch.autograd.grad(loss, predictors[1].score[1].weight)
+        predictors[3].score[1].weight.data.neg_()
+    assert not torch.allclose(*found, rtol=0.01)
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_it_learns_to_keep_the_feature_of_images_held_out_and_leaves_the_model_alone(tower, merges):
     """Images are mixtures of four patterns, so that what is learned on some holds for the others."""
     tokens = (torch.randn(256, 4) @ torch.randn(4, 17 * 32)).unflatten(1, (17, 32))
-    features = tower.pool(tower.run(tokens, 3)).detach()
-    predictor = Predictor(32, 1, 16)
+    features = tower.pool(tower.run(tokens, 1)).detach()
+    predictors = stages(tower, TWO, merges=merges)
     before = {name: weight.clone() for name, weight in tower.module.state_dict().items()}
-    report = distill(predictor, tower, tokens[None], features[None], 3, steps=1)
-    after = distill(predictor, tower, tokens[None], features[None], 3, steps=60, learning_rate=2e-3)
+    report = distill(predictors, tower, tokens[None], features[None], TWO, steps=1)
+    after = distill(predictors, tower, tokens[None], features[None], TWO, steps=60, learning_rate=2e-3)
     assert (after.n_train, after.n_held_out, after.steps) == (230, 26, 60)
     assert after.feature_error["0.5"] < 0.8 * report.feature_error["0.5"]
     assert all(torch.equal(weight, before[name]) for name, weight in tower.module.state_dict().items())
     assert all(weight.grad is None for weight in tower.module.parameters())
 
 
-def test_the_correction_takes_over_from_what_was_dropped(tower):
+@pytest.mark.parametrize("merges", [True, False])
+def test_the_correction_takes_over_from_what_was_dropped(tower, merges):
     tokens = 3 * torch.randn(64, 17, 32)
     features = tower.pool(tower.run(tokens, 3)).detach()
-    predictor = Predictor(32, 1, 16)
-    distill(predictor, tower, tokens[None], features[None], 3, steps=60, learning_rate=2e-3)
-    learned = half_pruned(predictor, tower, tokens, features)
-    nn.init.zeros_(predictor.correction.weight)
-    nn.init.zeros_(predictor.correction.bias)
-    assert learned < 0.8 * half_pruned(predictor, tower, tokens, features)
+    predictors = stages(tower, merges=merges)
+    distill(predictors, tower, tokens[None], features[None], ONE, steps=60, learning_rate=2e-3)
+    learned = attached_damage(predictors, tower, tokens, features, ONE).mean()
+    nn.init.zeros_(predictors[3].correction.weight)
+    nn.init.zeros_(predictors[3].correction.bias)
+    assert learned < 0.8 * attached_damage(predictors, tower, tokens, features, ONE).mean()
 
 
-def after(seed, tower, tokens, features, network="mixer", **settings):
-    """Weights of a predictor after a distillation, all in a row."""
+def test_merging_is_learned_where_it_helps(tower):
+    """All patches of an image are alike: one that stands for all is as good as all."""
+    tokens = torch.cat([torch.randn(64, 1, 32), 3 * torch.randn(64, 1, 32).expand(-1, 16, -1)], 1)
+    features = tower.pool(tower.run(tokens, 3)).detach()
+    predictors = stages(tower)
+    nn.init.constant_(predictors[3].fate.bias, -11.0)
+    nn.init.zeros_(predictors[3].fate.weight)
+    share = predictors[3].prune(tokens, 8).sizes.detach()
+    distill(predictors, tower, tokens[None], features[None], ONE, steps=30, learning_rate=0.3)
+    assert share.max() < 1.01
+    assert predictors[3].prune(tokens, 8).sizes.mean() > 1.2
+
+
+def after(seed, tower, tokens, features, network="mixer", schedule=ONE, merges=True, **settings):
+    """Weights of predictors after a distillation, all in a row."""
     torch.manual_seed(1)
-    predictor = Predictor(32, 1, 16, network)
-    distill(predictor, tower, tokens, features, 3, seed=seed, **settings)
-    return nn.utils.parameters_to_vector(predictor.parameters()).detach()
+    predictors = stages(tower, schedule, network, merges)
+    distill(predictors, tower, tokens, features, schedule, seed=seed, **settings)
+    return torch.cat([nn.utils.parameters_to_vector(own.parameters()).detach() for own in predictors.values()])
 
 
 def cached(tower, views=2, images=8):
     tokens = torch.randn(views, images, 17, 32)
     return tokens, tower.pool(tower.run(tokens.flatten(0, 1), 3)).detach().unflatten(0, (views, images))
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """The tokens, the schedule and the width of every pass."""
+    seen = []
+
+    def watched(predictors, tower, tokens, full, schedule, width=None):
+        seen.append((tokens, schedule, width))
+        return soft_damage(predictors, tower, tokens, full, schedule, width)
+
+    monkeypatch.setattr(module, "soft_damage", watched)
+    return seen
 
 
 def test_every_step_draws_one_view_with_its_own_features(tower):
@@ -136,29 +237,30 @@ def test_every_step_draws_one_view_with_its_own_features(tower):
     assert drawn == {0, 1}
 
 
-def test_every_step_draws_a_keep_rate_between_30_and_80_percent(tower):
-    seen = []
-    after(0, tower, *cached(tower), steps=60, entering=lambda tokens, keep: seen.append(keep) or (tokens, 8))
-    training, measuring = seen[:60], seen[60:]
+def test_every_step_draws_a_keep_rate_between_15_and_80_percent(tower, passes):
+    after(0, tower, *cached(tower), schedule=TWO, steps=60)
+    schedules = [schedule for _, schedule, _ in passes]
+    assert schedules == [TWO.at(schedule.keep) for schedule in schedules]
+    training, measuring = ([schedule.keep for schedule in part] for part in (schedules[:60], schedules[60:]))
     assert measuring == [0.8, 0.6, 0.5, 0.4]
-    assert 0.3 <= min(training) < 0.35
+    assert 0.15 <= min(training) < 0.2
     assert 0.75 < max(training) <= 0.8
-    assert sum(training) / 60 == pytest.approx(0.55, abs=0.05)
+    assert sum(training) / 60 == pytest.approx(0.475, abs=0.06)
 
 
-@pytest.mark.parametrize(("patches", "left", "share"), [(10, 4, 4 / 10), (10, 10, 9 / 10)])
-def test_the_predictor_is_told_the_share_that_stays_of_what_came(tower, monkeypatch, patches, left, share):
+def test_a_stage_is_told_how_many_stay_of_what_came(tower, monkeypatch):
     """One patch at least goes while it learns."""
-    told = []
-    correct = Predictor.correct
+    told, prune = [], Predictor.prune
 
-    def watched(self, tokens, keep):
-        told.append(keep)
-        return correct(self, tokens, keep)
+    def watched(self, tokens, count, *arguments, **options):
+        told.append((tokens.shape[1] - 1, count))
+        return prune(self, tokens, count, *arguments, **options)
 
-    monkeypatch.setattr(Predictor, "correct", watched)
-    after(0, tower, *cached(tower), "mlp", steps=2, entering=lambda seen, keep: (seen[:, : 1 + patches], left))
-    assert told == [share] * 2 + [left / patches] * 4
+    monkeypatch.setattr(Predictor, "prune", watched)
+    monkeypatch.setattr(module, "_KEEP_RATES", (1.0, 1.0))
+    monkeypatch.setattr(module, "_REPORTED", (1.0, 0.5))
+    after(0, tower, *cached(tower), schedule=TWO, steps=2)
+    assert told == [(16, 15), (16, 15)] * 2 + [(16, 16), (16, 16), (16, 12), (12, 8)]
 
 
 def test_the_gates_narrow_from_a_tenth_to_three_hundredths_of_the_places(tower, monkeypatch):
@@ -172,12 +274,13 @@ def test_the_gates_narrow_from_a_tenth_to_three_hundredths_of_the_places(tower, 
 
     tokens, features = cached(tower)
     monkeypatch.setattr(tower, "run", watched)
-    after(0, tower, tokens, features, steps=9, entering=lambda seen, keep: (seen, 6))
+    monkeypatch.setattr(module, "_KEEP_RATES", (0.375, 0.375))
+    after(0, tower, tokens, features, steps=9, merges=False)
     last_kept = torch.stack([own.exp().sort(dim=1, descending=True).values[:, 5] for own in gates])
     widths = 0.5 / 16 / last_kept.logit()
     expected = torch.from_numpy(np.geomspace(0.1, 0.03, 9)).float()[:, None]
     torch.testing.assert_close(widths, expected.expand(9, 7), rtol=1e-3, atol=0)
-    assert [own.shape[1] for own in gates] == [min(16, math.ceil(6 + 4 * 16 * width.item())) for width in expected]
+    assert [own.shape[1] for own in gates] == [min(16, math.ceil(6 + 2 * 16 * width.item())) for width in expected]
 
 
 def test_a_step_warms_up_and_falls_by_a_cosine_to_a_twentieth(tower, optimiser_steps):
@@ -201,9 +304,9 @@ def test_a_batch_counts_as_the_mean_of_its_images(tower, optimiser_steps):
 
 def test_long_gradients_are_cut_to_length_one(tower, optimiser_steps):
     """Scores that differ little have steep gradients, since they are standardised."""
-    predictor = Predictor(32, 1, 16)
-    nn.init.normal_(predictor.score[1].weight, std=1e-4)
-    distill(predictor, tower, *cached(tower), 3, steps=3)
+    predictors = stages(tower)
+    nn.init.normal_(predictors[3].score[1].weight, std=1e-4)
+    distill(predictors, tower, *cached(tower), ONE, steps=3)
     assert [step["norm"] for step in optimiser_steps] == pytest.approx([1, 1, 1], abs=1e-4)
 
 
@@ -213,28 +316,23 @@ def test_images_held_out_are_never_learned_from_and_alone_are_measured(tower):
     spoiled = tokens.clone()
     spoiled[:, held_out] = torch.nan
     settings = {"steps": 12, "batch_size": 4, "held_out": held_out}
-    assert torch.equal(after(3, tower, spoiled, features, **settings), after(3, tower, tokens, features, **settings))
-    predictor = Predictor(32, 1, 16)
-    report = distill(predictor, tower, tokens, features, 3, seed=3, **settings)
+    of = {"schedule": TWO} | settings
+    assert torch.equal(after(3, tower, spoiled, features, **of), after(3, tower, tokens, features, **of))
+    predictors = stages(tower, TWO)
+    report = distill(predictors, tower, tokens, features, TWO, seed=3, **settings)
     assert (report.n_train, report.n_held_out, report.steps) == (15, 5, 12)
-    assert not predictor.training
-    for rate, count in (("0.8", 13), ("0.6", 10), ("0.5", 8), ("0.4", 6)):
-        with torch.no_grad():
-            found = tower.pool(tower.run(predictor.prune(tokens[0, held_out], count).tokens, 3))
-        damage = 1 - torch.cosine_similarity(found, features[0, held_out])
-        assert report.feature_error[rate] == pytest.approx(damage.mean().item(), abs=1e-5)
+    assert not any(predictor.training for predictor in predictors.values())
+    for rate, error in report.feature_error.items():
+        schedule = TWO.at(float(rate))
+        damage = attached_damage(predictors, tower, tokens[0, held_out], features[0, held_out], schedule)
+        assert error == pytest.approx(damage.mean().item(), abs=1e-5)
 
 
-def test_every_image_is_seen_as_often_as_any_other(tower):
+def test_every_image_is_seen_as_often_as_any_other(tower, passes):
     """Three steps of 6 are two passes over 9 images."""
     tokens, features = cached(tower, views=1, images=10)
-    seen = []
-
-    def enter(entering, keep):
-        seen.extend(int((tokens[0] == own).all((1, 2)).nonzero()) for own in entering)
-        return entering, 8
-
-    after(0, tower, tokens, features, steps=3, batch_size=6, entering=enter)
+    after(0, tower, tokens, features, steps=3, batch_size=6)
+    seen = [int((tokens[0] == own).all((1, 2)).nonzero()) for batch, _, _ in passes for own in batch]
     first, second, held_out = seen[:9], seen[9:18], {*seen[18:]}
     assert set(first) == set(second) == {*range(10)} - held_out
     assert first != second
@@ -252,20 +350,14 @@ def test_every_tower_whose_pool_can_be_gated_is_distilled(case):
     for weight in tower.blocks.parameters():
         nn.init.normal_(weight, std=0.3)
     tokens = 3 * torch.randn(24, tower.num_prefix_tokens + tower.num_patches, tower.width)
-    features = tower.pool(tower.run(tokens, 3))
-    predictor = Predictor(tower.width, tower.num_prefix_tokens, tower.num_patches)
-    half = tower.num_patches // 2
-
-    @torch.no_grad()
-    def error():
-        return feature_damage(tower.pool(tower.run(predictor.prune(tokens, half).tokens, 3)), features).mean().item()
-
-    before = error()
-    distill(predictor, tower, tokens[None], features[None], 3, steps=30, learning_rate=1e-2)
-    assert error() < 0.8 * before
+    features = tower.pool(tower.run(tokens, 1))
+    predictors = stages(tower, TWO)
+    before = attached_damage(predictors, tower, tokens, features, TWO).mean()
+    distill(predictors, tower, tokens[None], features[None], TWO, steps=30, learning_rate=1e-2)
+    assert attached_damage(predictors, tower, tokens, features, TWO).mean() < 0.8 * before
     assert all(weight.grad is None for weight in tower.module.parameters())
 
 
 def test_too_few_images_are_refused(tower):
     with pytest.raises(UserError, match="at least 4"):
-        distill(Predictor(32, 1, 16), tower, torch.randn(1, 3, 17, 32), torch.randn(1, 3, 24), 3)
+        distill(stages(tower), tower, torch.randn(1, 3, 17, 32), torch.randn(1, 3, 24), ONE)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 
@@ -131,3 +134,84 @@ def test_two_scored_stages_and_a_cut_equal_a_search_by_hand_in_every_image(case)
     assert torch.equal(tower.pool(tokens), found)
     assert keep_indices.tolist() == left
     assert sizes is None
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("stages", [(0, 2), (1, 4), (3, 3)])
+def test_a_token_of_some_size_counts_as_that_many_tokens(case, stages):
+    """Integer sizes equal copies, from the block on where they came, through a second stage that drops some."""
+    case.model.double()
+    tower, prefix, pixels = case.tower, case.tower.num_prefix_tokens, case.pixels.double()
+    if hasattr(tower, "_projection"):
+        tower._projection.double()
+    first, second = stages
+    copies = torch.randint(1, 6, (len(pixels), prefix + tower.num_patches))
+
+    def grow(tokens, sizes):
+        assert sizes is None
+        return Reduced(3 * tokens, None, copies.double())
+
+    def cut(tokens, sizes):
+        return Reduced(tokens[:, :-4], None, sizes[:, :-4])
+
+    def both(tokens, sizes):
+        return cut(*grow(tokens, sizes)[::2])
+
+    reductions = {first: grow, second: cut} if first < second else {first: both}
+    rows = []
+    for tokens, often in zip(tower.embed(pixels, first).split(1), copies, strict=True):
+        tokens = tower.run(3 * tokens.repeat_interleave(often, 1), first, second)
+        tokens, often = tokens[:, : often[:-4].sum()], often[:-4]
+        rows.append(tower.run(tokens, second)[:, often.cumsum(0) - 1])
+    expected = tower.pool(torch.cat(rows))
+    with attach_reductions(tower, reductions, sized=True):
+        torch.testing.assert_close(case.encode(pixels), expected)
+    found = run_reduced(tower, tower.embed(pixels), 0, reductions)
+    torch.testing.assert_close(tower.pool(found.tokens), expected)
+    assert torch.equal(found.sizes, copies[:, :-4].double())
+    with attach_reductions(tower, reductions):
+        assert (case.encode(pixels) - expected).abs().max() > 1e-6
+
+
+@torch.inference_mode()
+def test_the_sizes_of_one_batch_are_not_those_of_the_next(tower):
+    pixels, grown = torch.randn(2, 3, 32, 32), [torch.full((2, 17), 2.0), None]
+    dense = tower(pixels)
+    sizes = []
+
+    def see(tokens, own):
+        sizes.append(own)
+        return Reduced(tokens, None, own)
+
+    with attach_reductions(tower, {1: lambda tokens, own: Reduced(tokens, None, grown.pop(0)), 3: see}, sized=True):
+        tower(pixels)
+        assert torch.equal(tower(pixels), dense)
+    assert torch.equal(sizes[0], torch.full((2, 17), 2.0))
+    assert sizes[1] is None
+
+
+def test_two_threads_may_encode_at_once(tower):
+    """Both wait for each other between the stage that merges and a later one."""
+    prefix = tower.num_prefix_tokens
+
+    def grow(tokens, sizes):
+        sizes = 1 + tokens[..., 0].abs() * 9
+        return Reduced(tokens[:, : prefix + 8], None, sizes[:, : prefix + 8])
+
+    def cut(tokens, sizes):
+        return Reduced(tokens[:, : prefix + 4], None, sizes[:, : prefix + 4])
+
+    batches = [torch.randn(2, 3, 32, 32), torch.randn(3, 3, 32, 32)]
+
+    def encode(pixels):
+        with torch.inference_mode():
+            return tower(pixels)
+
+    with attach_reductions(tower, {1: grow, 3: cut}, sized=True), ThreadPoolExecutor(2) as pool:
+        alone = [encode(pixels) for pixels in batches]
+        meet = Barrier(2, timeout=10)
+        for block in (1, 2, 3, 4):
+            tower.blocks[block].register_forward_pre_hook(lambda *_: meet.wait() * 0 or None)
+        for _ in range(3):
+            found = list(pool.map(encode, batches))
+            assert all(torch.equal(own, expected) for own, expected in zip(found, alone, strict=True))

@@ -64,11 +64,12 @@ def test_inside_a_block_its_attention_still_sees_the_patches_that_go(tower):
 
 
 @torch.inference_mode()
-def test_progressive_counts_agree_with_the_formula(tower):
+@pytest.mark.parametrize("merges", [True, False])
+def test_progressive_counts_agree_with_the_formula(tower, merges):
     schedule = Schedule({1: 0.8, 3: 0.4})
-    pruner = Pruner({1: Predictor(tower.width, 1, 16)}, BaseModel.of(tower, "tiny"), schedule)
+    pruner = Pruner({1: Predictor(tower.width, 1, 16, merges=merges)}, BaseModel.of(tower, "tiny"), schedule)
     pixels = torch.randn(2, 3, 32, 32)
-    scoring = count_macs(lambda tokens: pruner.predictor(1).correct(tokens, 0.4), tower.embed(pixels, 1))
+    scoring = count_macs(lambda tokens: pruner.predictor(1).prune(tokens, 13), tower.embed(pixels, 1))
     with pruner.attached(tower):
         counted = count_macs(tower, pixels)
     assert counted - scoring == pytest.approx(analytic_macs(tower, 24, schedule), rel=0.01)
