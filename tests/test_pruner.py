@@ -106,8 +106,8 @@ def test_format_4_is_read(tower, tmp_path):
         "format": 4,
         "base_model": asdict(BaseModel.of(tower, "tiny")),
         "schedule": {"1": 0.75, "3": 0.5},
-        "predictor": first.config,
-        "later": {"3": later.config},
+        "predictor": {name: value for name, value in first.config.items() if name != "merges"},
+        "later": {"3": {name: value for name, value in later.config.items() if name != "merges"}},
         "prompts": {"tokens": "text", "text_width": 6, "width": 32, "number": 2, "depth": 1, "coupled": True}
         | {"own_context": False, "class_names": [], "features": 0},
     }
@@ -401,8 +401,19 @@ def tuned(tower):
     return pruner.tuned_by(Prompts("visual", 8, tower.width, 2, depth=2))
 
 
+def merging(tower):
+    """A pruner whose stages merge, with visual tokens."""
+    predictors = {
+        block: Predictor.for_tower(tower, network, merges=True) for block, network in ((1, "mixer"), (3, "mlp"))
+    }
+    for predictor in predictors.values():
+        nn.init.zeros_(predictor.fate.bias)
+    pruner = Pruner(predictors, BaseModel.of(tower, "tiny"), Schedule({1: 0.75, 3: 0.5})).eval()
+    return pruner.tuned_by(Prompts("visual", 8, tower.width, 2, depth=2))
+
+
 @torch.inference_mode()
-@pytest.mark.parametrize("kind", [make, tuned])
+@pytest.mark.parametrize("kind", [make, tuned, merging])
 def test_copies_of_an_attached_model_prune_until_detached(case, kind):
     pruner, dense = kind(case.tower), case.tower(case.pixels)
     with pruner.attached(case.model):
@@ -487,7 +498,7 @@ def test_a_frozen_model_stays_frozen_and_others_learn_as_before(case):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("kind", [make, tuned])
+@pytest.mark.parametrize("kind", [make, tuned, merging])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_the_precision_of_the_model_may_change_while_attached(case, kind, dtype):
     pruner = kind(case.tower).attach(case.model)

@@ -15,7 +15,7 @@ from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
 from patchranking.fitting import fit
 from patchranking.fitting.cache import cache_tokens, with_mirrored
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.fit import FitSettings, match_by_keys
 from patchranking.predictor.distill import distill
 from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES
@@ -140,19 +140,52 @@ def test_rankings_are_joined_by_key_and_mirrored_with_the_images(pictures, store
     assert report.imitation == figures
 
 
-@pytest.mark.parametrize("seed", [0, 3])
-def test_distillation_sees_all_images_and_their_mirror_images_in_batches(pictures, seed, monkeypatch):
-    """The predictor is the one that is distilled from these tokens and features."""
+@pytest.mark.parametrize(("seed", "merge"), [(0, True), (3, True), (0, False)])
+def test_distillation_sees_all_images_and_their_mirror_images_in_batches(pictures, seed, merge, monkeypatch):
+    """The predictors are those that start from the keys and are distilled from these tokens and features."""
     monkeypatch.setattr("patchranking.fitting.cache._IMAGES_PER_BATCH", 4)
     model, data = pictures
-    pruner, report = fit_pruner(model, data, schedule=Schedule({2: 0.6}), steps=3, network="mlp", seed=seed)
+    schedule = Schedule({2: 0.8, 3: 0.6})
+    pruner, report = fit_pruner(model, data, schedule=schedule, steps=3, network="mlp", seed=seed, merge=merge)
     keys = [key for key in data.keys if key != "broken.png"]
     tokens, features = stored(model, data, keys, 2)
     torch.manual_seed(seed)
-    expected = Predictor(32, 1, 16, "mlp")
-    figures = distill(expected, model.tower, tokens, features, 2, steps=3, seed=seed)
-    assert same_weights(pruner.predictor(2), expected)
+    expected = {block: Predictor(32, 1, 16, "mlp", merges=merge) for block in (2, 3)}
+    match_by_keys(model.tower, expected, tokens[0], 2)
+    figures = distill(expected, model.tower, tokens, features, schedule, steps=3, seed=seed)
+    assert all(same_weights(pruner.predictor(block), expected[block]) for block in (2, 3))
     assert report.distillation == figures
+    assert pruner.merges == merge
+
+
+@torch.no_grad()
+def test_patches_are_first_compared_by_the_keys_of_their_block(tiny, monkeypatch):
+    tower, used = tiny.tower, {}
+    predictors = {block: Predictor.for_tower(tower, "mlp", merges=True) for block in (1, 3)}
+    for block, predictor in predictors.items():
+        monkeypatch.setattr(predictor, "match_by", lambda *seen, block=block: used.update({block: seen}))
+    pixels = torch.randn(3, 3, 32, 32)
+    match_by_keys(tower, predictors, tower.embed(pixels, 1).half(), 1)
+    for block, (tokens, keys) in used.items():
+        torch.testing.assert_close(tokens, tower.embed(pixels, block), rtol=0, atol=0.02)
+        attention = tower.blocks[block].attn
+        weight, bias = attention.in_proj_weight.chunk(3)[1], attention.in_proj_bias.chunk(3)[1]
+        expected = torch.nn.functional.linear(tower.blocks[block].ln_1(tokens)[:, 1:], weight, bias)
+        torch.testing.assert_close(keys, expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_where_keys_cannot_be_read_patches_are_compared_by_their_tokens(tiny, monkeypatch):
+    def refuse(tokens, block):
+        raise UserError("Attention cannot be read.")
+
+    monkeypatch.setattr(tiny.tower, "attend", refuse)
+    predictor, seen = Predictor.for_tower(tiny.tower, merges=True), []
+    monkeypatch.setattr(predictor, "match_by", lambda tokens, keys: seen.append((tokens, keys)))
+    tokens = torch.randn(2, 17, 32)
+    match_by_keys(tiny.tower, {3: predictor}, tokens, 3)
+    assert torch.equal(seen[0][0], tokens)
+    assert torch.equal(seen[0][1], tokens[:, 1:])
 
 
 def test_distillation_goes_on_from_imitation_and_both_hold_out_the_same_images(pictures, store):
@@ -161,13 +194,16 @@ def test_distillation_goes_on_from_imitation_and_both_hold_out_the_same_images(p
     folder, schedule = store("rankings", IMPORTANCE), Schedule({2: 0.6})
     both, report = fit_pruner(model, data, folder, schedule, steps=2, epochs=2, seed=1)
     begun, _ = fit_pruner(model, data, folder, schedule, steps=0, epochs=2, seed=1)
-    expected = begun.predictor(2)
+    expected = Predictor(32, 1, 16, merges=True)
+    learned = {name: own for name, own in begun.predictor(2).state_dict().items() if "correction" not in name}
+    assert expected.load_state_dict(learned, strict=False).unexpected_keys == []
     keys = [key for key in data.keys if key != "broken.png"]
     tokens, features = stored(model, data, keys, 2)
     ranked = [row for row, key in enumerate(keys) if key in IMPORTANCE]
     one = torch.randperm(5, generator=torch.Generator().manual_seed(1))[0]
     held_out = torch.tensor([0, ranked[one]])
-    figures = distill(expected, model.tower, tokens, features, 2, steps=2, held_out=held_out, seed=1)
+    match_by_keys(model.tower, {2: expected}, tokens[0], 2)
+    figures = distill({2: expected}, model.tower, tokens, features, schedule, steps=2, held_out=held_out, seed=1)
     assert same_weights(both.predictor(2), expected)
     assert (report.distillation, report.distillation.n_held_out) == (figures, 2)
 
@@ -218,11 +254,12 @@ def test_without_rankings_every_readable_image_is_distilled_from(pictures):
     assert pruner.predictor(2).config["network"] == "mlp"
 
 
+@pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize(("network", "later"), [("transformer", "transformer"), ("mixer", "mlp")])
-def test_stages_that_score_again_are_fitted_to_what_the_ones_before_them_leave(pictures, network, later):
+def test_the_error_reported_is_that_of_all_stages_together(pictures, network, later, merge):
     """The error reported is that of the pruner attached, on the images held out."""
     model, data = pictures
-    pruner, report = fit_pruner(model, data, schedule=SCHEDULE, steps=2, network=network, rescore=True)
+    pruner, report = fit_pruner(model, data, schedule=SCHEDULE, steps=2, network=network, merge=merge)
     networks = {block: own.config["network"] for block, own in pruner.predictors.items()}
     assert networks == {"1": network, "2": later, "4": later}
     held_out = torch.randperm(6, generator=torch.Generator().manual_seed(0))[:1].tolist()
@@ -236,8 +273,8 @@ def test_stages_that_score_again_are_fitted_to_what_the_ones_before_them_leave(p
         assert error == pytest.approx(found, abs=1e-4)
 
 
-def test_every_stage_holds_out_the_image_of_the_seed(pictures):
-    """The error reported by the last stage is nearest to that of the image the seed holds out."""
+def test_distillation_holds_out_the_image_of_the_seed(pictures):
+    """The error reported is nearest to that of the image the seed holds out."""
     model, data = pictures
     held_out, other = (torch.randperm(6, generator=torch.Generator().manual_seed(seed))[0] for seed in (2, 0))
     assert held_out != other
@@ -257,15 +294,7 @@ def test_by_default_a_second_stage_scores_again_where_there_is_distillation(pict
     assert list(pruner.predictors) == ["3", "4"]
     imitating, _ = fit_pruner(model, data, store("rankings", IMPORTANCE), steps=0, epochs=1)
     assert imitating.schedule.to_dict() == {"2": 0.5}
-    by_one_order, _ = fit_pruner(model, data, steps=2, rescore=False)
-    assert list(by_one_order.predictors) == ["3"]
-
-
-@pytest.mark.parametrize("changes", [{"schedule": Schedule({2: 0.5})}, {"steps": 0}])
-def test_what_cannot_score_again_is_refused(pictures, changes):
-    model, data = pictures
-    with pytest.raises(UserError, match="To re-score takes two stages or more"):
-        fit_pruner(model, data, **{"schedule": SCHEDULE, "network": "mlp", "rescore": True, "steps": 2} | changes)
+    assert (pruner.merges, imitating.merges) == (True, False)
 
 
 def test_a_block_that_the_model_lacks_is_refused(pictures):
@@ -368,7 +397,7 @@ def test_a_fit_that_is_killed_anywhere_ends_as_one_that_was_not(pictures, tmp_pa
     written = killed_at(None)
     expected, report = fit.fit(*pictures, tmp_path / "whole", settings)
     writes = len(written)
-    assert writes > 15
+    assert writes > 12
     for times in range(1, writes + 1):
         out = tmp_path / str(times)
         killed_at(times)

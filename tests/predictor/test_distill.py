@@ -110,30 +110,23 @@ def test_a_hard_choice_is_what_the_attached_pruner_does(case, merges):
     tokens, features = tower.embed(case.pixels, 1), tower(case.pixels)
     predictors = stages(tower, TWO, merges=merges)
     expected = attached_damage(predictors, tower, tokens, features, TWO)
-    assert expected.min() > 1e-5
+    assert expected.min() > 5e-6
     found = soft_damage(predictors, tower, tokens, features, TWO)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-
-
-@torch.no_grad()
-def test_sharp_gates_are_a_hard_choice_at_every_stage_and_where_patches_are_pooled(case):
-    tower = case.tower
-    tokens, features = tower.embed(case.pixels, 1), tower(case.pixels)
-    predictors = stages(tower, TWO, merges=False)
-    hard = soft_damage(predictors, tower, tokens, features, TWO)
-    soft = soft_damage(predictors, tower, tokens, features, TWO, 1e-3)
-    torch.testing.assert_close(soft, hard, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=4e-7)
 
 
 @torch.no_grad()
 def test_patches_that_are_half_gone_count_half_where_patches_are_pooled(case):
-    """After one stage before the last block; the rest is the soft ranking's."""
+    """As in the soft ranking."""
     tower = case.tower
-    tokens, features, schedule = tower.embed(case.pixels, 4), tower(case.pixels), Schedule({4: 0.5})
+    tokens, features, schedule = tower.embed(case.pixels, 3), tower(case.pixels), Schedule({3: 0.5})
     predictors = stages(tower, schedule, merges=False)
-    expected = gated(tower, tokens, predictors[4](tokens), tower.num_patches // 2, 0.1, block=4)
-    found = soft_damage(predictors, tower, tokens, features, schedule, 0.1)
-    torch.testing.assert_close(found, feature_damage(expected, features), rtol=1e-4, atol=1e-6)
+    for width in (0.1, 1e-3):
+        expected = gated(tower, tokens, predictors[3](tokens), tower.num_patches // 2, width)
+        found = soft_damage(predictors, tower, tokens, features, schedule, width)
+        torch.testing.assert_close(found, feature_damage(expected, features), rtol=1e-3, atol=4e-7)
+    hard = soft_damage(predictors, tower, tokens, features, schedule)
+    torch.testing.assert_close(found, hard, rtol=1e-3, atol=4e-7)
 
 
 def test_gradients_reach_choice_matching_fate_and_correction_of_every_stage(tower):
