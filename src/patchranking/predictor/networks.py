@@ -24,6 +24,8 @@ _TOKEN_HIDDEN = 16
 _HEADS = 4
 _MATCHING = 32
 """Channels in which patches are compared; see ``Predictor.match_by``."""
+_RIDGE = 1e-4
+"""Share of the mean square that is added, since the channels of a normed token depend on one another."""
 _STEEPNESS, _SIMILAR = 10.0, 0.6
 """Before it is learned: how fast, and around which cosine, the share that merges rises from nothing to all."""
 
@@ -166,7 +168,9 @@ class Predictor(nn.Module):
         inputs, keys = (rows.detach().flatten(0, 1).cpu().double() for rows in (F.pad(normed, (0, 1), value=1.0), keys))
         keys = keys - keys.mean(0)
         directions = torch.linalg.eigh(keys.T @ keys).eigenvectors[:, -_MATCHING:]
-        solved = torch.linalg.lstsq(inputs, keys @ directions).solution.T  # on a CPU it takes inputs of low rank
+        products = inputs.T @ inputs
+        products.diagonal().add_(_RIDGE * products.diagonal().mean())
+        solved = torch.linalg.solve(products, inputs.T @ keys @ (directions * directions.sum(0).sign())).T
         with torch.no_grad():
             self.match.weight.zero_()[: len(solved)] = solved[:, :-1].to(self.match.weight)
             self.match.bias.zero_()[: len(solved)] = solved[:, -1].to(self.match.bias)
