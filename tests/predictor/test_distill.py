@@ -61,7 +61,7 @@ def test_gates_that_are_all_but_closed_are_left_out_without_harm(case):
     place = scores.argsort(dim=1, descending=True).argsort(dim=1)
     everything = nn.functional.logsigmoid((3.5 - place) / tower.num_patches / 0.03)
     expected = gated_features(tower, tokens, everything, 3)
-    torch.testing.assert_close(gated(tower, tokens, scores, 4, 0.03), expected, rtol=0, atol=0.05)
+    torch.testing.assert_close(gated(tower, tokens, scores, 4, 0.03), expected, rtol=0, atol=0.06)
 
 
 @torch.no_grad()
@@ -132,7 +132,7 @@ def test_patches_that_are_half_gone_count_half_where_patches_are_pooled(case):
 def test_gradients_reach_choice_matching_fate_and_correction_of_every_stage(tower):
     predictors, tokens = stages(tower, TWO), torch.randn(4, 17, 32)
     features = tower.pool(tower.run(tokens, 1))
-    soft_damage(predictors, tower, tokens, features, TWO, 0.1).mean().backward()
+    soft_damage(predictors, tower, tokens, features, TWO.at(0.25), 0.03).mean().backward()
     parts = ("reduce.1", "score.1", "match", "fate", "correction")
     for predictor in predictors.values():
         weights = dict(predictor.named_parameters())
