@@ -132,7 +132,9 @@ class Pruner(nn.Module, ModelHubMixin):
         return cast(Predictor, self.predictors[str(block)])
 
     def attach(self, model: nn.Module | VisionTower) -> Self:
-        """Makes ``model`` prune from now on; its keys, classes and attention kernels stay as they are.
+        """Makes ``model`` prune from now on; its keys and classes stay as they are.
+
+        So do its attention kernels, unless patches merge: then attention gets the sizes of tokens as a mask.
 
         Args:
             model: The model this pruner was fitted to, from any supported library.

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from patchranking.errors import UserError
 from patchranking.towers import VisionTower
-from patchranking.towers.base import TokenHook, token_hooks
+from patchranking.towers.hooks import TokenHook, token_hooks
 
 __all__ = ["Hooks", "Reduced", "Reduction", "Scorer", "attach_reductions", "detach", "run_reduced"]
 
@@ -67,10 +67,10 @@ class Hooks:
 def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction], sized: bool = False) -> Hooks:
     """Hooks reductions before blocks of the model behind ``tower``.
 
-    The model's classes, parameters and attention kernels stay untouched; a reduction that returns its argument leaves
-    the output bit-identical. Where tokens need no gradient, a reduction adds none. The model can be copied and pickled
-    if the reductions can: its copies have hooks of their own, which ``detach`` takes off. Code that ``torch.compile``
-    made before is compiled anew, here and when the hooks come off.
+    The model's classes and parameters stay untouched, and its attention kernels unless tokens have sizes; a reduction
+    that returns its argument leaves the output bit-identical. Where tokens need no gradient, a reduction adds none. The
+    model can be copied and pickled if the reductions can: its copies have hooks of their own, which ``detach`` takes
+    off. Code that ``torch.compile`` made before is compiled anew, here and when the hooks come off.
 
     Args:
         tower: The image encoder.

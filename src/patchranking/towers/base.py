@@ -12,22 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
+from patchranking.towers.hooks import token_hooks
 
-__all__ = ["Attended", "TokenHook", "VisionTower", "activation_name", "masked", "token_hooks", "weighted"]
-
-
-class TokenHook:
-    """A hook that changes the tokens inside a model, which is then no longer dense."""
-
-
-def token_hooks(model: nn.Module) -> Iterator[tuple[tuple[dict[int, Any], ...], int]]:
-    """Where the hooks are that change tokens: dictionaries of PyTorch's and the key in them."""
-    for part in model.modules():
-        for hooks, named in (
-            (part._forward_pre_hooks, part._forward_pre_hooks_with_kwargs),
-            (part._forward_hooks, part._forward_hooks_with_kwargs),
-        ):
-            yield from (((hooks, named), key) for key, hook in hooks.items() if isinstance(hook, TokenHook))
+__all__ = ["Attended", "VisionTower", "activation_name", "masked", "weighted"]
 
 
 def activation_name(module: nn.Module) -> str:
