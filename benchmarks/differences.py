@@ -29,7 +29,8 @@ def rows_of(groups: Mapping[Group, Measured], costs: Mapping[Group, Mapping[str,
 
     Of every measure, ``NAME_fits`` are the means of the single fits, ``NAME_dense`` is the dense model's on the same
     pictures, and ``NAME_change_interval`` the 95 % interval of the difference to it, over pictures and fits. ``macs``
-    is the share of the dense MACs that is aimed at, ``macs_share`` the one that is counted.
+    is the share of the dense MACs that is aimed at, ``macs_share`` the one that is counted. Measures that were not
+    taken are missing.
 
     Args:
         groups: What was measured.
@@ -40,19 +41,20 @@ def rows_of(groups: Mapping[Group, Measured], costs: Mapping[Group, Mapping[str,
         dense = groups[Group(group.dataset, DENSE, None, 1.0)].of(found.keys)
         row: dict[str, Any] = {**group._asdict(), **costs[group], "n_images": len(found.keys), "fits": found.fits}
         for measure, scale in MEASURES.items():
-            own = scale * found.values[measure] if measure in found.values else None
-            base = scale * dense.values[measure] if measure in dense.values else None
-            known = own is not None and base is not None
-            row[measure] = None if own is None else float(own.mean())
-            row[f"{measure}_fits"] = None if own is None else own.mean(1).tolist()
-            row[f"{measure}_dense"] = None if base is None else float(base.mean())
-            row[f"{measure}_change_interval"] = paired_interval(own, base) if known else None  # type: ignore[arg-type]
+            if measure in found.values:
+                own, base = scale * found.values[measure], scale * dense.values[measure]
+                row[measure] = float(own.mean())
+                row[f"{measure}_fits"] = own.mean(1).tolist()
+                row[f"{measure}_dense"] = float(base.mean())
+                row[f"{measure}_change_interval"] = paired_interval(own, base)
         rows.append(row)
     return rows
 
 
 def differences_of(groups: Mapping[Group, Measured]) -> list[dict[str, Any]]:
-    """Our value minus each rival's, by data set, domain, share of the MACs and measure, and averaged over data sets.
+    """Our value minus each rival's and the dense model's, by data set, domain, share of the MACs and measure.
+
+    Where several data sets have a measure, there is their average, too.
 
     ``interval`` is the paired 95 % interval over pictures and fits. ``verdict`` is ``ahead`` or ``behind`` where it
     excludes zero, ``level`` elsewhere. For top-1, ``p`` has McNemar's exact p of each of our fits against the rival's
@@ -63,7 +65,7 @@ def differences_of(groups: Mapping[Group, Measured]) -> list[dict[str, Any]]:
     """
     rows = []
     for domain, macs in dict.fromkeys((g.domain, g.macs) for g in groups if g.method == OURS):
-        for rival in dict.fromkeys(g.method for g in groups if g.method not in (DENSE, OURS) and not _oracle(g.method)):
+        for rival in dict.fromkeys(g.method for g in groups if g.method != OURS and not _oracle(g.method)):
             for measure, scale in MEASURES.items():
                 pairs = _pairs(groups, domain, macs, rival, measure, scale)
                 common = {"domain": domain, "rival": rival, "macs": macs, "measure": measure}
@@ -87,7 +89,8 @@ def _pairs(
     pairs = {}
     for dataset in dict.fromkeys(group.dataset for group in groups):
         ours = groups.get(Group(dataset, OURS, domain, macs))
-        theirs = groups.get(Group(dataset, rival, domain, macs)) or groups.get(Group(dataset, rival, None, macs))
+        shares = (domain, macs), (None, macs), (None, 1.0)
+        theirs = next((groups[at] for share in shares if (at := Group(dataset, rival, *share)) in groups), None)
         if ours and theirs and measure in ours.values and measure in theirs.values:
             pairs[dataset] = _Pair(scale * ours.values[measure], scale * theirs.of(ours.keys).values[measure])
     return pairs

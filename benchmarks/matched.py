@@ -75,16 +75,23 @@ def at_share(method: Method, tower: VisionTower, shape: Schedule, share: float, 
         share: The share.
         dense: The dense model.
         seed: Seed of what is drawn at random.
+
+    Raises:
+        UserError: If the reference cannot have so few MACs.
     """
-    aim, found = share, list[Point]()
+    keep_at_macs(tower, shape, share)
+    aim, found, own_schedule = share, list[Point](), False
     while len(found) < _TRIES and not any(abs(point.share - share) < _NEAR for point in found):
         try:
-            reference = shape.at(keep_at_macs(tower, shape, aim))
+            keep = keep_at_macs(tower, shape, aim)
         except UserError:
-            if not found:
-                raise
-            break
+            if own_schedule and shape.block > 0:
+                shape = Schedule({0: 1.0})  # it takes the MACs of the reference, not its blocks
+                continue
+            keep = 1 / tower.num_patches
+        reference = shape.at(keep)
         encoding = method.at(tower, reference, seed)
+        own_schedule = encoding.schedule != reference
         found.append(Point(encoding, encoding_macs(encoding, noise(tower, 1)), dense.dense_macs, method.oracle))
         aim += share - found[-1].share
     return min(found, key=lambda point: abs(point.share - share))
