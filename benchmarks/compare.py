@@ -43,7 +43,7 @@ from patchranking.methods.tally import DENSE
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
-from patchranking.report.figures import examples_picture
+from patchranking.report.pictures import examples_picture
 from patchranking.towers.identity import BaseModel
 from patchranking.towers.load import LoadedModel, load_model
 
@@ -213,7 +213,7 @@ def _measured(
 
 def _examples(model: LoadedModel, data: ImageData, pruner: Pruner, methods: list[str], number: int) -> list[Example]:
     """A few images, drawn by seed, with what the methods keep of them."""
-    settings = EvaluationSettings(methods, [], number, timing_batch=0, examples=number)
+    settings = EvaluationSettings(methods, [0.6, 0.5], number, timing_batch=0, examples=number, worst=0)
     return evaluate(model, subset(data, number, 0), [pruner], settings)[1]
 
 

@@ -153,7 +153,7 @@ def test_an_unknown_command_is_named(mistake):
         ("rank demo none", "no folder 'none'"),
         ("rank demo .", "no pictures in '.'"),
         ("rank demo demo:holiday --limit 1", "splits train, val, test"),
-        ("rank demo demo --limit 0", "at least 1 image"),
+        ("rank demo demo --limit 0", "'limit' is a whole number, 1 or more, not 0"),
         ("rank demo demo --limit 1 --search leave-out --window 12", "window of 12 x 12"),
         ("rank demo demo --limit 1 --search leave-out --stride 3", "stride"),
         ("rank demo demo --limit 1 --block 8", "blocks 0 to 7"),
@@ -174,6 +174,24 @@ def test_an_unknown_command_is_named(mistake):
         ("tune demo demo --batch_size 0", "'batch_size' is a whole number, 1 or more"),
         ("tune demo demo --learning_rate -1", "'learning_rate' is a number, 0 or more, not -1.0"),
         ("tune demo demo --learning_rate .nan", "'learning_rate' is a number, 0 or more, not nan"),
+        ("tune demo demo --learning_rate 0", "nothing is learned"),
+        ("reproduce table5 --learning_rate 0", "nothing is learned"),
+        ("rank demo demo --seed 99999999999999999999", "'seed' is too large"),
+        ("rank demo demo --block x", "--block takes a whole number, not 'x'; patchranking rank --help shows all."),
+        ("rank demo demo --block=", "--block takes a whole number, not ''"),
+        ("rank demo demo --limit 1.5", "--limit takes a whole number, not '1.5'"),
+        ("rank demo demo --engine spark", "--engine takes one of local, ray, not 'spark'"),
+        ("rank demo", "the following arguments are required: data"),
+        ("rank demo demo --blocc 3", "unrecognized arguments: --blocc 3"),
+        ("rank demo demo --config none.yaml", "--config: File does not exist"),
+        ("fit demo demo --blocks 3 x", "--blocks takes a whole number, or several, not 'x'"),
+        ("fit demo demo --schedule 3", "--schedule takes a mapping such as '{3: 0.6}', not '3'"),
+        ("fit demo demo --rescore 7", "--rescore takes true or false, not '7'"),
+        ("fit demo demo --keep .nan", "a number above 0 and at most 1"),
+        ("evaluate demo demo --keep x", "--keep takes a number, or several, not 'x'"),
+        ("benchmark demo --batches x", "--batches takes a whole number, or several, not 'x'"),
+        ("choose none demo --budget x", "A budget reads"),
+        ("demo --images x", "--images takes a whole number, not 'x'"),
         ("evaluate demo demo --batch_size 0", "'batch_size' is a whole number, 1 or more"),
         (f"evaluate demo demo --pruner {'long' * 100}", "File name too long"),
         ("benchmark demo --seconds .inf", "'seconds' is a number, 0 or more, not inf"),
@@ -388,6 +406,19 @@ def test_rank_fit_evaluate(run, tmp_path):
         ("patchranking", 0.5),
     }
     assert {row["schedule"] and tuple(row["schedule"]) for row in results["rows"]} == {None, ("6", "7")}
+
+
+def test_evaluate_prints_the_oracle_apart_and_which_keep_rate_to_use(run, tmp_path):
+    options = ["--methods", "cls-attention", "golden", "--golden_images", 2, "--keep", 0.5, "--timing_batch", 0]
+    status, out, _ = run("evaluate", "demo", "demo", "--limit", 5, *options, "--out", tmp_path)
+    assert status == 0
+    first, second = out.split("the oracle, on fewer images")
+    assert re.search(r"^method .* top-1 +change +95 % interval", first)
+    assert re.search(r"^dense +100% +[\d.]+ +\+0\.00 +\+0\.00 to \+0\.00", first, re.M)
+    assert "golden" not in first
+    assert re.search(r"^golden \* +50% +2 +[\d.]+ +[\d.]+ +[+-][\d.]+ +[+-][\d.]+ to [+-][\d.]+ +[\d.]+$", second, re.M)
+    assert json.loads((tmp_path / "results.json").read_text())["recommendation"]["text"] in second
+    assert "<title>demo on demo (test)</title>" in (tmp_path / "report.html").read_text()
 
 
 def test_fit_ranks_with_the_search_and_the_score_asked_for(run, tmp_path):

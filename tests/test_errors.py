@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patchranking.errors import MissingExtraError, UserError, check_numbers, reason
+from patchranking.errors import MissingExtraError, UserError, check_numbers, one_line, reason
 
 
 def test_a_missing_extra_names_the_command_that_brings_it():
@@ -36,3 +36,14 @@ def test_the_innermost_cause_is_told():
     outer.__cause__, between.__cause__ = between, inner
     assert reason(outer) == "RuntimeError: it failed (KeyError: 'column')"
     assert reason(ValueError("abcdef"), 3) == "ValueError: abc"
+
+
+def test_a_number_beyond_64_bits_is_refused():
+    check_numbers({"seed": 2**63 - 1}, seed=0)
+    with pytest.raises(UserError, match=r"^'seed' is too large: 9223372036854775808\.$"):
+        check_numbers({"seed": 2**63}, seed=0)
+
+
+def test_a_message_is_one_line_and_steers_no_console_whatever_it_quotes():
+    assert str(UserError("no 'a\nb\x1b[2J\x85\u2028é 猫'")) == "no 'a\\nb\\x1b[2J\\x85\\u2028é 猫'"
+    assert one_line("plain 'text' \\n") == "plain 'text' \\n"

@@ -77,3 +77,9 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(UserError, match=r"Cannot write in the folder '.*': No space left on device\.$"):
         make_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300, "~nobody-of-this-name/\0"])
+def test_a_name_that_no_folder_can_have_is_said_in_one_sentence(tmp_path, name):
+    with pytest.raises(UserError, match=r"can be no folder's name|File name too long"):
+        make_folder(f"{tmp_path}/{name}" if name[0] != "~" else name)

@@ -548,3 +548,27 @@ def test_quantised_after_attaching_it_prunes_and_quantised_before_it_is_refused(
     assert error(dense) < error(pruned)
     with pytest.raises(UserError, match="quantised or sharded, so it cannot be told from others: attach the pruner to"):
         pruner.attach(quantised)
+
+
+def test_a_configuration_that_claims_huge_sizes_takes_no_memory(tower, tmp_path):
+    make(tower).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    next(iter(config["predictors"].values()))["width"] = 10**12
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="no readable pruner"):
+        Pruner.from_pretrained(tmp_path)
+
+
+def test_gradients_are_the_same_with_checkpointing(case):
+    pruner, found = make(case.tower), []
+    for on in (False, True):
+        case.model.train().requires_grad_().zero_grad()
+        if on and hasattr(case.model, "gradient_checkpointing_enable"):
+            case.model.gradient_checkpointing_enable()
+        elif on:
+            case.model.set_grad_checkpointing()
+        with pruner.attached(case.model):
+            case.encode(case.pixels).sum().backward()
+        found.append([weight.grad.clone() for weight in case.tower.module.parameters() if weight.grad is not None])
+    assert len(found[0]) == len(found[1]) > 10
+    assert all(torch.allclose(plain, again, atol=1e-5) for plain, again in zip(*found, strict=True))

@@ -64,12 +64,14 @@ def load_pruned(
     """
     loaded = load_model(model_name, device)
     if loaded.text is None:
-        raise UserError(f"CLIP_benchmark needs a text encoder, and '{model_name}' has none.")
+        raise UserError(f"CLIP_benchmark needs a text encoder, and '{model_name}' has none: choose a CLIP.")
     if pretrained != "dense":
         folder, _, keep = pretrained.rpartition("@") if "@" in pretrained else (pretrained, "", "")
         pruner = Pruner.from_pretrained(folder)
         if pruner.tuned in ("text", "both"):
-            raise UserError("CLIP_benchmark writes prompts of its own, and this pruner has tuned text tokens.")
+            raise UserError(
+                "CLIP_benchmark writes prompts of its own, and this pruner has tuned text tokens: tune visual ones."
+            )
         if keep:
             pruner.keep = _rate(keep)
         pruner.attach(loaded.model)

@@ -27,11 +27,13 @@ def as_file_name(text: str) -> str:
 
 def make_folder(path: str | Path) -> Path:
     """Makes a folder for output, ``~`` expanded, and tries to write in it; says in one sentence why it cannot."""
-    folder = Path(path).expanduser()
+    folder = Path(os.path.expanduser(path))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"Cannot make the folder '{folder}': {error.strerror}.") from error
+    except ValueError as error:
+        raise UserError(f"'{folder}' can be no folder's name: {error}.") from error
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(b"?")

@@ -23,7 +23,7 @@ from patchranking.files import make_folder, replacing
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.insert import tuned_class_features, with_visual_tokens
 from patchranking.prompts.tokens import Prompts
-from patchranking.pruning.attach import Hooks, Reduced, Reduction, attach_reductions, check_dense
+from patchranking.pruning.attach import Hooks, Reduced, Reduction, attach_reductions
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import staged
@@ -49,7 +49,7 @@ patches), inside the running model:
     pruner = patchranking.Pruner.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
     pruner.keep = {keep:g}
     with pruner.attached(model):
-        features = model.encode_image(images)
+        features = model.encode_image(images)  # as your library calls it
 
 The base model is not included; any other is refused.
 """
@@ -147,7 +147,7 @@ class Pruner(nn.Module, ModelHubMixin):
         if self._hooks is not None and self._hooks.on:
             raise UserError("This pruner is attached already: detach it first.")
         tower = as_tower(model)
-        check_dense(tower)
+        tower.check_dense()
         self.base.check(tower)
         self.fitted.check(tower)
         self.to(tower.device)
@@ -360,10 +360,11 @@ class Pruner(nn.Module, ModelHubMixin):
                 f"{FORMAT}: install the version of patchranking that wrote it, or fit again."
             )
         base, schedule = BaseModel.from_dict(config["base_model"]), Schedule.from_dict(config["schedule"])
-        prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
-        predictors = {int(block): Predictor(**own) for block, own in config["predictors"].items()}
+        with torch.device("meta"):  # so that a damaged configuration takes no memory
+            prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
+            predictors = {int(block): Predictor(**own) for block, own in config["predictors"].items()}
         pruner = cls(predictors, base, schedule, config["keep"], prompts)
-        pruner.load_state_dict(weights)
+        pruner.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
         if not all(weight.isfinite().all() for weight in weights.values()):
             raise UserError(f"The pruner in '{model_id}' has weights that are no finite numbers: fit again.")
         return pruner.eval()

@@ -63,7 +63,7 @@ def test_every_method_has_rows_in_domain_and_out_of_domain(run, tmp_path):
         ("patchranking", "in"),
         ("patchranking", "out"),
     }
-    assert len(rows) == 2 * (1 + 2 * 10)
+    assert len(rows) == 2 * (1 + 2 * len(STYLES))
     for row in rows.values():
         assert len(row["fits"]) == (2 if row["method"] in ("patchranking", "random") else 1)
         assert abs(row["macs_share"] - row["macs"]) < COARSE.get(row["method"], 0.025)

@@ -89,3 +89,25 @@ def test_two_classes_of_one_name_are_told_apart(folder):
     entries = [["image_0.jpg", 0, "missile"], ["image_1.jpg", 1, "missile"]]
     (folder / "split_zhou_OxfordFlowers.json").write_text(json.dumps({"test": entries}))
     assert load_data(str(folder)).class_names == ["missile", "missile (2)"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([["image_0.jpg", 0, "rose"], ["image_1.jpg", 0, "iris"]], "two names for the class 0"),
+        ([["image_0.jpg", 0, "rose"], ["image_0.jpg", 1, "iris"]], "lists 'image_0.jpg' in two classes of 'test'"),
+        ([["image_0.jpg", 1, "rose"]], "no split of CoOp"),
+        ([], "lists no pictures for 'test'"),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(folder, entries, said):
+    (folder / "split_zhou_OxfordFlowers.json").write_text(json.dumps({"test": entries}))
+    with pytest.raises(UserError, match=said):
+        load_data(str(folder))
+
+
+def test_a_picture_that_is_listed_twice_counts_once_and_a_folder_is_no_file_of_splits(folder):
+    (folder / "split_zhou_OxfordFlowers.json").write_text(json.dumps({"test": [["image_0.jpg", 0, "rose"]] * 2}))
+    assert load_data(str(folder)).keys == ["image_0.jpg"]
+    (folder / "split_zhou_A.json").mkdir()
+    assert load_data(str(folder)).keys == ["image_0.jpg"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import re
 import sys
 
 import datasets
@@ -124,6 +125,42 @@ def test_finds_the_labels(tmp_path, columns, kind, class_names, labels):
     assert (data.class_names, data.labels) == (class_names, labels)
 
 
+@pytest.mark.parametrize(
+    ("columns", "kind", "text", "class_names", "note"),
+    [
+        ({"label": [2, 0, 0, 2]}, None, "fox\nbee\nant", ["fox", "bee", "ant"], ""),
+        ({"label": [3, 0, 0, 2]}, None, "fox\nbee\nant", ["0", "2", "3"], "no line 4 for class 3"),
+        ({"label": list("baab")}, None, "a bee\nb red fox", ["bee", "red fox"], ""),
+        (
+            {"label": [1, 0, 0, 1]},
+            datasets.ClassLabel(names=["n02102040", "n01440764"]),
+            "n01440764 tench\nn02102040 springer",
+            ["springer", "tench"],
+            "",
+        ),
+        ({"label": [1, 0, 0, 1]}, datasets.ClassLabel(names=["cat", "dog"]), "ant", ["cat", "dog"], "left aside"),
+    ],
+)
+def test_classnames_name_the_classes_of_a_local_folder(tmp_path, columns, kind, text, class_names, note):
+    name = write(tmp_path / "set", test=table(kind=kind, **columns))
+    for place in (tmp_path, tmp_path / "set"):
+        (place / "classnames.txt").write_text(text)
+        data = load_data(name)
+        assert data.class_names == class_names
+        assert [data.class_names[label] for label in data.labels[:2]] == [data.class_names[-1], data.class_names[0]]
+        assert note in " ".join(data.notes)
+        (place / "classnames.txt").unlink()
+
+
+def test_classnames_name_class_folders_read_by_datasets(tmp_path):
+    for kind in ("n02102040", "n01440764"):
+        (tmp_path / "set" / kind).mkdir(parents=True)
+        (tmp_path / "set" / kind / "a.png").write_bytes(png(9))
+    (tmp_path / "set" / "classnames.txt").write_text("n01440764 tench\nn02102040 springer\n")
+    data = load_data(f"hf:{tmp_path / 'set'}")
+    assert (data.class_names, data.labels, list(data.notes)) == (["tench", "springer"], [0, 1], [])
+
+
 def test_whole_numbers_of_any_type_and_class_labels_of_any_name_are_labels(tmp_path):
     features = datasets.Features({"picture": datasets.Image(), "label": datasets.Value("uint8"), "kind": KINDS})
     content = {"bytes": png(0), "path": None}
@@ -201,6 +238,12 @@ def test_mistakes_have_one_sentence(tmp_path):
     assert "'hf:nobody/nothing'" in sentence("hf:nobody/nothing")
     assert "nowhere" in sentence(f"hf:{tmp_path / 'nowhere'}")
     assert "names no images" in sentence("hf:")
+
+
+def test_the_cause_of_a_set_that_cannot_be_made_is_told(tmp_path):
+    name = write(tmp_path / "set", train=table(1, label=[1]))
+    table(1, label=["x"], extra=[1]).to_parquet(tmp_path / "set" / "train-00001-of-00002.parquet")
+    assert re.search("Error: .*(extra|column|cast|schema)", sentence(name))
 
 
 def test_says_what_to_install(monkeypatch):

@@ -100,7 +100,7 @@ def test_says_why_a_picture_cannot_be_used(path):
         (b"just text", "cannot identify"),
         (np.random.default_rng(0).bytes(500), "cannot identify"),
         (whole[: len(whole) // 2], "truncated"),
-        (whole[:20], "Error"),
+        (whole[:20], "cannot identify"),
     ]:
         path.write_bytes(content)
         with pytest.raises(UnreadableImageError, match=word) as caught:
@@ -341,3 +341,45 @@ def test_no_chunk_of_metadata_loses_a_png(path, metadata):
     path.write_bytes(content[:33] + metadata + content[33:])
     for source in (path, path.read_bytes()):
         assert np.array_equal(np.asarray(read_image(source))[..., 0], np.rot90(GRADIENT, -1))
+
+
+def segment(kind, content, size=None):
+    return b"\xff" + bytes([kind]) + struct.pack(">H", len(content) + 2 if size is None else size) + content
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        segment(0xE2, b"ICC_PROFILE\0"),
+        segment(0xE2, b"ICC_PROFILE\0\x01"),
+        segment(0xE0, b"JFIF\0"),
+        segment(0xE0, b"JFIF\0\x01"),
+        segment(0xEE, b"Adobe\0"),
+    ],
+)
+def test_no_torn_segment_loses_a_jpeg_nor_its_turn(path, metadata):
+    content = encoded("JPEG", exif=exif(TURN))
+    path.write_bytes(content[:2] + metadata + content[2:])
+    for source in (path, path.read_bytes()):
+        assert np.array_equal(np.asarray(read_image(source)), np.asarray(read_image(content)))
+
+
+def test_a_jpeg_of_four_inks_keeps_its_colours_without_its_metadata():
+    made = io.BytesIO()
+    Image.new("CMYK", (16, 16), (55, 225, 195, 0)).save(made, "JPEG", quality=95)
+    content = made.getvalue()
+    torn = content[:2] + segment(0xE2, b"ICC_PROFILE\0") + content[2:]
+    assert np.array_equal(np.asarray(read_image(torn)), np.asarray(read_image(content)))
+
+
+@pytest.mark.parametrize("size", [99, 65535])
+def test_a_jpeg_whose_segment_claims_too_much_is_skipped_with_a_reason(size):
+    content = encoded("JPEG")
+    with pytest.raises(UnreadableImageError):
+        read_image(content[:2] + segment(0xE2, b"ICC_PROFILE\0", size) + content[2:])
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "x" * 300])
+def test_a_name_that_no_file_has_is_unreadable(tmp_path, name):
+    with pytest.raises(UnreadableImageError, match="Error"):
+        read_image(tmp_path / name)

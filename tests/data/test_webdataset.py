@@ -306,3 +306,18 @@ def test_a_header_that_claims_more_than_there_is_costs_nothing(tmp_path):
     found, skipped = read(load_data(f"wds:{path}"))
     assert found == {"x/a": 1}
     assert "damaged" in skipped["x/b"]
+
+
+def test_a_range_is_spelled_out_no_further_than_to_the_first_shard_that_is_missing():
+    with pytest.raises(UserError, match=r"There is no shard '0\.tar'"):
+        load_data("wds:{0..99999999999999}.tar")
+    with pytest.raises(UserError, match="names no shard"):
+        load_data("wds:{3..2}.tar")
+
+
+def test_a_shard_without_samples_is_fine_beside_others_and_one_without_content_is_named(tmp_path):
+    shard(tmp_path / "0.tar", samples([0, 1]))
+    shard(tmp_path / "1.tar", {})
+    (tmp_path / "2.tar").touch()
+    assert len(load_data(f"wds:{tmp_path}/{{0..1}}.tar")) == 2
+    assert "2.tar' cannot be read" in sentence(f"wds:{tmp_path}/{{0,2}}.tar")

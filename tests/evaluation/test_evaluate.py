@@ -13,14 +13,15 @@ from patchranking.data import load_data
 from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
-from patchranking.methods.evit import fuse
+from patchranking.methods import METHODS
+from patchranking.methods.batch import Batch
+from patchranking.methods.evit import evit
 from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
-from patchranking.methods.tome import tome, tome_schedule
+from patchranking.methods.tome import tome_schedule
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.sketched import sketched
 from patchranking.towers.identity import BaseModel
@@ -44,7 +45,7 @@ def pruner(loaded):
 
 
 def settings(**changes):
-    given = {"keep": [1.0, 0.5], "golden_images": 4, "timing_batch": 2, "batch_size": 3, "examples": 2}
+    given = {"keep": [1.0, 0.5], "golden_images": 4, "timing_batch": 2, "batch_size": 3, "examples": 2, "worst": 0}
     return EvaluationSettings(**(given | changes))
 
 
@@ -60,14 +61,14 @@ def test_rows_examples_and_totals(loaded, data, pruner):
     assert [row["oracle"] for row in pruned.values()] == [False, False, False, False, False, True]
     assert [row["n_images"] for row in pruned.values()] == [10, 10, 10, 10, 10, 4]
     merged = pruned.pop("tome")
-    assert len(merged["schedule"]) == loaded.tower.depth - 1
+    assert len(merged["schedule"]) == loaded.tower.depth
     assert merged["kept_patches"] == round(16 * list(merged["schedule"].values())[-1])
     assert all(row["kept_patches"] == 8 and row["schedule"] == {"3": 0.5} for row in pruned.values())
-    assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1}
+    assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1, "left_out": 0}
     assert list(results["skipped"]) == ["red/broken.png"]
     assert len(shown) == 2
     assert shown[0].importance.shape == (4, 4)
-    assert shown[0].kept("patchranking", 0.5).sum() == 8
+    assert shown[0].views["patchranking"][0.5].kept.sum() == 8
     json.dumps(results, allow_nan=False)
 
 
@@ -171,18 +172,12 @@ def test_stages_and_evit_in_stages_are_measured_as_they_run(loaded, data):
     pixels = torch.stack([loaded.preprocess(data.image(index)) for index in readable])
     pruner.keep = 0.5
 
-    def evit(block, kept):
-        return lambda tokens: Reduced(fuse(tokens, tower.class_attention(tokens, block), kept, 1))
-
     with torch.inference_mode():
         full = tower(pixels)
         with pruner.attached(tower):
             cosine = F.cosine_similarity(tower(pixels), full).mean().item()
-        merged = (
-            F.cosine_similarity(tome(tower, tower.embed(pixels), tome_schedule(tower, schedule)), full).mean().item()
-        )
-        with attach_reductions(tower, {1: evit(1, 13), 3: evit(3, 8)}):
-            fused = F.cosine_similarity(tower(pixels), full).mean().item()
+        merged = F.cosine_similarity(METHODS["tome"].at(tower, schedule, 0)(pixels), full).mean().item()
+        fused = F.cosine_similarity(evit(tower, Batch(tower, pixels), schedule), full).mean().item()
     assert rows["evit", 0.5]["feature_cosine"] == pytest.approx(fused, abs=1e-5)
     assert rows["tome", 0.5]["feature_cosine"] == pytest.approx(merged, abs=1e-5)
     assert rows["patchranking", 0.5]["feature_cosine"] == pytest.approx(cosine, abs=1e-5)
@@ -234,7 +229,7 @@ def test_tuned_pruners_alone_bring_the_untuned_rows(loaded, data, pruner):
 
 
 def test_every_baseline_is_measured(loaded, data):
-    methods = ["random", "centre-crop", "cls-attention", "evit", "a-vit", "tome", "low-res"]
+    methods = ["random", "centre-crop", "cls-attention", "evit", "a-vit", "tome", "pitome", "low-res"]
     results, _ = evaluate(loaded, data, [], settings(methods=methods))
     assert set(by_method(results, 0.5)) == set(methods)
     assert all(row["n_images"] == 10 for row in results["rows"])
@@ -344,8 +339,36 @@ def test_without_the_oracle_the_first_readable_images_are_shown_with_what_untune
         order = pruner(loaded.tower.embed(pixels, 1)).argsort(dim=1, descending=True, stable=True)
     for item, own in zip(shown, order, strict=True):
         assert item.importance is None
-        assert list(item.places) == ["patchranking", "cls-attention"]
-        assert torch.equal(torch.from_numpy(item.places["patchranking"]).flatten().argsort(), own)
+        assert list(item.views) == ["patchranking", "cls-attention"]
+        passed = item.views["patchranking"][0.5].passed.flatten()
+        assert {*np.flatnonzero(passed)} == {*own[:13].tolist()}
+        assert {*np.flatnonzero(passed == 2)} == {*own[:8].tolist()}
+
+
+def test_the_worst_are_those_of_all_images_that_the_first_pruner_changes_most(loaded, data):
+    given = settings(methods=["cls-attention", "golden"], keep=[0.9, 0.6], timing_batch=0, examples=10, worst=3)
+    pruner = two_stages(loaded)
+    results, shown = evaluate(loaded, data, [pruner], given)
+    assert [item.worst for item in shown] == [True] * 3 + [False] * (len(shown) - 3)
+    assert len({item.key for item in shown}) == len(shown)
+    rate = results["recommendation"]["keep_rate"] or 0.6
+    keys = [key for key in data.keys if "broken" not in key]
+    _, every = evaluate(loaded, data, [pruner], settings(keep=[rate], timing_batch=0, methods=[], examples=10))
+    views = {item.key: (item.views["patchranking"][rate], item.prediction) for item in every}
+    assert {*views} == {*keys}
+    order = sorted(keys, key=lambda key: (views[key][0].prediction == views[key][1], views[key][0].cosine))
+    assert [item.key for item in shown[:3]] == order[:3]
+
+
+def test_what_is_left_out_and_the_keep_rate_to_use_are_in_the_results(loaded, data):
+    data.left_out, data.notes = {f"{number}.txt": "no picture" for number in range(12)}, ["a note"]
+    results, _ = evaluate(loaded, data, [two_stages(loaded)], settings(methods=[], timing_batch=0))
+    assert results["images"]["left_out"] == results["left_out"]["count"] == 12
+    assert results["left_out"]["reasons"] == {"no picture": 12}
+    assert list(results["left_out"]["first"]) == [f"{number}.txt" for number in range(10)]
+    assert results["notes"] == ["a note"]
+    assert results["recommendation"]["method"] == "patchranking"
+    assert "10 images are too few" in results["recommendation"]["rule"]
 
 
 def test_another_models_pruner_is_refused(loaded, data, pruner):
@@ -366,7 +389,7 @@ def test_the_defaults_are_those_of_the_reference_tables():
     assert given.methods == ["random", "cls-attention", "evit", "tome", "golden"]
     assert given.keep == [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
     assert (given.golden_images, given.index_images, given.batch_size) == (100, 10_000, 32)
-    assert (given.timing_batch, given.examples, given.seed) == (16, 8, 0)
+    assert (given.timing_batch, given.examples, given.worst, given.seed) == (16, 8, 4, 0)
 
 
 def test_captions_are_retrieved_by_pruned_features(loaded, pruner, data, tmp_path):

@@ -13,13 +13,11 @@ from patchranking.evaluation.reproduce import Job, reproduce
 from patchranking.fitting.fit import FitSettings, fit
 from patchranking.methods import METHODS
 from patchranking.methods.a_vit import a_vit
-from patchranking.methods.evit import fuse
 from patchranking.methods.measure import measure, zero_shot_classes
 from patchranking.predictor.measures import matching_rate
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.ranking.store import finished_manifest, iter_rankings
@@ -77,13 +75,8 @@ def test_table4_prunes_in_four_stages(job):
     assert found["a-vit", "progressive"] == pytest.approx(halted)
     merged = accuracy(job, METHODS["tome"].at(tower, PROGRESSIVE, 0))
     assert found["tome", "progressive"] == pytest.approx(merged)
-
-    def evit(block, kept):
-        return lambda tokens: Reduced(fuse(tokens, tower.class_attention(tokens, block), kept, 1))
-
-    steps = {block: evit(block, kept) for block, kept in PROGRESSIVE.kept(16).items()}
-    with attach_reductions(tower, steps):
-        assert found["evit", "progressive"] == pytest.approx(accuracy(job, tower))
+    fused = accuracy(job, METHODS["evit"].at(tower, PROGRESSIVE, 0))
+    assert found["evit", "progressive"] == pytest.approx(fused)
     fitted = Pruner.from_pretrained(job.out / "pruner-3")
     assert fitted.fitted == Schedule({3: 0.6})
     assert found["patchranking", "progressive"] == pytest.approx(attached_accuracy(job, fitted, PROGRESSIVE))

@@ -12,10 +12,10 @@ from patchranking.pruning.schedule import Schedule
 
 @contextmanager
 def calls(tower):
-    """Numbers of the blocks that run, one by one."""
+    """Numbers of the blocks that run, one by one, by their MLP."""
     found = []
     hooks = [
-        block.register_forward_hook(lambda *_, number=number: found.append(number))
+        block.layer_norm2.register_forward_hook(lambda *_, number=number: found.append(number))
         for number, block in enumerate(tower.blocks)
     ]
     try:

@@ -136,7 +136,7 @@ def test_every_number_equals_a_loop_over_the_images(loaded, data, batch_size):
 def test_every_image_is_read_once_and_every_shared_block_runs_once_a_batch(loaded, data):
     tower, calls = loaded.tower, []
     for number, block in enumerate(tower.blocks):
-        block.register_forward_hook(lambda *_, number=number: calls.append(number))
+        block.ln_2.register_forward_hook(lambda *_, number=number: calls.append(number))
     names = ("random", "evit", "cls-attention")
     encodings = {name: METHODS[name].at(tower, Schedule({2: 0.5}), 0) for name in names}
     measure(loaded, data, encodings, images=[0, 4, 1, 2, 3, 5, 6], batch_size=3, progress=None)

@@ -19,8 +19,8 @@ from patchranking.towers.identity import BaseModel
 SCHEDULE = Schedule({1: 0.75, 3: 0.5})
 DROPPING = sorted(name for name, method in METHODS.items() if isinstance(method, Dropping))
 NEED_A_CLASS_TOKEN = {"cls-attention", "evit"}
-MATCHED_BY_MACS = {"tome", "low-res"}
-MIXING = {"evit", "tome", "low-res"}
+MATCHED_BY_MACS = {"tome", "pitome", "low-res"}
+MIXING = {"evit", "tome", "pitome", "low-res"}
 
 
 def pruner_for(tower):
@@ -165,8 +165,6 @@ def test_class_attention_looks_again_at_the_second_stage(tower):
 
 
 @torch.inference_mode()
-def test_only_methods_with_a_choice_worth_a_look_have_a_first_scorer(tower):
-    tokens = torch.randn(2, 17, 32)
-    shown = {name: method.first_scorer(tower, 3) for name, method in METHODS.items()}
-    assert [name for name, scorer in shown.items() if scorer is not None] == ["cls-attention"]
-    assert torch.equal(shown["cls-attention"](tokens), tower.class_attention(tokens, 3))
+def test_only_methods_with_a_choice_worth_a_look_are_shown():
+    assert [name for name, method in METHODS.items() if method.shown] == ["cls-attention"]
+    assert PatchRanking.shown

@@ -29,7 +29,6 @@ def test_a_pruner_as_a_method_equals_the_attached_pruner_at_any_schedule(case, t
     pruner = pruner_for(tower, prompts=prompts)
     method = PatchRanking(pruner)
     assert (method.tuned, method.prompts) == (pruner.tuned, pruner.prompts)
-    assert method.first_scorer(tower, 1) is pruner.predictor(1)
     for schedule in (SCHEDULE, Schedule({1: 0.4}), Schedule({1: 1.0, 2: 1.0})):
         encoding = method.at(tower, schedule)
         assert encoding.schedule == schedule
@@ -67,13 +66,6 @@ def test_pruning_before_the_very_first_block_tells_what_stays_beside_visual_toke
         pruner = Pruner(predictors, base, schedule, prompts=tokens).eval()
         found = PatchRanking(pruner).at(tower, schedule).run(batch).keep_indices
         assert torch.equal(found, top_patches(pruner(batch.entering(0)), 8))
-
-
-def test_the_first_scorer_is_the_predictor_of_the_block_asked_for(tower):
-    predictors = {block: Predictor.for_tower(tower, "mlp") for block in (1, 3)}
-    method = PatchRanking(Pruner(predictors, BaseModel.of(tower, "tiny"), SCHEDULE))
-    assert method.first_scorer(tower, 3) is predictors[3]
-    assert method.first_scorer(tower, 1) is predictors[1]
 
 
 def test_a_schedule_without_a_predictor_before_its_first_block_is_refused(tower):

@@ -30,6 +30,7 @@ def test_top5_and_features_of_indexed_images():
     features = torch.eye(7)[[0, 1, 2]] + 0.1 * torch.arange(7)
     tally.add(("m", 0.5), [5, 1, 2], features, features, torch.eye(7))
     assert list(tally.values(("m", 0.5), "top1").values()) == [100, 0, 0]
+    assert tally.values(("m", 0.5), "prediction") == {5: 0, 1: 1, 2: 2}
     assert list(tally.values(("m", 0.5), "top5").values()) == [100, 100, 0]
     images, kept = tally.features(("m", 0.5))
     assert images == [1, 5]

@@ -51,6 +51,19 @@ def test_pruned_counts_agree_with_the_formula(case):
         assert counted == pytest.approx(analytic_macs(tower, features, schedule), rel=0.01)
 
 
+def test_inside_a_block_its_attention_still_sees_the_patches_that_go(tower):
+    """Attention of 17, 17, 13, 13, 9 tokens and MLPs of 17, 13, 13, 9, 9: widths 32 and 64."""
+
+    def attention(tokens):
+        return 4 * tokens * 32**2 + 2 * tokens**2 * 32
+
+    blocks = sum(map(attention, (17, 17, 13, 13, 9))) + sum(2 * tokens * 32 * 64 for tokens in (17, 13, 13, 9, 9))
+    schedule = Schedule({1: 0.75, 3: 0.5})
+    assert analytic_macs(tower, 24, schedule, inside=True) == 16 * 3 * 64 * 32 + blocks + 32 * 24
+    near = [Schedule({1: rate, 3: 0.5}) for rate in (0.5, 0.75, 1.0)]
+    assert nearest_in_macs(tower, near, Schedule({1: 0.75, 4: 0.5}), inside=True).stages[1] == 0.75
+
+
 @torch.inference_mode()
 def test_progressive_counts_agree_with_the_formula(tower):
     schedule = Schedule({1: 0.8, 3: 0.4})

@@ -103,12 +103,21 @@ def test_the_label_score_is_recorded_as_one_that_needs_labels(model, tmp_path, s
 
 def test_every_image_of_a_salted_folder_is_accounted_for(model, salted, tmp_path):
     manifest = rank(model, salted, tmp_path, FAST)
-    assert manifest["totals"] == {"in": 14, "ranked": 11, "skipped": 3}
+    assert manifest["totals"] == {"in": 14, "ranked": 11, "skipped": 3, "left_out": 0}
     assert set(manifest["skipped"]) == {"empty.png", "text.jpg", "torn.jpg"}
     rankings = dict(iter_rankings(tmp_path))
     assert sorted([*rankings, *manifest["skipped"]]) == sorted(salted.keys)
     assert all(np.isfinite(row).all() for row in rankings.values())
     assert json.loads((tmp_path / MANIFEST).read_text()) == manifest
+
+
+def test_what_is_left_out_is_counted_with_its_reasons(model, tmp_path):
+    for name in ("a.png", "@eaDir/a.png", "notes.txt", "more.txt"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9)).save(tmp_path / "in" / name, "PNG")
+    manifest = rank(model, load_data(str(tmp_path / "in")), tmp_path / "out", FAST)
+    assert manifest["totals"] == {"in": 1, "ranked": 1, "skipped": 0, "left_out": 3}
+    assert manifest["left_out"] == {"made by the system": 1, "'.txt' is no suffix of a picture": 2}
 
 
 def test_an_image_the_model_cannot_preprocess_is_skipped(model, salted, tmp_path):
@@ -118,7 +127,7 @@ def test_an_image_the_model_cannot_preprocess_is_skipped(model, salted, tmp_path
         return model.preprocess(image)
 
     manifest = rank(replace(model, preprocess=picky), salted, tmp_path, FAST)
-    assert manifest["totals"] == {"in": 14, "ranked": 9, "skipped": 5}
+    assert manifest["totals"] == {"in": 14, "ranked": 9, "skipped": 5, "left_out": 0}
     assert "too small" in manifest["skipped"]["one.png"]
     assert "1 x 300" in manifest["skipped"]["thin.png"]
 
@@ -254,7 +263,7 @@ def test_wrong_settings_leave_the_folder_free(model, tmp_path, settings):
 
 def test_a_folder_without_a_single_readable_picture(model, tmp_path):
     (tmp_path / "a.jpg").write_text("no picture")
-    with pytest.raises(UserError, match=r"None of the 1 images can be read, for example .a\.jpg.: Unidentified"):
+    with pytest.raises(UserError, match=r"None of the 1 images can be read, for example .a\.jpg.: cannot identify"):
         rank(model, load_data(str(tmp_path)), tmp_path / "out", FAST)
 
 

@@ -143,14 +143,15 @@ def test_the_label_score_keeps_the_true_class_where_preservation_loses_it(demo):
     assert right["label"] > right["preservation"]
 
 
-def test_a_model_with_a_pruner_attached_is_refused(demo):
+@pytest.mark.parametrize("keep", [0.5, 1.0])
+def test_a_model_with_a_pruner_attached_is_refused(demo, keep):
     model, data = demo
     with Pruner.unfitted(model.tower, "demo", Schedule({4: 0.5})).attached(model.tower) as pruner:
+        pruner.keep = keep
         for search in SEARCHES:
             with pytest.raises(UserError, match="detach the pruner first"):
                 prepare_search(model, data, SearchSettings(search, block=2))
-        with pytest.raises(UserError, match="detach the pruner first"):
-            sketched(model.tower, pixels_of(model, data), 2)
-        pruner.keep = 1.0
-        model.tower.check_dense()
+        for function in (sketched, leave_out, iterative):
+            with pytest.raises(UserError, match="detach the pruner first"):
+                function(model.tower, pixels_of(model, data), 2)
     model.tower.check_dense()

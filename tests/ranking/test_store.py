@@ -165,3 +165,20 @@ def test_golden_importance_by_the_index_of_an_image(folder):
     golden = golden_by_index(folder, ["unknown", first])
     assert list(golden) == [1]
     assert golden[1].tolist() == stored[first].tolist()
+
+
+@pytest.mark.parametrize("content", [{"settings": {}}, {"settings": SETTINGS}, {"settings": SETTINGS, "shards": None}])
+def test_a_manifest_that_lacks_what_readers_need_is_damaged(tmp_path, content):
+    write_manifest(tmp_path, content | {"totals": {}})
+    assert "is missing or damaged" in sentence(tmp_path)
+
+
+def test_a_flipped_bit_in_the_rankings_is_found(tmp_path):
+    importance = np.random.default_rng(0).random((40, 16), np.float32)
+    write(tmp_path, [str(index) for index in range(40)], importance, {})
+    (path,) = tmp_path.glob("*.parquet")
+    content = bytearray(path.read_bytes())
+    place = pq.ParquetFile(path).metadata.row_group(0).column(1).data_page_offset + 300
+    content[place] ^= 1
+    path.write_bytes(content)
+    assert "is missing or damaged" in sentence(tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 import sys
 import xml.etree.ElementTree as ET
@@ -7,12 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from patchranking.errors import MissingExtraError
-from patchranking.evaluation.examples import Example
-from patchranking.report.figures import MEASURES, accuracy_against_cost, examples_picture
-from patchranking.report.pictures import heat_map, kept_view
+from patchranking.report.figures import MEASURES, accuracy_against_cost
 from patchranking.report.styles import style
 
 pytest.importorskip("matplotlib")
@@ -168,12 +166,31 @@ def test_keep_rates_are_those_of_the_first_method_that_is_no_oracle() -> None:
 
 
 def test_legend_names_every_method_and_marks_oracles() -> None:
-    rows = [row("patchranking", 0.6), row("brand-new", 0.6), row("golden", 0.6, oracle=True, n_images=20)]
+    rows = [row("patchranking", 0.6), row("brand-new", 0.6), row("golden", 0.6, oracle=True)]
     rows.append(row("patchranking", 0.6, tuned="text"))
     shown = texts(accuracy_against_cost(rows, "demo"))
-    assert {"patchranking", "patchranking + text tokens", "brand-new", "golden (oracle), 20 images", "dense"} <= {
-        *shown
-    }
+    assert {"patchranking", "patchranking + text tokens", "brand-new", "golden (oracle)", "dense"} <= {*shown}
+
+
+def test_an_oracle_on_fewer_images_is_not_drawn() -> None:
+    rows = [row("patchranking", 0.6), row("golden", 0.6, oracle=True, n_images=99), row("random", 0.6, n_images=99)]
+    shown = texts(accuracy_against_cost(rows, "demo"))
+    assert "random, 99 images" in shown
+    assert not [text for text in shown if "golden" in text]
+
+
+def test_tick_labels_do_not_touch() -> None:
+    rates = [0.95, 0.945, 0.94, 0.9, 0.7, 0.5, 0.3, 0.29]
+    chart = Chart(svg := accuracy_against_cost([row("random", rate) for rate in rates], "demo"))
+    places = {"upper": [], "lower": []}
+    for node in chart.root.iter():
+        if node.text and re.fullmatch(r"[\d.]+%?", node.text) and "middle" in node.get("style", ""):
+            places["upper" if "%" in node.text else "lower"].append((float(node.get("x")), node.text))
+    for found in places.values():
+        ends = sorted((x - 3.2 * len(text), x + 3.2 * len(text)) for x, text in found)
+        assert all(start > end for (_, end), (start, _) in itertools.pairwise(ends))
+    assert {"29%", "50%", "70%"} <= {*texts(svg)}
+    assert 4 <= len(places["lower"]) <= 7
 
 
 def test_oracle_is_dashed_and_others_are_not() -> None:
@@ -234,36 +251,15 @@ def test_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingExtraError, match=r"patchranking\[report\]"):
         accuracy_against_cost([row("random", 0.6)], "demo")
-    with pytest.raises(MissingExtraError, match=r"patchranking\[report\]"):
-        examples_picture([])
-
-
-def test_the_picture_has_a_row_an_image_and_a_column_a_view() -> None:
-    places = np.arange(16).reshape(4, 4)
-    red = Image.new("RGB", (32, 32), (250, 0, 0))
-    shown = [Example(red, "with", np.arange(16.0).reshape(4, 4), {"random": places}), Example(red, "without")]
-    picture = examples_picture(shown, [0.5], side=42)
-    assert picture.size == (3 * (42 + 4) + 4, 10 + 2 * (42 + 4))
-    assert picture.getpixel((6, 12)) == (250, 0, 0)
-    assert picture.getpixel((4 + 2 * 46 + 2, 12)) == (250, 0, 0)
-    assert picture.getpixel((4 + 46 + 2, 10 + 46 + 2)) == (255, 255, 255)
-    assert examples_picture(shown, [], side=42).width == 2 * 46 + 4
 
 
 def test_without_measured_time_there_is_no_chart_of_it() -> None:
     assert accuracy_against_cost([row("random", 0.6)], "demo", "top1", "milliseconds") == ""
 
 
-def test_examples_picture_shows_every_method_at_every_rate_in_order() -> None:
-    noise = np.random.default_rng(0)
-    image = Image.fromarray(noise.integers(0, 255, (42, 42, 3), np.uint8))
-    importance = noise.normal(size=(4, 4))
-    places = {name: noise.permutation(16).reshape(4, 4) for name in ("random", "patchranking")}
-    item = Example(image, "a", importance, places)
-    picture = examples_picture([Example(image, "b"), item], [0.75, 0.25], side=42)
-    views = [image, heat_map(image, importance, 42)]
-    views += [kept_view(image, places[name] < kept, 42) for name in ("patchranking", "random") for kept in (12, 4)]
-    for column, view in enumerate(views):
-        left, top = 4 + 46 * column, 10 + 46
-        assert picture.crop((left, top, left + 42, top + 42)) == view
-    assert picture.width == 4 + 46 * len(views)
+def test_a_long_title_is_set_smaller() -> None:
+    sizes = []
+    for name in ("demo", "a-data-set-of-a-long-name"):
+        svg = accuracy_against_cost([row("random", 0.6, dataset=name)], name, "top1")
+        sizes.append(float(re.findall(r"font-weight: 700; font-size: ([\d.]+)px", svg)[0]))
+    assert sizes[0] == 11.5 > sizes[1] > 9

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from patchranking.evaluation.examples import Example
-from patchranking.report.pictures import heat_map, kept_view, photo, shown_methods
+from patchranking.errors import MissingExtraError
+from patchranking.evaluation.examples import Example, View
+from patchranking.report.pictures import examples_picture, heat_map, kept_view, photo, shown_methods
 
 RED = Image.new("RGB", (48, 48), (250, 0, 0))
 
@@ -67,16 +70,44 @@ def test_heat_map_counts_ranks_only_and_gives_ties_one_colour() -> None:
     assert heat_map(RED, np.zeros((1, 1)), 40).size == (40, 40)
 
 
-def test_what_is_kept_are_the_first_places() -> None:
-    item = Example(RED, "a", places={"random": np.array([[3, 0], [1, 2]])})
-    assert item.kept("random", 0.5).tolist() == [[False, True], [True, False]]
-    assert item.kept("random", 1.0).all()
-    for rate, count in ((0.01, 1), (0.3, 1), (0.4, 2), (0.75, 3)):
-        assert item.kept("random", rate).sum() == count
-        assert (item.places["random"][item.kept("random", rate)] < count).all()
-
-
 def test_methods_come_in_the_order_of_the_report() -> None:
-    grid = np.zeros((2, 2), int)
-    shown = [Example(RED, "a", places={"random": grid}), Example(RED, "b", places={"patchranking": grid})]
+    view = {0.5: View(np.zeros((2, 2), int), 1)}
+    shown = [Example(RED, "a", views={"random": view}), Example(RED, "b", views={"patchranking": view})]
     assert shown_methods(shown) == ["patchranking", "random"]
+
+
+def test_the_picture_has_a_row_an_image_and_a_column_a_view() -> None:
+    views = {"random": {0.5: View(1 - np.arange(16).reshape(4, 4) // 8, 1)}}
+    red = Image.new("RGB", (32, 32), (250, 0, 0))
+    shown = [Example(red, "with", np.arange(16.0).reshape(4, 4), views), Example(red, "without")]
+    picture = examples_picture(shown, [0.5], side=42)
+    assert picture.size == (3 * (42 + 4) + 4, 10 + 2 * (42 + 4))
+    assert picture.getpixel((6, 12)) == (250, 0, 0)
+    assert picture.getpixel((4 + 2 * 46 + 2, 12)) == (250, 0, 0)
+    assert picture.getpixel((4 + 46 + 2, 10 + 46 + 2)) == (255, 255, 255)
+    assert examples_picture(shown, [], side=42).width == 2 * 46 + 4
+
+
+def test_examples_picture_shows_every_method_at_every_rate_in_order() -> None:
+    noise = np.random.default_rng(0)
+    image = Image.fromarray(noise.integers(0, 255, (42, 42, 3), np.uint8))
+    importance = noise.normal(size=(4, 4))
+    places = {name: noise.permutation(16).reshape(4, 4) for name in ("random", "patchranking")}
+    views = {
+        name: {rate: View((order < 16 * rate).astype(int), 1) for rate in (0.75, 0.25)}
+        for name, order in places.items()
+    }
+    item = Example(image, "a", importance, views)
+    picture = examples_picture([Example(image, "b"), item], [0.75, 0.25], side=42)
+    drawn = [image, heat_map(image, importance, 42)]
+    drawn += [kept_view(image, places[name] < kept, 42) for name in ("patchranking", "random") for kept in (12, 4)]
+    for column, view in enumerate(drawn):
+        left, top = 4 + 46 * column, 10 + 46
+        assert picture.crop((left, top, left + 42, top + 42)) == view
+    assert picture.width == 4 + 46 * len(drawn)
+
+
+def test_missing_matplotlib_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"patchranking\[report\]"):
+        examples_picture([])

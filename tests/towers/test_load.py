@@ -129,6 +129,14 @@ def test_texts_become_unit_vectors(loaded):
     torch.testing.assert_close(features[:1], loaded.text(texts[:1]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(1, 1), (3, 3), (3, 50), (50, 3), (1, 200)])
+def test_tiny_pictures_keep_their_colour(loaded, size):
+    wanted = loaded.preprocess(Image.new("RGB", (300, 300), (200, 30, 60))).mean((1, 2))
+    found = loaded.preprocess(Image.new("RGB", size, (200, 30, 60)))
+    assert found.shape == (3, *loaded.tower.image_size)
+    torch.testing.assert_close(found.mean((1, 2)), wanted, atol=0.05, rtol=0)
+
+
 PICTURES = [(90, 60), (31, 200), (1, 1)]
 
 

@@ -16,6 +16,7 @@ def test_calling_encodes_the_ids_of_the_texts():
 def test_ids_are_no_longer_than_the_context_and_features_are_unit_vectors(text):
     ids = text.tokenize(["a sun", "very " * 99])
     assert ids.shape == (2, text.context_length) == (2, 24)
+    assert ids[1, -1] == text.tokenize([""])[0].max()  # the end
     torch.testing.assert_close(text.encode(ids).norm(dim=-1), torch.ones(2))
     torch.testing.assert_close(text(["a sun", "very " * 99]), text.encode(ids))
 

@@ -4,6 +4,7 @@ import open_clip
 import pytest
 import timm
 import torch
+from timm.models.vision_transformer import ResPostBlock
 from torch import distributed, nn
 
 from patchranking.errors import UserError
@@ -88,43 +89,82 @@ def test_class_attention_equals_the_attention_inside_the_block(case, inside):
     tower, block = sharpened(case.tower), 2
     tokens = tower.embed(case.pixels)
     if not tower.has_class_token:
-        with pytest.raises(UserError, match="class token"):
-            tower.class_attention(tokens, block)
+        for read in (tower.class_attention, lambda *given: tower.class_attention_in(tower.attend(*given))):
+            with pytest.raises(UserError, match="class token"):
+                read(tokens, block)
         return
     query, keys = inside(tower, tokens, block)
     expected = (query @ keys.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)[:, :, 0].mean(1)
-    found = tower.class_attention(tokens, block)
-    assert found.std(1).min() > 1e-3
-    torch.testing.assert_close(found, expected[:, tower.num_prefix_tokens :], rtol=1e-4, atol=1e-6)
+    for found in (tower.class_attention(tokens, block), tower.class_attention_in(tower.attend(tokens, block))):
+        assert found.std(1).min() > 1e-3
+        torch.testing.assert_close(found, expected[:, tower.num_prefix_tokens :], rtol=1e-4, atol=1e-6)
 
 
 @torch.no_grad()
-def test_keys_are_those_inside_the_block_all_heads_in_a_row(case, inside):
+def test_attend_shows_the_queries_and_keys_inside_the_block(case, inside):
     tower = sharpened(case.tower)
     tokens = tower.embed(case.pixels)
     for block in (0, 3):
-        expected = inside(tower, tokens, block)[1].transpose(1, 2).flatten(2)
-        torch.testing.assert_close(tower.keys(tokens, block), expected, rtol=1e-4, atol=1e-5)
+        query, keys = inside(tower, tokens, block)
+        found = tower.attend(tokens, block)
+        torch.testing.assert_close(found.queries, query, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found.keys, keys, rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("changes", [{"qk_norm": True}, {"qkv_bias": False}])
-def test_class_attention_and_keys_follow_timms_options(changes, inside):
-    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
-    tower = sharpened(as_tower(timm.create_model("vit_base_patch16_224", pretrained=False, **sizes, **changes).eval()))
+@pytest.mark.parametrize("biased", [False, True])
+def test_two_halves_make_a_block(case, biased):
+    """With layer scale, and with the logarithms of sizes as a bias towards tokens."""
+    tower = sharpened(case.tower)
+    for name, weight in case.model.named_parameters():
+        if name.endswith(("gamma", "gamma_1", "gamma_2")):
+            weight.uniform_(0.5, 2)
+    tokens = tower.embed(case.pixels)
+    bias = torch.randint(1, 9, tokens.shape[:2]).float().log() if biased else None
+    expected = tower.run(tokens, 2, 3, bias)
+    found = tower.feed_forward(tower.attend(tokens, 2, bias).tokens, 2)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
+
+
+SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{"qk_norm": True}, {"qkv_bias": False}, {"scale_attn_norm": True}])
+def test_attention_follows_timms_options(changes, inside):
+    tower = sharpened(as_tower(timm.create_model("vit_base_patch16_224", pretrained=False, **SIZES, **changes).eval()))
     tokens = tower.embed(torch.randn(2, 3, 32, 32))
     query, keys = inside(tower, tokens, 0)
-    torch.testing.assert_close(tower.keys(tokens, 0), keys.transpose(1, 2).flatten(2), rtol=1e-4, atol=1e-5)
-    expected = (query[:, :, :1] @ keys.transpose(-1, -2) * 16**-0.5).softmax(-1).mean(1)[:, 0, 1:]
-    torch.testing.assert_close(tower.class_attention(tokens, 0), expected, rtol=1e-4, atol=1e-6)
+    expected = (query[:, :, :1] @ keys.transpose(-1, -2) * 16**-0.5).softmax(-1).mean(1)[:, 0]
+    torch.testing.assert_close(tower.class_attention(tokens, 0), expected[:, 1:], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(tower.attend(tokens, 0).keys, keys, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tower.class_attention_in(tower.attend(tokens, 0)), expected[:, 1:], rtol=1e-4, atol=1e-6)
 
 
-def test_class_attention_is_refused_for_custom_blocks_of_open_clip():
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{"qk_norm": True}, {"qkv_bias": False}, {"scale_attn_norm": True}])
+def test_two_halves_make_a_block_with_timms_options(changes):
+    tower = sharpened(as_tower(timm.create_model("vit_base_patch16_224", pretrained=False, **SIZES, **changes).eval()))
+    tokens = tower.embed(torch.randn(2, 3, 32, 32))
+    found = tower.feed_forward(tower.attend(tokens, 0).tokens, 0)
+    torch.testing.assert_close(found, tower.run(tokens, 0), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("read", ["attend", "class_attention"])
+@pytest.mark.parametrize("changes", [{"attn_layer": "diff"}, {"block_fn": ResPostBlock}])
+def test_attention_is_not_read_in_other_blocks_of_timm(read, changes):
+    tower = as_tower(timm.create_model("vit_base_patch16_224", pretrained=False, **SIZES, **changes).eval())
+    with pytest.raises(UserError, match="cannot be read in this kind of timm's blocks"):
+        getattr(tower, read)(tower.embed(torch.randn(1, 3, 32, 32)), 0)
+
+
+@pytest.mark.parametrize("read", ["attend", "class_attention"])
+def test_attention_is_not_read_in_custom_blocks_of_open_clip(read):
     vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 1, "qk_norm": True}
     text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
     tower = as_tower(open_clip.CLIP(24, vision, text).eval())
-    with pytest.raises(UserError, match="not available for open_clip's custom blocks"):
-        tower.class_attention(tower.embed(torch.randn(1, 3, 32, 32)), 0)
+    with pytest.raises(UserError, match="cannot be read in open_clip's custom blocks"):
+        getattr(tower, read)(tower.embed(torch.randn(1, 3, 32, 32)), 0)
 
 
 def test_an_unsupported_model_is_named_with_what_is_supported():

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import re
 import sys
 import traceback
+from argparse import ArgumentError
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
@@ -49,7 +51,8 @@ def parse(command: Callable[..., None], arguments: Sequence[str], prog: str) -> 
     hints = get_type_hints(command)
     settings: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
     parameters = [p for p in inspect.signature(command).parameters.values() if p.name not in settings]
-    parser = ArgumentParser(prog=prog, description=inspect.getdoc(command).partition("\n")[0])  # type: ignore[union-attr]
+    about = str(inspect.getdoc(command)).partition("\n")[0]
+    parser = ArgumentParser(prog=prog, description=about, exit_on_error=False)
     parser.add_argument("--config", action="config", help="YAML file with options")
     parser.add_argument(_TRACEBACK, action="store_true", help="show where a mistake was found, and its cause")
     parser.add_function_arguments(command, as_group=False, as_positional=True, skip=set(settings))
@@ -63,18 +66,46 @@ def parse(command: Callable[..., None], arguments: Sequence[str], prog: str) -> 
         for name, kind in {**hints, **fields}.items()
         if any(get_origin(k) is list for k in (kind, *get_args(kind)))
     }
-    found = parser.parse_args(_spread(list(arguments), lists, positional))
+    try:
+        found = parser.parse_args(_spread(list(arguments), lists, positional))
+    except ArgumentError as error:
+        raise UserError(f"{_wrong(str(error), hints | fields)}; {prog} --help shows all.") from error
     values = {p.name: _expanded(found[p.name]) for p in parameters}
     for name, kind in settings.items():
         values[name] = kind(**{field.name: found[field.name] for field in dataclasses.fields(kind)})
     return values
 
 
+def _wrong(said: str, kinds: dict[str, Any]) -> str:
+    """What is wrong with an option and what it takes, from what jsonargparse says, which goes over many lines."""
+    words = " ".join(said.split())
+    key, value = re.search(r'[Kk]ey "(\w+)"', words), re.search(r"(?s).*(?:Given|Got) value:(.*)", words)
+    if key is None or value is None or key[1] not in kinds:
+        return re.sub(r'^Parser key "(\w+)"', r"--\1", words).rstrip(".")
+    given = value[1].strip()[:80]
+    return f"--{key[1]} takes {_named(kinds[key[1]])}, not {given!r}"
+
+
+def _named(kind: Any) -> str:
+    """A type in words."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, inner))}"
+    if origin is list:
+        return f"{_named(inner[0])}, or several"
+    if origin is dict:
+        return "a mapping such as '{3: 0.6}'"
+    if inner:
+        return " or ".join(_named(one) for one in inner if one is not type(None))
+    names = {int: "a whole number", float: "a number", bool: "true or false", Path: "a path", str: "a text"}
+    return names.get(kind, "another value")
+
+
 def _expanded(value: Any) -> Any:
     """The value with ``~`` expanded where it is a path, or a list of paths."""
     if isinstance(value, list):
         return [_expanded(item) for item in value]
-    return value.expanduser() if isinstance(value, Path) else value
+    return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
 
 
 def _spread(arguments: list[str], lists: set[str], positional: list[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,16 @@ from patchranking.commands.common import number, print_left_out, print_skipped
 from patchranking.data import ClassesName, load_data, of_classes
 from patchranking.evaluation.evaluate import EvaluationSettings
 from patchranking.evaluation.evaluate import evaluate as run_evaluation
+from patchranking.evaluation.rows import comparable
 from patchranking.files import make_folder, write_json
 from patchranking.pruner import Pruner
 from patchranking.report.page import write_report
+from patchranking.report.text import model_name
 from patchranking.towers.load import load_model
 
 __all__ = ["evaluate"]
+
+_ORACLE = "* oracle: sees the result before it chooses, so it cannot be deployed"
 
 
 def evaluate(
@@ -54,9 +59,15 @@ def evaluate(
     progress = folder / "progress"
     results, shown = run_evaluation(loaded, images, artefacts, settings, progress=progress)
     write_json(folder / "results.json", results)
-    write_report(results, shown, folder / "report.html", f"{images.name} {images.split}, {loaded.name}")
+    title = f"{model_name(loaded.name)} on {images.name} ({images.split})"
+    write_report(results, shown, folder / "report.html", title)
     shutil.rmtree(progress)
-    _print_table(results["rows"])
+    together, apart = comparable(results["rows"])
+    _print_table(together)
+    if apart:
+        _print_oracle(apart)
+    if results["recommendation"]:
+        print(f"\n{results['recommendation']['text']}\n{results['recommendation']['rule']}")
     totals = results["images"]
     print(f"{totals['in']} images in = {totals['evaluated']} evaluated + {totals['skipped']} skipped")
     print_skipped(results["skipped"])
@@ -64,23 +75,55 @@ def evaluate(
     print(f"wrote {folder / 'results.json'} and {folder / 'report.html'}")
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    shown = {"recall@1": "recall_at_1"} if "recall_at_1" in rows[0] else {"top-1": "top1"}
-    heads = [*shown, "cosine", "index@10", "GMACs", "MACs", "speed-up"]
-    print(f"{'method':<22}{'keep':>6}" + "".join(f"{head:>10}" for head in heads))
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    recall = "recall_at_1" in rows[0]
+    accuracy = ["recall@1"] if recall else ["top-1", "change", "95 % interval"]
+    heads = [*accuracy, "cosine", "index@10", "GMACs", "MACs", "speed-up"]
+    print(f"{'method':<22}{'keep':>6}" + "".join(f"{head:>{_width(head)}}" for head in heads))
     for row in rows:
         speed, dense = row["images_per_second"], row["images_per_second_dense"]
-        name = row["method"] + (f" + {row['tuned']}" if row["tuned"] != "none" else "") + " *" * row["oracle"]
         ratio = number(speed and dense and speed / dense, ".2f")
         figures = [
-            *(number(row.get(measure), ".2f") for measure in shown.values()),
+            *([number(row.get("recall_at_1"), ".2f")] if recall else [number(row["top1"], ".2f"), *_change(row)]),
             number(row["feature_cosine"], ".4f"),
             number(row["index_overlap_at_10"], ".3f"),
             number(row["gmacs"], ".3f"),
             number(row["macs_share"], ".0%"),
             ratio if ratio == "-" else f"{ratio}x",
         ]
-        print(f"{name:<22}{row['keep_rate']:>6.0%}" + "".join(f"{figure:>10}" for figure in figures))
+        print(_start(row) + "".join(f"{one:>{_width(head)}}" for one, head in zip(figures, heads, strict=True)))
     print("MACs: share of the dense model's multiply-accumulates")
+    if not recall:
+        print("change: of top-1, in points, from the dense model on the same images, with its interval")
     print("index@10: share of the 10 nearest neighbours in an index of the dense model's features that stay the same")
-    print("* oracle: sees the result before it chooses, so it cannot be deployed")
+    if any(row["oracle"] for row in rows):
+        print(_ORACLE)
+
+
+def _print_oracle(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Oracles on fewer images, beside the dense model on the same."""
+    print(f"\nthe oracle, on fewer images: no figure to compare with those above\n{_ORACLE}")
+    labelled = any(row["top1"] is not None for row in rows)
+    heads = ["images", *["top-1", "dense", "change", "95 % interval"] * labelled, "cosine"]
+    print(f"{'method':<22}{'keep':>6}" + "".join(f"{head:>{_width(head)}}" for head in heads))
+    for row in rows:
+        top1, dense = number(row["top1"], ".2f"), number(row["top1_dense"], ".2f")
+        accuracy = [top1, dense, *_change(row)] if labelled else []
+        figures = [str(row["n_images"]), *accuracy, number(row["feature_cosine"], ".4f")]
+        print(_start(row) + "".join(f"{one:>{_width(head)}}" for one, head in zip(figures, heads, strict=True)))
+
+
+def _start(row: Mapping[str, Any]) -> str:
+    name = row["method"] + (f" + {row['tuned']}" if row["tuned"] != "none" else "") + " *" * row["oracle"]
+    return f"{name:<22}{row['keep_rate']:>6.0%}"
+
+
+def _change(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The change in top-1 and its interval."""
+    known, interval = row["top1"] is not None, row["top1_change_interval"]
+    change = row["top1"] - row["top1_dense"] if known else None
+    return number(change, "+.2f"), f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else "-"
+
+
+def _width(head: str) -> int:
+    return 18 if head == "95 % interval" else 10

@@ -13,7 +13,7 @@ from PIL import Image
 
 from patchranking.data.classnames import are_ids, distinct
 from patchranking.data.templates import templates_for
-from patchranking.errors import UserError
+from patchranking.errors import UserError, one_line
 
 __all__ = [
     "DATA_HELP",
@@ -80,7 +80,7 @@ class ImageData(ABC):
     ) -> None:
         """Sets the attributes of the chosen images; see ``number_classes`` for the classes and their names."""
         self.name, self.split, self.templates = name, split, templates_for(name)
-        self.keys = [keys[index] for index in chosen]
+        self.keys = [printable(keys[index]) for index in chosen]
         self.class_names, labels = number_classes(classes, names)
         self.labels = None if labels is None else [labels[index] for index in chosen]
         if are_ids(self.class_names):
@@ -120,7 +120,9 @@ def of_classes(data: ImageData, classes: ClassesName) -> ImageData:
     if classes == "all":
         return data
     if data.labels is None or len(data.class_names) < 2:
-        raise UserError("Base and new classes are the halves of 2 classes or more, and these images have none.")
+        raise UserError(
+            "Base and new classes are the halves of 2 classes or more, and these images have none: choose all."
+        )
     half = (len(data.class_names) + 1) // 2
     kept = range(half) if classes == "base" else range(half, len(data.class_names))
     chosen = [index for index, label in enumerate(data.labels) if label in kept]
@@ -169,7 +171,8 @@ def number_classes(classes: Sequence[Any], names: Sequence[str] = ()) -> tuple[l
             f"An image is of class {found[-1]}, but only classes 0 to {len(names) - 1} have a name: add names."
         )
     numbers = {value: value if names else number for number, value in enumerate(found)} | {-1: -1}
-    return distinct([str(name).replace("_", " ") for name in names or found]), [numbers[value] for value in classes]
+    shown = [printable(str(name)).replace("_", " ") for name in names or found]
+    return distinct(shown), [numbers[value] for value in classes]
 
 
 def row_keys(length: int) -> list[str]:
@@ -198,5 +201,5 @@ def inside(name: str) -> bool:
 
 
 def printable(name: str) -> str:
-    """Escapes what a file name holds that is not valid text, so that it can be stored and printed."""
-    return name.encode("utf-8", "backslashreplace").decode()
+    """Escapes what a name holds that is not valid text or would end a line, so that it can be stored and printed."""
+    return one_line(name.encode("utf-8", "backslashreplace").decode())

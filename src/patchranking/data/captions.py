@@ -37,11 +37,11 @@ class CaptionData(ImageData):
 
     def __init__(self, file: Path, limit: int | None, seed: int) -> None:
         if not file.is_file():
-            raise UserError(f"There is no list of captions '{file}'.")
+            raise UserError(f"There is no list of captions '{file}': give a .tsv, .csv or .json file.")
         found: dict[str, list[str]] = {}
         try:
             for image, captions in _entries(file):
-                found.setdefault(_text(image), []).extend(_text(caption).strip() for caption in captions)
+                found.setdefault(_text(image), []).extend(_valid(_text(caption)).strip() for caption in captions)
         except (ValueError, csv.Error, KeyError, TypeError, AttributeError) as error:
             if isinstance(error, UserError):
                 raise
@@ -50,7 +50,7 @@ class CaptionData(ImageData):
                 "annotations."
             ) from error
         if not found:
-            raise UserError(f"'{file}' names no images.")
+            raise UserError(f"'{file}' names no images: give one a line, or choose another list.")
         why = {name: _why_not(name, captions) for name, captions in found.items()}
         self.left_out = {printable(name): text for name, text in why.items() if text}
         found = {name: captions for name, captions in found.items() if not why[name]}
@@ -60,8 +60,7 @@ class CaptionData(ImageData):
         chosen = sample(len(found), limit, seed)
         names = list(found)
         self._paths = [file.parent / names[index] for index in chosen]
-        keys = [printable(name) for name in names]
-        self._describe(file.resolve().parent.name, file.stem, keys, [None] * len(keys), (), chosen)
+        self._describe(file.resolve().parent.name, file.stem, names, [None] * len(names), (), chosen)
         self.captions = [found[names[index]] for index in chosen]
 
     def image(self, index: int) -> Image.Image:
@@ -72,6 +71,11 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is no text")
     return value
+
+
+def _valid(text: str) -> str:
+    """A text with escapes where JSON has half a character."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _why_not(image: str, captions: list[str]) -> str:

@@ -45,6 +45,7 @@ def named(classes: Sequence[str], lines: Sequence[str]) -> tuple[dict[str, str],
     """Names classes by the lines of ``classnames.txt``.
 
     A line is ``ID NAME``, as in ``n01440764 tench``, or a name alone: then the names are in the order of the classes.
+    Names that come again are numbered by their lines, so that folders which share the file agree on them.
 
     Args:
         classes: What the classes are called so far, sorted.
@@ -54,19 +55,20 @@ def named(classes: Sequence[str], lines: Sequence[str]) -> tuple[dict[str, str],
         Name of every class, and a sentence on what was assumed or left aside; empty where there is nothing to say.
     """
     own = {kind: kind for kind in classes}
-    pairs = [re.split(r"[\s,;:=]+", line, maxsplit=1) for line in lines]
-    listed = {pair[0]: pair[1].partition(",")[0].strip() for pair in pairs if len(pair) == 2}
+    pairs = [[*re.split(r"[\s,;:=]+", line, maxsplit=1), ""][:2] for line in lines]
+    names = {kind: name for kind, text in pairs if (name := text.partition(",")[0].strip())}
+    listed = dict(zip(names, distinct(list(names.values())), strict=True))
     if not classes or not lines or set(map(_plain, classes)) <= set(map(_plain, lines)):
         return own, ""
-    if all(listed.get(kind) for kind in classes):
-        return dict(zip(classes, distinct([listed[kind] for kind in classes]), strict=True)), ""
+    if listed.keys() >= {*classes}:
+        return {kind: listed[kind] for kind in classes}, ""
     if are_ids(classes) and len(lines) == len(classes) and not listed.keys() & {*classes}:
         first = f"'{classes[0]}' is '{lines[0]}'"
         return dict(
             zip(classes, distinct(lines), strict=True)
         ), f"classnames.txt names the classes in their order: {first}."
     return own, (
-        f"classnames.txt is left aside, for it does not name '{next(k for k in classes if not listed.get(k))}': write "
+        f"classnames.txt is left aside, for it does not name '{next(k for k in classes if k not in listed)}': write "
         "lines such as 'n01440764 tench'."
     )
 

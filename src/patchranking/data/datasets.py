@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from patchranking.data.captions import SUFFIXES as CAPTION_SUFFIXES
 from patchranking.data.captions import CaptionData
 from patchranking.data.coop import CoopData, split_file
 from patchranking.data.folder import FolderData
-from patchranking.errors import UserError
+from patchranking.errors import UserError, check_numbers
 
 __all__ = ["FolderData", "load_data"]
 
 _DEMO_SCENES = 500
+_SHOWN = 200
 
 
 def load_data(data: str, limit: int | None = None, seed: int = 0, default_split: str = "test") -> ImageData:
@@ -32,18 +34,24 @@ def load_data(data: str, limit: int | None = None, seed: int = 0, default_split:
     Raises:
         UserError: If the argument names nothing that can be loaded, or the limit is below 1.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"The limit must be at least 1 image, not {limit}.")
+    check_numbers({"limit": 1 if limit is None else limit, "seed": seed}, limit=1, seed=0)
+    try:
+        return _load(str(data), limit, seed, default_split)
+    except OSError as error:
+        raise UserError(f"The data '{str(data)[:_SHOWN]}' cannot be read: {error.strerror}.") from error
+
+
+def _load(data: str, limit: int | None, seed: int, default_split: str) -> ImageData:
     source, colon, rest = data.partition(":")
     if source == "demo":
         from patchranking.data.demo import DemoData
 
         return DemoData(rest or default_split, _DEMO_SCENES if limit is None else limit)
     if colon and source in ("hf", "wds", "torchvision"):
-        return _load(source, rest, limit, seed, default_split)
+        return _load_from(source, rest, limit, seed, default_split)
     if (listed := split_file(data)) is not None:
         return CoopData(listed[0], listed[1] or default_split, limit, seed)
-    whole = Path(data).expanduser()
+    whole = Path(os.path.expanduser(data))
     if whole.suffix.lower() in CAPTION_SUFFIXES and not whole.is_dir():
         return CaptionData(whole, limit, seed)
     parts = [data] if data and whole.is_dir() else data.split(",")
@@ -51,10 +59,10 @@ def load_data(data: str, limit: int | None = None, seed: int = 0, default_split:
         raise UserError(f"A folder in '{data}' has no name: give {DATA_HELP}.")
     if colon and re.fullmatch(r"\w+", source) and not Path(parts[0]).is_dir():
         raise UserError(f"There is no kind of data '{source}:' as in '{data}': give {DATA_HELP}.")
-    return FolderData([Path(part).expanduser() for part in parts], limit, seed)
+    return FolderData([Path(os.path.expanduser(part)) for part in parts], limit, seed)
 
 
-def _load(source: str, rest: str, limit: int | None, seed: int, default_split: str) -> ImageData:
+def _load_from(source: str, rest: str, limit: int | None, seed: int, default_split: str) -> ImageData:
     if not rest.strip(":"):
         raise UserError(f"'{source}:' names no images: give {DATA_HELP}.")
     if source == "wds":

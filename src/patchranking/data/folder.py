@@ -27,7 +27,8 @@ class FolderData(ImageData):
     def __init__(self, folders: list[Path], limit: int | None, seed: int) -> None:
         for folder in folders:
             if not folder.is_dir():
-                raise UserError(f"There is no folder '{folder}': give {DATA_HELP}.")
+                wrong = f"'{folder}' is no folder" if folder.exists() else f"There is no folder '{folder}'"
+                raise UserError(f"{wrong}: give {DATA_HELP}.")
         prefixes = [""] if len(folders) == 1 else [f"{end}/" for end in distinct_ends(folders, shortest=2)]
         self.left_out: dict[str, str] = {}
         self.notes: list[str] = []
@@ -63,7 +64,7 @@ class FolderData(ImageData):
                 f"The classes {', '.join(classes)} look like splits: name the folder of one, such as '{folder / one}'."
             )
         names, note = named(classes, names_beside(folder.resolve()))
-        self.notes += [note] if note else []
+        self.notes += [printable(note)] if note else []
         return [
             (prefix + printable(path.as_posix()), kind and printable(names[kind]).replace("_", " "), folder / path)
             for path in paths

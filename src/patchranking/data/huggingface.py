@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from PIL import Image
 
-from patchranking.data.base import ImageData, row_keys, sample
+from patchranking.data.base import ImageData, printable, row_keys, sample
+from patchranking.data.classnames import named, names_beside
 from patchranking.data.images import UnreadableImageError, read_image, reason
 from patchranking.errors import UserError
 from patchranking.extras import import_extra
@@ -21,6 +23,8 @@ _LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
 
 class HuggingFaceData(ImageData):
     """Rows of one split of a data set; they stay in the library's memory-mapped files, undecoded, until they are read.
+
+    ``classnames.txt`` in a local folder or beside it names the classes; numbers without names are numbers of its lines.
 
     Args:
         name: Data set on the Hub, or a local folder of Parquet files, of class folders, or of ``save_to_disk``.
@@ -38,6 +42,8 @@ class HuggingFaceData(ImageData):
         library = import_extra("datasets", "Data from Hugging Face needs datasets", "data")
         try:
             splits = _splits(library, name)
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(f"Could not load the data set 'hf:{name}': {reason(error)}") from error
         split = split or (default_split if len(splits) > 1 else next(iter(splits)))
@@ -49,7 +55,12 @@ class HuggingFaceData(ImageData):
             found = f"columns {', '.join(rows.column_names)}" if len(rows) else "no rows"
             raise UserError(f"'hf:{name}:{split}' has no pictures, but {found}: choose a data set of images.")
         chosen = sample(len(rows), limit, seed)
-        self._describe(Path(name).expanduser().resolve().name, split, _keys(rows), *_classes(library, rows), chosen)
+        folder = Path(os.path.expanduser(name)).resolve()
+        classes, names = _classes(library, rows)
+        if None not in classes and (lines := names_beside(folder) if folder.is_dir() else []):
+            classes, names, note = _named(classes, names, lines)
+            self.notes = [printable(note)] if note else []
+        self._describe(folder.name, split, _keys(rows), classes, names, chosen)
         self._column = pictures[0]
         undecoded = rows.select_columns(self._column).cast_column(self._column, library.Image(decode=False))
         self._rows = undecoded.select(chosen)
@@ -62,7 +73,9 @@ class HuggingFaceData(ImageData):
 
 
 def _splits(library: ModuleType, name: str) -> dict[str, Any]:
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
+    if name.startswith(("/", ".", "~")) and not folder.is_dir():
+        raise UserError(f"There is no folder '{folder}' to load 'hf:{name}' from.")
     if (folder / "dataset_dict.json").is_file():
         return library.load_from_disk(folder)
     if (folder / "state.json").is_file():
@@ -90,6 +103,19 @@ def _classes(library: ModuleType, rows: Any) -> tuple[list[Any], list[str]]:
     values = rows[columns[0]][:]
     names = rows.features[columns[0]].names if declared else []
     return [None if value in (-1, "") else value for value in values], names
+
+
+def _named(classes: list[Any], names: list[str], lines: list[str]) -> tuple[list[Any], list[str], str]:
+    """Classes and their names by the lines of ``classnames.txt``, and a note on what was assumed or left aside."""
+    if names:
+        own, note = named(names, lines)
+        return classes, [own[name] for name in names], note
+    if isinstance(classes[0], str):
+        own, note = named(sorted(set(classes)), lines)
+        return [own[kind] for kind in classes], [], note
+    if (last := max(classes)) >= len(lines):
+        return classes, [], f"classnames.txt is left aside: it has no line {last + 1} for class {last}."
+    return classes, lines, ""
 
 
 def _dtype(rows: Any, column: str) -> str:

@@ -26,6 +26,8 @@ _NEEDS_HEIF = "HEIC needs pillow-heif: pip install 'patchranking[heif]'"
 _MAX_PIXELS = 178_956_970  # as Pillow's, which a program can switch off
 _MAX_BYTES = 2**30
 _MAX_RATIO = 500  # a picture of 20000 x 1, its short side resized to 224, would have a billion pixels
+_JPEG = b"\xff\xd8"
+_JPEG_SCAN, _JPEG_EXIF, _JPEG_COLOURS, _JPEG_COMMENT = 0xDA, 0xE1, 0xEE, 0xFE
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = {b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND"}
 _ORIENTATION = 0x0112
@@ -59,10 +61,12 @@ def read_image(source: Path | bytes | Image.Image) -> Image.Image:
     except UnreadableImageError:
         raise
     except Exception as error:
-        if bare := _bare_png(source):
+        if bare := _bare(source):
             with suppress(Exception):
                 return _rgb(bare)
-        raise UnreadableImageError(reason(error)) from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        why = "cannot identify the format, or it is none that is read" if unknown else reason(error)
+        raise UnreadableImageError(why) from error
 
 
 @cache
@@ -118,13 +122,17 @@ def _rgb(source: Path | bytes | Image.Image) -> Image.Image:
         return image.convert("RGB")
 
 
-def _bare_png(source: Path | bytes | Image.Image) -> bytes:
-    """A PNG file without its metadata, which may be what cannot be read; nothing where the source is no PNG file."""
+def _bare(source: Path | bytes | Image.Image) -> bytes:
+    """A file without its metadata, which may be what cannot be read; nothing where the source is no PNG or JPEG."""
     content = b""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         content = source.read_bytes() if isinstance(source, Path) else source if isinstance(source, bytes) else b""
-    if not content.startswith(_PNG):
-        return b""
+    if content.startswith(_PNG):
+        return _bare_png(content)
+    return _bare_jpeg(content) if content.startswith(_JPEG) else b""
+
+
+def _bare_png(content: bytes) -> bytes:
     bare, start = [_PNG], len(_PNG)
     while len(head := content[start : start + 8]) == 8:
         end = start + 12 + int.from_bytes(head[:4], "big")
@@ -132,6 +140,20 @@ def _bare_png(source: Path | bytes | Image.Image) -> bytes:
             bare.append(content[start:end])
         start = end
     return b"".join(bare)
+
+
+def _bare_jpeg(content: bytes) -> bytes:
+    """Keeps what the pixels need, the orientation, and Adobe's note on the colours where it is whole."""
+    bare, start = [_JPEG], len(_JPEG)
+    while len(head := content[start : start + 4]) == 4 and head[0] == 0xFF:
+        if (kind := head[1]) == _JPEG_SCAN:
+            return b"".join([*bare, content[start:]])
+        size = 2 + int.from_bytes(head[2:], "big")
+        spare = (0xE0 <= kind <= 0xEF and kind not in (_JPEG_EXIF, _JPEG_COLOURS)) or kind == _JPEG_COMMENT
+        if not (spare or (kind == _JPEG_COLOURS and size < 16)):
+            bare.append(content[start : start + size])
+        start += size
+    return b""
 
 
 def _opened(source: Path | bytes | Image.Image) -> Image.Image:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tarfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path, PurePosixPath
@@ -68,7 +70,7 @@ class WebDatasetData(ImageData):
                 if found.lost:
                     self._lost[keys[-1]] = found.lost
         if not keys:
-            raise UserError(f"There are no pictures in 'wds:{shards}'.")
+            raise UserError(f"There are no pictures in 'wds:{shards}': a sample needs one, such as 000.jpg.")
         chosen = sample(len(keys), limit, seed)
         folders = list(dict.fromkeys(path.resolve().parent for path in self._shards))
         name = "+".join(dict.fromkeys(folder.parent.name for folder in folders))
@@ -93,24 +95,27 @@ class WebDatasetData(ImageData):
 
 def _paths(shards: str) -> list[Path]:
     paths: list[Path] = []
-    for pattern in _without_braces(str(Path(shards).expanduser())) or [shards]:
+    for pattern in _without_braces(str(Path(os.path.expanduser(shards)))):
         found = [pattern] if Path(pattern).exists() else sorted(glob(pattern))
         if not found:
             raise UserError(f"There is no shard '{pattern}': give tar files, as in wds:data/{{000..003}}.tar.")
         paths += map(Path, found)
+    if not paths:
+        raise UserError(f"'wds:{shards}' names no shard: give the numbers in braces from the first to the last.")
     return paths
 
 
-def _without_braces(pattern: str) -> list[str]:
-    """Spells out ``{000..003}`` and ``{a,b}`` as a shell does."""
+def _without_braces(pattern: str) -> Iterator[str]:
+    """Spells out ``{000..003}`` and ``{a,b}`` as a shell does, one after the other."""
     braces = re.search(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}", pattern)
     if braces is None:
-        return [pattern]
+        yield pattern
+        return
     first, last, words = braces.groups()
     numbers = range(int(first), int(last) + 1) if first else ()
-    options = [f"{number:0{len(first)}}" for number in numbers] if first else words.split(",")
-    before, rest = pattern[: braces.start()], _without_braces(pattern[braces.end() :])
-    return [before + option + after for option in options for after in rest]
+    for option in (f"{number:0{len(first)}}" for number in numbers) if first else words.split(","):
+        for after in _without_braces(pattern[braces.end() :]):
+            yield pattern[: braces.start()] + option + after
 
 
 def _scan(shard: Path) -> tuple[dict[str, _Sample], dict[str, str]]:

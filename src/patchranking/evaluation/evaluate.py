@@ -12,8 +12,10 @@ import numpy as np
 from patchranking.checkpoint import claim, digest
 from patchranking.data import ImageData
 from patchranking.errors import UserError, check_numbers
+from patchranking.evaluation.accounting import accounting
 from patchranking.evaluation.environment import environment
-from patchranking.evaluation.examples import Example, examples
+from patchranking.evaluation.examples import Example, examples, farthest
+from patchranking.evaluation.recommend import recommend, spotlight
 from patchranking.evaluation.rows import Entry, rows_of
 from patchranking.methods import Dense, PatchRanking, named
 from patchranking.methods.journal import Journal
@@ -33,14 +35,15 @@ class EvaluationSettings:
     """What to compare.
 
     Attributes:
-        methods: Baselines (random, centre-crop, cls-attention, evit, a-vit, tome, low-res), and golden, the oracle;
-            dense and the pruners are always measured.
+        methods: Baselines (random, centre-crop, cls-attention, evit, a-vit, tome, pitome, low-res), and golden, the
+            oracle; dense and the pruners are always measured.
         keep: Keep rates, the shares of patches that reach the end; 1.0 is the dense model.
         golden_images: Images, drawn by seed, on which the oracle runs.
         index_images: Images, drawn by seed, whose features are kept for nearest neighbours and retrieval.
         batch_size: Images per batch.
         timing_batch: Images per batch when timing; 0 leaves timing out.
-        examples: Images shown in the report.
+        examples: Images shown in the report, the first that can be read; with the oracle, of those that it runs on.
+        worst: Images shown on which the pruned and the dense model disagree most.
         seed: Random seed.
     """
 
@@ -51,13 +54,15 @@ class EvaluationSettings:
     batch_size: int = 32
     timing_batch: int = 16
     examples: int = 8
+    worst: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
         named(self.methods)
         for rate in self.keep:
             check_keep_rate(rate)
-        check_numbers(vars(self), golden_images=0, index_images=0, batch_size=1, timing_batch=0, examples=0, seed=0)
+        least = {"batch_size": 1, "golden_images": 0, "index_images": 0, "timing_batch": 0}
+        check_numbers(vars(self), **least, examples=0, worst=0, seed=0)
 
 
 def evaluate(
@@ -80,7 +85,7 @@ def evaluate(
         progress: Folder for what is measured; with that of the same evaluation, killed, it goes on.
 
     Returns:
-        The content of results.json and the examples of the report.
+        The content of results.json, and the examples of the report, the worst ones first.
 
     Raises:
         UserError: If two pruners are of a kind, one is another model's, tuned tokens do not fit the classes, no image
@@ -106,16 +111,22 @@ def evaluate(
         names = {entry.key: entry.name for entry in entries}
         journal = Journal(claim(progress, "evaluation", of), names)
     tally = measure(model, data, encodings, None, indexed, settings.batch_size, "evaluate", journal)
+    rows = rows_of(model, data, tally, entries, settings.timing_batch, settings.seed)
+    found = recommend(rows)
     results = {
         "environment": environment(model.tower.device) | {"dtype": str(model.tower.dtype).removeprefix("torch.")},
-        "rows": rows_of(model, data, tally, entries, settings.timing_batch, settings.seed),
-        "images": {"in": len(data), "evaluated": tally.count(DENSE), "skipped": len(tally.skipped)},
-        "skipped": tally.skipped,
+        "rows": rows,
+        "recommendation": None if found is None else asdict(found),
+        **accounting(data, tally.count(DENSE), tally.skipped),
     }
     golden = any(method.oracle for method in named(settings.methods))
     readable = [image for image in tally.values(DENSE, "feature_cosine") if not golden or image in oracle_images]
-    shown = [method for method in (*own, *named(settings.methods)) if method.tuned == "none"]
-    return results, examples(model, data, readable[: settings.examples], shown, reference.block, golden)
+    chosen = spotlight(rows)
+    spoken_of = next((entry for entry, row in zip(entries, rows, strict=True) if row is chosen), None)
+    worst = farthest(tally, spoken_of, settings.worst) if spoken_of is not None and spoken_of.method.shown else []
+    first = [image for image in readable if image not in worst][: settings.examples]
+    shown = examples(model, data, worst, entries, tally, True) + examples(model, data, first, entries, tally)
+    return results, shown
 
 
 def _pruners(model: LoadedModel, data: ImageData, pruners: Sequence[Pruner]) -> list[PatchRanking]:

@@ -1,22 +1,46 @@
-"""Examples: single images with the golden ranking of their patches and what methods keep of them."""
+"""Examples: single images, what every stage of a method keeps of them, and what the model then says."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from patchranking.data import ImageData, read_batches
-from patchranking.methods import Method
+from patchranking.evaluation.rows import Entry
 from patchranking.methods.batch import Batch
 from patchranking.methods.golden import golden_importance
-from patchranking.pruning.select import best_first, kept_count
+from patchranking.methods.tally import DENSE, Tally
+from patchranking.pruning.schedule import Schedule
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["Example", "examples"]
+__all__ = ["Example", "View", "examples", "farthest", "stages_passed"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One image under one method at one keep rate.
+
+    Attributes:
+        passed: How many stages every patch passes, ``(rows, cols)``.
+        stages: How many stages there are; a patch that passes all of them is kept.
+        cosine: Cosine to the dense feature.
+        prediction: Name of the class that is predicted; None without classes.
+    """
+
+    passed: np.ndarray
+    stages: int
+    cosine: float | None = None
+    prediction: str | None = None
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Which patches reach the end, boolean ``(rows, cols)``."""
+        return np.asarray(self.passed == self.stages)
 
 
 @dataclass(frozen=True)
@@ -25,24 +49,54 @@ class Example:
 
     Attributes:
         image: RGB square as the model sees it.
-        caption: Plain text under the image.
+        caption: Plain text under the image: its class, or a caption of it, or its key.
         importance: Golden importance ``(rows, cols)``, higher = keep; None if the golden ranking was not run.
-        places: From method to the place of every patch in its order, ``(rows, cols)``, 0 = stays longest.
+        views: Method -> keep rate -> what it makes of the image.
+        key: Name of the image in its data set.
+        prediction: Name of the class that the dense model predicts; None without classes.
+        worst: Whether it is shown because the pruned and the dense model disagree on it, not as it came.
     """
 
     image: Image.Image
     caption: str
     importance: np.ndarray | None = None
-    places: dict[str, np.ndarray] = field(default_factory=dict)
+    views: Mapping[str, Mapping[float, View]] = field(default_factory=dict)
+    key: str = ""
+    prediction: str | None = None
+    worst: bool = False
 
-    def kept(self, method: str, rate: float) -> np.ndarray:
-        """Which patches a method keeps at a keep rate, boolean ``(rows, cols)``."""
-        return np.asarray(self.places[method] < kept_count(rate, self.places[method].size))
+
+def farthest(tally: Tally, entry: Entry, number: int) -> list[int]:
+    """Images on which a method and the dense model disagree most: other predictions first, then the lowest cosines."""
+    own, dense = tally.values(entry.key, "prediction"), tally.values(DENSE, "prediction")
+    cosines = tally.values(entry.key, "feature_cosine")
+    return sorted(cosines, key=lambda image: (own.get(image) == dense.get(image), cosines[image]))[:number]
+
+
+def stages_passed(entry: Entry, batch: Batch) -> Tensor | None:
+    """How many stages every patch passes, ``(batch, patches)``; None where patches are merged.
+
+    What a stage keeps is what the schedule that ends with it keeps.
+    """
+    tower, stages = entry.encoding.tower, list(entry.encoding.schedule.stages.items())
+    passed = torch.zeros(len(batch.pixels), tower.num_patches, dtype=torch.int64, device=batch.pixels.device)
+    for number in range(1, len(stages) + 1):
+        until = Schedule(dict(stages[:number]))
+        kept = entry.method.at(tower, until, 0).run(batch).keep_indices
+        if kept is None and until.keep < 1:
+            return None
+        passed += 1 if kept is None else torch.zeros_like(passed).scatter(1, kept, 1)
+    return passed
 
 
 @torch.inference_mode()
 def examples(
-    model: LoadedModel, data: ImageData, images: Sequence[int], methods: Sequence[Method], block: int, golden: bool
+    model: LoadedModel,
+    data: ImageData,
+    images: Sequence[int],
+    entries: Sequence[Entry],
+    tally: Tally,
+    worst: bool = False,
 ) -> list[Example]:
     """Reads some images again to show them.
 
@@ -50,19 +104,40 @@ def examples(
         model: The model.
         data: The images.
         images: Indices of a few that can be read.
-        methods: Whose choice to show, where they have one before the first stage.
-        block: The first stage.
-        golden: Whether to search for the golden ranking.
+        entries: What was measured; methods worth a look are shown, and the golden ranking of an oracle's images.
+        tally: What was measured on the images.
+        worst: What to note in every example.
     """
     tower, found = model.tower, []
-    scorers = {method.name: scorer for method in methods if (scorer := method.first_scorer(tower, block)) is not None}
-    for read, pixels in read_batches(data, model.preprocess, 1, {}, images):
-        batch = Batch(tower, pixels.to(tower.device, tower.dtype), read)
-        importance = golden_importance(batch, block).view(tower.grid).float().cpu().numpy() if golden else None
-        places = {}
-        for name, scorer in scorers.items():
-            order = best_first(scorer(batch.entering(block)), tower.num_patches)[0]
-            places[name] = order.argsort().view(tower.grid).cpu().numpy()
-        caption = data.keys[read[0]] if data.labels is None else data.class_names[data.labels[read[0]]]
-        found.append(Example(model.picture(pixels[0]), caption, importance, places))
+    shown = [entry for entry in entries if entry.method.shown and entry.method.tuned == "none" and entry.keep < 1]
+    oracle = next((entry.encoding for entry in entries if entry.method.oracle), None)
+    for (image,), pixels in read_batches(data, model.preprocess, 1, {}, images):
+        batch = Batch(tower, pixels.to(tower.device, tower.dtype), [image])
+        views: dict[str, dict[float, View]] = {}
+        for entry in shown:
+            passed = stages_passed(entry, batch)
+            if passed is not None:
+                views.setdefault(entry.method.name, {})[entry.keep] = View(
+                    passed.view(tower.grid).cpu().numpy(),
+                    len(entry.encoding.schedule.stages),
+                    tally.values(entry.key, "feature_cosine").get(image),
+                    _class(data, tally.values(entry.key, "prediction").get(image)),
+                )
+        importance = None
+        if oracle is not None and image in (oracle.images or ()):
+            ranking = golden_importance(batch, oracle.schedule.block)
+            importance = ranking.view(tower.grid).float().cpu().numpy()
+        dense = _class(data, tally.values(DENSE, "prediction").get(image))
+        caption, key = _caption(data, image), data.keys[image]
+        found.append(Example(model.picture(pixels[0]), caption, importance, views, key, dense, worst))
     return found
+
+
+def _class(data: ImageData, prediction: float | None) -> str | None:
+    return None if prediction is None else data.class_names[int(prediction)]
+
+
+def _caption(data: ImageData, image: int) -> str:
+    if data.labels is not None:
+        return data.class_names[data.labels[image]]
+    return data.captions[image][0] if data.captions is not None and data.captions[image] else data.keys[image]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.macs import analytic_macs
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["Entry", "caption_features", "encoding_macs", "index_measures", "recalls", "rows_of"]
+__all__ = ["Entry", "caption_features", "comparable", "encoding_macs", "index_measures", "recalls", "rows_of"]
 
 _NEIGHBOURS = 10
 _RECALLS = (1, 5, 10)
@@ -54,6 +54,13 @@ class Entry:
         return f"{self.method.name} {self.method.tuned} {self.keep:g}"
 
 
+def comparable(rows: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """Splits the rows of one data set: those to compare, and those of an oracle that ran on fewer images."""
+    most = max((row.get("n_images") or 0 for row in rows), default=0)
+    apart = [row for row in rows if row["oracle"] and (row.get("n_images") or most) < most]
+    return [row for row in rows if row not in apart], apart
+
+
 def encoding_macs(encoding: Encoding, pixels: Tensor) -> float:
     """MACs per image of a method, scoring and merging included, and what an oracle looks up left out."""
     batch = Batch(encoding.tower, pixels)
@@ -70,7 +77,7 @@ def rows_of(
     Accuracies and recalls are percentages. ``top1_interval`` is a bootstrap interval of 95 %, ``top1_change_interval``
     that of the difference to the dense model on the same images. ``recall_at_k`` finds the picture of a caption,
     ``text_recall_at_k`` a caption of a picture. For ``index_overlap_at_10`` and ``knn_top1`` the method's features
-    query an index of the dense model's.
+    query an index of the dense model's. ``top1_dense`` is of the images that the method ran on.
 
     Args:
         model: The dense model.
@@ -120,10 +127,11 @@ def _schedule(entry: Entry) -> dict[str, Any]:
 def _macs(entry: Entry, pixels: Tensor, dense_macs: float) -> dict[str, float]:
     visual = None if entry.method.prompts is None else entry.method.prompts.visual()
     tokens, tower = 0 if visual is None else visual.shape[1], entry.encoding.tower
-    macs = encoding_macs(entry.encoding, pixels)
+    macs, encoding = encoding_macs(entry.encoding, pixels), entry.encoding
+    formula = analytic_macs(tower, tower.feature_size, encoding.schedule, tokens, encoding.inside)
     return {
         "gmacs": macs / 1e9,
-        "gmacs_analytic": analytic_macs(tower, tower.feature_size, entry.encoding.schedule, tokens) / 1e9,
+        "gmacs_analytic": formula / 1e9,
         "gmacs_dense": dense_macs / 1e9,
         "macs_share": macs / dense_macs,
     }
@@ -144,7 +152,7 @@ def _accuracy(tally: Tally, key: Hashable, seed: int) -> dict[str, Any]:
     own, dense = tally.values(key, "top1"), tally.values(DENSE, "top1")
     return {
         "top1": tally.mean(key, "top1"),
-        "top1_dense": tally.mean(DENSE, "top1"),
+        "top1_dense": tally.mean(DENSE, "top1", own.keys()) if own else tally.mean(DENSE, "top1"),
         "top1_interval": interval(list(own.values()), seed),
         "top1_change_interval": interval([hit - dense[image] for image, hit in own.items()], seed),
         "top5": tally.mean(key, "top5"),

@@ -18,6 +18,7 @@ from patchranking.methods.golden import Golden
 from patchranking.methods.low_res import LowRes
 from patchranking.methods.method import Encoded, Encoding, Method, Style
 from patchranking.methods.patchranking import PatchRanking
+from patchranking.methods.pitome import PiToMe
 from patchranking.methods.random import Random
 from patchranking.methods.tome import ToMe
 
@@ -25,7 +26,7 @@ __all__ = ["METHODS", "STYLES", "Dense", "Encoded", "Encoding", "Method", "Patch
 
 METHODS: dict[str, Method] = {
     method.name: method
-    for method in (ToMe(), LowRes(), ClsAttention(), EViT(), AViT(), CentreCrop(), Random(), Golden())
+    for method in (ToMe(), PiToMe(), LowRes(), ClsAttention(), EViT(), AViT(), CentreCrop(), Random(), Golden())
 }
 """Name -> baseline or oracle, in the order of charts and tables."""
 

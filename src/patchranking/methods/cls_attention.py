@@ -18,10 +18,7 @@ class ClsAttention(Dropping):
 
     name = "cls-attention"
     style = Style("#2f7fd0", "s")
-    rescore = True
+    rescore, shown = True, True
 
     def scorer(self, tower: VisionTower, block: int, seed: int = 0) -> Scorer:
         return lambda tokens: tower.class_attention(tokens, block)
-
-    def first_scorer(self, tower: VisionTower, block: int) -> Scorer:
-        return self.scorer(tower, block)

@@ -55,6 +55,7 @@ class Encoding:
         search: What an oracle looks up about a batch before ``run``; its cost is not that of the encoding.
         classes: Unit text features of the classes, ``(classes, features)``, where the method has tuned its own.
         images: Indices of the images to measure it on; None for all.
+        inside: Whether patches go between the attention and the MLP of the schedule's blocks, not before these.
     """
 
     tower: VisionTower
@@ -63,6 +64,7 @@ class Encoding:
     search: Callable[[Batch], object] = lambda batch: None
     classes: Tensor | None = None
     images: Set[int] | None = None
+    inside: bool = False
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Features ``(batch, features)`` of preprocessed images ``(batch, 3, height, width)``."""
@@ -101,6 +103,7 @@ class Method(ABC):
         name: As in results.json.
         style: How charts draw it.
         oracle: Whether it sees the result before it chooses; no deployable method does.
+        shown: Whether the patches that it keeps are worth a look in the report.
         tuned: Which tokens are tuned: ``none``, ``text``, ``visual`` or ``both``.
         prompts: The tuned tokens.
     """
@@ -108,6 +111,7 @@ class Method(ABC):
     name: str
     style: Style
     oracle: bool = False
+    shown: bool = False
     tuned: str = "none"
     prompts: Prompts | None = None
 
@@ -121,10 +125,6 @@ class Method(ABC):
                 takes a schedule of its own with the same MACs.
             seed: Seed of what is drawn at random.
         """
-
-    def first_scorer(self, tower: VisionTower, block: int) -> Scorer | None:
-        """What scores the patches before the first stage, where its choice is worth a look; otherwise None."""
-        return None
 
 
 class Dropping(Method):

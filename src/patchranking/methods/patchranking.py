@@ -9,7 +9,6 @@ from torch import Tensor
 from patchranking.data import ImageData
 from patchranking.methods.method import Encoding, Method, Style, reducing
 from patchranking.pruner import Pruner
-from patchranking.pruning.attach import Scorer
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel
@@ -27,6 +26,7 @@ class PatchRanking(Method):
 
     name = "patchranking"
     style = Style("#e2571e", "o")
+    shown = True
 
     def __init__(self, pruner: Pruner, classes: Tensor | None = None) -> None:
         self.pruner, self.classes = pruner, classes
@@ -41,6 +41,3 @@ class PatchRanking(Method):
     def at(self, tower: VisionTower, schedule: Schedule, seed: int = 0) -> Encoding:
         pruner = self.pruner.scheduled(schedule)
         return reducing(tower, schedule, pruner.reductions(), self.classes)
-
-    def first_scorer(self, tower: VisionTower, block: int) -> Scorer:
-        return self.pruner.predictor(block)

@@ -29,7 +29,7 @@ _SCHEMA = pa.schema(
 
 
 class Tally:
-    """Hits, cosines and object shares of every image under every method, and features of some images.
+    """Predictions, cosines and object shares of every image under every method, and features of some images.
 
     Args:
         labels: Class of every image of the data set; None without classes.
@@ -68,7 +68,8 @@ class Tally:
         if classes is not None and self.labels is not None:
             logits = F.normalize(features.float(), dim=-1) @ classes.T
             labels = torch.tensor([self.labels[image] for image in images], device=logits.device)
-            measures["top1"] = 100.0 * (logits.argmax(-1) == labels).float()
+            measures["prediction"] = logits.argmax(-1).float()
+            measures["top1"] = 100.0 * (measures["prediction"] == labels).float()
             first = logits.topk(min(5, len(classes))).indices
             measures["top5"] = 100.0 * (first == labels.unsqueeze(1)).any(1).float()
         if objects is not None:

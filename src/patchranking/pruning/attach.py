@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from patchranking.errors import UserError
 from patchranking.towers import VisionTower
+from patchranking.towers.base import TokenHook, token_hooks
 
-__all__ = ["Hooks", "Reduced", "Reduction", "Scorer", "attach_reductions", "check_dense", "detach", "run_reduced"]
+__all__ = ["Hooks", "Reduced", "Reduction", "Scorer", "attach_reductions", "detach", "run_reduced"]
 
 Scorer = Callable[[Tensor], Tensor]
 """Maps tokens ``(batch, prefix + patches, width)`` to importance ``(batch, patches)``, higher = keep."""
@@ -91,23 +91,9 @@ def detach(model: nn.Module | VisionTower) -> None:
     Args:
         model: Any module; copies of attached models and wrappers of them too. One that is not pruned stays as it is.
     """
-    for hooks, key in list(_hooks_on(model)):
+    for hooks, key in list(token_hooks(model.module if isinstance(model, VisionTower) else model)):
         del hooks[key]
     _forget_compiled()
-
-
-def check_dense(model: nn.Module | VisionTower) -> None:
-    """Raises UserError when a pruner is attached to a model."""
-    if next(_hooks_on(model), None) is not None:
-        raise UserError("This model is pruned already: detach its pruner first, patchranking.detach(model).")
-
-
-def _hooks_on(model: nn.Module | VisionTower) -> Iterator[tuple[dict[int, Any], int]]:
-    """Where the hooks of any pruner are: a dictionary of PyTorch's and the key in it."""
-    module: nn.Module = model.module if isinstance(model, VisionTower) else model
-    for part in module.modules():
-        for hooks in (part._forward_pre_hooks, part._forward_hooks):
-            yield from ((hooks, key) for key, hook in hooks.items() if isinstance(hook, _Hook))
 
 
 def _forget_compiled() -> None:
@@ -116,7 +102,7 @@ def _forget_compiled() -> None:
         torch.compiler.reset()
 
 
-class _Hook:
+class _Hook(TokenHook):
     """Reduces tokens inside a model, without a graph where the tokens have none."""
 
     def __init__(self, reduce: Reduction) -> None:

@@ -34,10 +34,11 @@ def iterative(
         The ranking; the importance of a patch is its place in the removal order, between 0 and 1.
 
     Raises:
-        UserError: If the group is below 1.
+        UserError: If a pruner is attached to the model, or the group is below 1.
     """
     if group < 1:
         raise UserError(f"The iterative search removes at least 1 patch a round, not {group}.")
+    tower.check_dense()
     tokens = tower.embed(pixels, block)
     damage = objective(tower.pool(tower.run(tokens, block)))
     alive = torch.arange(tower.num_patches, device=pixels.device).expand(len(tokens), -1)

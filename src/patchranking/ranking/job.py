@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -44,8 +45,9 @@ def rank(
         engine: ``local``, this process, or ``ray``, a cluster.
 
     Returns:
-        The manifest. Its ``totals`` say how many images came in, were ranked and were skipped, ``skipped`` why, and
-        ``images_per_second`` how fast the last run was that had any work.
+        The manifest. Its ``totals`` say how many images came in, were ranked and were skipped, and how many other files
+        lie among them; ``skipped`` has the reason of each image, ``left_out`` those of the files, with their numbers,
+        and ``images_per_second`` how fast the last run was that had any work.
 
     Raises:
         UserError: If the settings do not suit the model, ``out`` holds rankings of other images or settings, no image
@@ -125,4 +127,9 @@ def _account(ranker: ShardRanker) -> dict[str, Any]:
         )
     if not ranked:
         raise none_readable(skipped)
-    return {"totals": {"in": total, "ranked": ranked, "skipped": len(skipped)}, "skipped": skipped}
+    left_out = ranker.data.left_out
+    return {
+        "totals": {"in": total, "ranked": ranked, "skipped": len(skipped), "left_out": len(left_out)},
+        "skipped": skipped,
+        "left_out": dict(Counter(left_out.values())),
+    }

@@ -39,8 +39,9 @@ def leave_out(
         The ranking; the importance of a patch is the mean damage of its windows.
 
     Raises:
-        UserError: If the window does not fit the grid or the stride leaves gaps.
+        UserError: If a pruner is attached to the model, the window does not fit the grid or the stride leaves gaps.
     """
+    tower.check_dense()
     removed = windows(tower.grid, window, stride)
     kept = survivors(removed, tower.num_patches).to(pixels.device)
     tokens = tower.embed(pixels, block)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,7 +71,7 @@ def write_shard(
     table = pa.table([keys, list(importance), list(order), *names], schema=_SCHEMA)
     table = table.replace_schema_metadata({_METADATA: json.dumps({"settings": settings, "skipped": skipped})})
     with replacing(path) as partial:
-        pq.write_table(table, partial, compression="zstd")
+        pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
 
 
 def read_shard_summary(path: Path) -> tuple[int, dict[str, str]]:
@@ -115,6 +116,9 @@ def finished_manifest(folder: Path) -> dict[str, Any]:
         raise UserError(f"There are no rankings in '{folder}': make them with patchranking rank.")
     if "totals" not in manifest:
         raise UserError(f"The rankings in '{folder}' are not finished: run the same patchranking rank again to go on.")
+    with _intact(folder / MANIFEST, folder):
+        operator.index(manifest["shards"])
+        operator.index(manifest["settings"]["block"])
     return manifest
 
 
@@ -134,9 +138,9 @@ def iter_rankings(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     for index in range(shards):
         path = folder / shard_name(index, shards)
         with _intact(path, path):
-            table = pq.read_table(path, columns=["key", "importance"])
-        for key, importance in zip(table["key"], table["importance"], strict=True):
-            yield key.as_py(), np.array(importance.values)
+            table = pq.read_table(path, columns=["key", "importance"], page_checksum_verification=True)
+            rows = [np.array(row.values, np.float32) for row in table["importance"]]
+        yield from zip(table["key"].to_pylist(), rows, strict=True)
 
 
 def golden_by_index(folder: Path, keys: Sequence[str]) -> dict[int, Tensor]:

@@ -27,7 +27,9 @@ def windows(grid: tuple[int, int], size: int, stride: int) -> Tensor:
         UserError: If a window does not fit the grid, fills it, or the stride leaves gaps.
     """
     if not 1 <= size <= min(grid) or size * size == grid[0] * grid[1]:
-        raise UserError(f"A window of {size} x {size} patches does not fit a grid of {grid[0]} x {grid[1]}.")
+        raise UserError(
+            f"A window of {size} x {size} patches does not fit a grid of {grid[0]} x {grid[1]}: give a smaller one."
+        )
     if not 1 <= stride <= size:
         raise UserError(f"The stride must be between 1 and the window size {size} to cover every patch, not {stride}.")
     rows, columns = (sorted({*range(0, side - size + 1, stride), side - size}) for side in grid)

@@ -1,4 +1,4 @@
-"""Charts of accuracy against cost as SVG text, and examples as one picture."""
+"""Charts of accuracy against cost as SVG text."""
 
 from __future__ import annotations
 
@@ -8,23 +8,19 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
 
-from patchranking.evaluation.examples import Example
+from patchranking.evaluation.rows import comparable
 from patchranking.extras import import_extra
-from patchranking.report.pictures import heat_map, kept_view, photo, shown_methods
 from patchranking.report.styles import order, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["MEASURES", "accuracy_against_cost", "examples_picture"]
+__all__ = ["MEASURES", "accuracy_against_cost"]
 
 MEASURES = {
     "top1": "Zero-shot top-1 (%)",
@@ -41,6 +37,9 @@ _COSTS = {
     "milliseconds": "Milliseconds per image, measured",
 }
 _SHARES = ("object_patches_kept", "index_overlap_at_10")
+
+_AXES_POINTS, _LETTER_POINTS, _TITLE_POINTS = 270, 6.5, 470
+"""Width of the axes at the least, of a letter of a tick label at the most; letters of a title times their size."""
 
 _INK, _MUTED, _LINE, _CARD = "#010101", "#020202", "#030303", "#040404"
 _THEME = {
@@ -71,6 +70,7 @@ _RC: dict[Any, Any] = {
     "xtick.labelsize": 10,
     "ytick.labelsize": 10,
     "xtick.major.size": 0,
+    "xtick.major.pad": 6.5,
     "ytick.major.size": 0,
     "legend.fontsize": 10,
     "legend.handlelength": 1.9,
@@ -98,7 +98,8 @@ def accuracy_against_cost(
 ) -> str:
     """Draws a measure against the cost of the image tower, one line a method.
 
-    Several seeds of one setting become their mean with a band from the lowest to the highest.
+    Several seeds of one setting become their mean with a band from the lowest to the highest. An oracle that ran on
+    fewer images than the others is left out: it cannot be compared with them.
 
     Args:
         rows: Rows of ``results.json``.
@@ -112,7 +113,7 @@ def accuracy_against_cost(
     Raises:
         MissingExtraError: If matplotlib is not installed.
     """
-    chosen = [row for row in rows if row["dataset"] == dataset]
+    chosen, _ = comparable([row for row in rows if row["dataset"] == dataset])
     curves = _curves(chosen, measure, cost)
     if not curves:
         return ""
@@ -127,8 +128,11 @@ def accuracy_against_cost(
             _draw(axes, curve)
         _draw_dense(axes, chosen, measure, cost)
         axes.margins(x=0.06, y=0.1)
+        axes.xaxis.get_major_locator().set_params(nbins=6)
         axes.set_xlabel(_COSTS[cost])
-        axes.set_title(f"{MEASURES[measure]} · {dataset}", loc="left", fontsize=11.5, fontweight="bold", pad=9)
+        title = f"{MEASURES[measure]} · {dataset}"
+        size = min(11.5, _TITLE_POINTS / len(title))
+        figure.suptitle(title, x=0.015, horizontalalignment="left", fontsize=size, fontweight="bold")
         _mark_rates(axes, next((curve for curve in curves if not curve.oracle), curves[0]))
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
         buffer = io.StringIO()
@@ -233,11 +237,24 @@ def _mark_rates(axes: Axes, curve: _Curve) -> None:
     top = axes.twiny()
     top.spines[:].set_visible(False)
     top.set_xlim(axes.get_xlim())
-    top.set_xticks(curve.cost, [f"{100 * rate:g}%" for rate in curve.rate])
+    labels = [f"{100 * rate:.3g}%" for rate in curve.rate]
+    top.set_xticks(curve.cost, _apart(curve.cost, labels, axes))
     top.tick_params(pad=1)
     top.grid(axis="x", color=_LINE, linewidth=0.8)
     top.set_zorder(axes.get_zorder() - 1)
     top.set_xlabel(f"patches kept by {curve.method}", loc="left", labelpad=5)
+
+
+def _apart(places: np.ndarray, labels: Sequence[str], axes: Axes) -> list[str]:
+    """Blanks the labels that would touch the one before; places go from left to right."""
+    low, high = axes.get_xlim()
+    per_unit = _AXES_POINTS / (high - low)
+    shown, free = [], -np.inf
+    for place, label in zip((places - low) * per_unit, labels, strict=True):
+        half = _LETTER_POINTS * len(label) / 2
+        shown.append(label if place - half >= free else "")
+        free = place + half + _LETTER_POINTS if shown[-1] else free
+    return shown
 
 
 def _themed(svg: str, description: str) -> str:
@@ -250,44 +267,3 @@ def _themed(svg: str, description: str) -> str:
     return svg.replace(
         "<svg", f'<svg role="img" aria-label={quoteattr(description)} stroke-linejoin="round"', 1
     ).strip()
-
-
-def examples_picture(examples: Sequence[Example], rates: Sequence[float] = (0.6, 0.5), side: int = 168) -> Image.Image:
-    """Lays examples out as one picture with a row for each.
-
-    Args:
-        examples: The images.
-        rates: Keep rates to show for every method, next to the image and its golden ranking.
-        side: Side of one image in pixels.
-
-    Returns:
-        RGB picture on white; an image that lacks a method has a gap there.
-
-    Raises:
-        MissingExtraError: If matplotlib, whose font the headings use, is not installed.
-    """
-    matplotlib = import_extra("matplotlib", "The report", "report")
-    shown = list(product(shown_methods(examples), rates))
-    golden = any(item.importance is not None for item in examples)
-    heads = [("image", "")] + [("golden", "ranking")] * golden + [(name, f"{rate:.0%} kept") for name, rate in shown]
-    gap, band = max(4, side // 21), side // 4
-    canvas = Image.new("RGB", (len(heads) * (side + gap) + gap, band + len(examples) * (side + gap)), "white")
-    draw = ImageDraw.Draw(canvas)
-    fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"
-    bold = ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), side // 13)
-    plain = ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), side // 13)
-    for column, (name, note) in enumerate(heads):
-        x = gap + column * (side + gap)
-        draw.text((x, band * 0.14), name, "#1b1f2a", bold)
-        draw.text((x, band * 0.52), note, "#646b7a", plain)
-    for row, item in enumerate(examples):
-        pictures: list[Image.Image | None] = [photo(item.image, side)]
-        if golden:
-            pictures.append(None if item.importance is None else heat_map(item.image, item.importance, side))
-        for method, rate in shown:
-            kept = item.kept(method, rate) if method in item.places else None
-            pictures.append(None if kept is None else kept_view(item.image, kept, side))
-        for column, picture in enumerate(pictures):
-            if picture is not None:
-                canvas.paste(picture, (gap + column * (side + gap), band + row * (side + gap)))
-    return canvas

@@ -1,16 +1,19 @@
-"""Pictures of what a method keeps: the golden ranking as a heat map and the kept patches on a greyed image."""
+"""Pictures of what a method keeps: the golden ranking as a heat map, the kept patches on a greyed image, and both."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from patchranking.evaluation.examples import Example
+from patchranking.extras import import_extra
 from patchranking.report.styles import order
 
-__all__ = ["heat_map", "kept_view", "photo", "shown_methods"]
+__all__ = ["examples_picture", "heat_map", "kept_view", "photo", "shown_methods"]
 
 _MAGMA = np.array(
     [
@@ -35,7 +38,7 @@ _OUTLINE = np.array((38, 42, 54), np.float32)
 
 def shown_methods(examples: Sequence[Example]) -> list[str]:
     """All methods whose choice the examples show, in the order of the report."""
-    return sorted({method for item in examples for method in item.places}, key=order)
+    return sorted({method for item in examples for method in item.views}, key=order)
 
 
 def photo(image: Image.Image, side: int = 168) -> Image.Image:
@@ -88,3 +91,44 @@ def _border(mask: np.ndarray) -> np.ndarray:
     padded = np.pad(mask, 1)
     near = padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:]
     return np.asarray(near & ~mask)
+
+
+def examples_picture(examples: Sequence[Example], rates: Sequence[float] = (0.6, 0.5), side: int = 168) -> Image.Image:
+    """Lays examples out as one picture with a row for each.
+
+    Args:
+        examples: The images.
+        rates: Keep rates to show for every method, next to the image and its golden ranking.
+        side: Side of one image in pixels.
+
+    Returns:
+        RGB picture on white; an image that lacks a method has a gap there.
+
+    Raises:
+        MissingExtraError: If matplotlib, whose font the headings use, is not installed.
+    """
+    matplotlib = import_extra("matplotlib", "The report", "report")
+    shown = list(product(shown_methods(examples), rates))
+    golden = any(item.importance is not None for item in examples)
+    heads = [("image", "")] + [("golden", "ranking")] * golden + [(name, f"{rate:.0%} kept") for name, rate in shown]
+    gap, band = max(4, side // 21), side // 4
+    canvas = Image.new("RGB", (len(heads) * (side + gap) + gap, band + len(examples) * (side + gap)), "white")
+    draw = ImageDraw.Draw(canvas)
+    fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"
+    bold = ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), side // 13)
+    plain = ImageFont.truetype(str(fonts / "DejaVuSans.ttf"), side // 13)
+    for column, (name, note) in enumerate(heads):
+        x = gap + column * (side + gap)
+        draw.text((x, band * 0.14), name, "#1b1f2a", bold)
+        draw.text((x, band * 0.52), note, "#646b7a", plain)
+    for row, item in enumerate(examples):
+        pictures: list[Image.Image | None] = [photo(item.image, side)]
+        if golden:
+            pictures.append(None if item.importance is None else heat_map(item.image, item.importance, side))
+        for method, rate in shown:
+            view = item.views.get(method, {}).get(rate)
+            pictures.append(None if view is None else kept_view(item.image, view.kept, side))
+        for column, picture in enumerate(pictures):
+            if picture is not None:
+                canvas.paste(picture, (gap + column * (side + gap), band + row * (side + gap)))
+    return canvas

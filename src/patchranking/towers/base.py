@@ -5,14 +5,26 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from patchranking.errors import UserError
 
-__all__ = ["VisionTower", "activation_name", "masked", "weighted"]
+__all__ = ["Attended", "TokenHook", "VisionTower", "activation_name", "masked", "token_hooks", "weighted"]
+
+
+class TokenHook:
+    """A hook that changes the tokens inside a model, which is then no longer dense."""
+
+
+def token_hooks(model: nn.Module) -> Iterator[tuple[dict[int, Any], int]]:
+    """Where the hooks are that change tokens: a dictionary of PyTorch's and the key in it."""
+    for part in model.modules():
+        for hooks in (part._forward_pre_hooks, part._forward_hooks):
+            yield from ((hooks, key) for key, hook in hooks.items() if isinstance(hook, TokenHook))
 
 
 def activation_name(module: nn.Module) -> str:
@@ -31,7 +43,7 @@ def weighted(tokens: Tensor, gates: Tensor) -> Tensor:
         gates: Weights of the patches, ``(batch, patches)``.
     """
     scale = gates * (gates.shape[1] / gates.sum(1, keepdim=True))
-    return tokens * nn.functional.pad(scale, (tokens.shape[1] - gates.shape[1], 0), value=1.0).unsqueeze(-1)
+    return tokens * F.pad(scale, (tokens.shape[1] - gates.shape[1], 0), value=1.0).unsqueeze(-1)
 
 
 @contextmanager
@@ -55,6 +67,20 @@ def masked(attention: nn.Module, gates: Tensor, per_query: tuple[int, int] | Non
         yield
     finally:
         hook.remove()
+
+
+class Attended(NamedTuple):
+    """What the first half of a block leaves, see ``VisionTower.attend``.
+
+    Attributes:
+        tokens: The tokens with what attention adds to them, ``(batch, tokens, width)``.
+        queries: Queries of the attention, ``(batch, heads, tokens, head width)``.
+        keys: Its keys, of the same shape.
+    """
+
+    tokens: Tensor
+    queries: Tensor
+    keys: Tensor
 
 
 class VisionTower(ABC):
@@ -140,14 +166,31 @@ class VisionTower(ABC):
         """Image features as the library returns them, ``(batch, features)``, not normalised."""
         return self.pool(self.run(self.embed(pixels), 0))
 
-    def keys(self, tokens: Tensor, block: int) -> Tensor:
-        """Keys of a block's attention, all heads concatenated, ``(batch, tokens, width)``; computed outside the block.
+    def attend(self, tokens: Tensor, block: int, key_bias: Tensor | None = None) -> Attended:
+        """Runs the first half of a block, its attention, and shows the queries and keys that it computed.
+
+        ``feed_forward(attend(tokens, block).tokens, block)`` is ``run(tokens, block, block + 1)``, up to rounding and
+        without dropout; between the two, a method may merge or drop tokens. Both halves call the sub-modules of the
+        block, not the block, so its hooks are passed by.
 
         Args:
             tokens: Tokens entering ``block``, ``(batch, tokens, width)``.
             block: Block index.
+            key_bias: As in ``run``.
+
+        Raises:
+            UserError: If the block is not norm, attention, norm, MLP, each with plain projections.
         """
-        return self._class_query_and_keys(self.blocks[block], tokens)[1]
+        part = self.blocks[block]
+        self._check_plain(part)
+        queries, keys, values = (some.transpose(1, 2) for some in self._queries_keys_values(part, tokens))
+        mask = None if key_bias is None else key_bias[:, None, None].to(queries.dtype)
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        return Attended(self._add_attention(part, tokens, mixed.transpose(1, 2).flatten(2)), queries, keys)
+
+    def feed_forward(self, tokens: Tensor, block: int) -> Tensor:
+        """Runs the second half of a block, its MLP, on tokens of any number that ``attend`` has left."""
+        return self._feed_forward(self.blocks[block], tokens)
 
     def class_attention(self, tokens: Tensor, block: int) -> Tensor:
         """Attention of the class token to every patch in one block, averaged over heads.
@@ -164,12 +207,23 @@ class VisionTower(ABC):
         Raises:
             UserError: If the model has no class token.
         """
+        self._check_class_token()
+        part = self.blocks[block]
+        self._check_plain(part)
+        query, keys = self._class_query_and_keys(part, tokens)
+        return self._class_row(query, keys.transpose(1, 2))
+
+    def class_attention_in(self, attended: Attended) -> Tensor:
+        """The same from a block whose first half has run: one row of its attention, computed from what that shows."""
+        self._check_class_token()
+        return self._class_row(attended.queries[:, :, 0], attended.keys)
+
+    def _check_class_token(self) -> None:
         if not self.has_class_token:
             raise UserError("Class attention needs a class token, and this model has none; use another method.")
-        query, keys = self._class_query_and_keys(self.blocks[block], tokens)
-        query = query.view(len(tokens), self.num_heads, -1)
-        keys = keys.view(*tokens.shape[:2], self.num_heads, -1)
-        logits = torch.einsum("bhd,bnhd->bhn", query, keys) * query.shape[-1] ** -0.5
+
+    def _class_row(self, query: Tensor, keys: Tensor) -> Tensor:
+        logits = torch.einsum("bhd,bhnd->bhn", query, keys) * query.shape[-1] ** -0.5
         return logits.float().softmax(-1).mean(1)[:, self.num_prefix_tokens :]
 
     @abstractmethod
@@ -188,14 +242,10 @@ class VisionTower(ABC):
         """Raises UserError when the model's pooling cannot be gated, before any work is done."""
         self.pool(self._no_tokens(), gates=torch.ones(1, self.num_patches, device=self.device))
 
-    @torch.no_grad()
     def check_dense(self) -> None:
-        """Raises UserError when the model prunes, and its features are not those of the dense model."""
-        if not any(part._forward_pre_hooks or part._forward_hooks for part in self.module.modules()):
-            return
-        tokens = self._no_tokens()
-        if self.run(tokens, 0).shape != tokens.shape:
-            raise UserError("A pruner is attached to this model, and the dense one is needed: detach the pruner first.")
+        """Raises UserError when a pruner is attached to the model, at whatever keep rate."""
+        if next(token_hooks(self.module), None) is not None:
+            raise UserError("This model is pruned already: detach the pruner first, patchranking.detach(model).")
 
     @property
     def feature_size(self) -> int:
@@ -229,5 +279,20 @@ class VisionTower(ABC):
     def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor: ...
 
     @abstractmethod
+    def _check_plain(self, block: Any) -> None:
+        """Raises UserError when a block is not what the methods below take it for."""
+
+    @abstractmethod
     def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """The class token's query ``(batch, width)`` and all keys ``(batch, tokens, width)`` of a block's attention."""
+        """The class token's query ``(batch, heads, head width)``, and all keys as ``_queries_keys_values`` has them."""
+
+    @abstractmethod
+    def _queries_keys_values(self, block: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+        """What a block's attention mixes, each ``(batch, tokens, heads, head width)``."""
+
+    @abstractmethod
+    def _add_attention(self, block: Any, tokens: Tensor, mixed: Tensor) -> Tensor:
+        """Adds the mixed values of all heads, ``(batch, tokens, width)``, to tokens as the block does."""
+
+    @abstractmethod
+    def _feed_forward(self, block: Any, tokens: Tensor) -> Tensor: ...

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from open_clip import CLIP, CustomTextCLIP
-from open_clip.transformer import TextTransformer, VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,10 +87,23 @@ class OpenClipTower(VisionTower):
         per_head = key_bias.repeat_interleave(self.num_heads, dim=0)
         return block(tokens, attn_mask=per_head[:, None].expand(-1, tokens.shape[1], -1))
 
+    def _check_plain(self, block: Any) -> None:
+        if not isinstance(block, ResidualAttentionBlock):
+            raise UserError("Attention cannot be read in open_clip's custom blocks: use another method.")
+
     def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         attention, normed = block.attn, block.ln_1(tokens)
-        if hasattr(attention, "ln_q"):
-            raise UserError("Class attention is not available for open_clip's custom blocks: use another method.")
         q_weight, k_weight, _ = attention.in_proj_weight.chunk(3)
         q_bias, k_bias, _ = attention.in_proj_bias.chunk(3)
-        return F.linear(normed[:, 0], q_weight, q_bias), F.linear(normed, k_weight, k_bias)
+        query, keys = F.linear(normed[:, 0], q_weight, q_bias), F.linear(normed, k_weight, k_bias)
+        return query.unflatten(-1, (self.num_heads, -1)), keys.unflatten(-1, (self.num_heads, -1))
+
+    def _queries_keys_values(self, block: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+        together = F.linear(block.ln_1(tokens), block.attn.in_proj_weight, block.attn.in_proj_bias)
+        return together.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+
+    def _add_attention(self, block: Any, tokens: Tensor, mixed: Tensor) -> Tensor:
+        return tokens + block.ls_1(block.attn.out_proj(mixed))
+
+    def _feed_forward(self, block: Any, tokens: Tensor) -> Tensor:
+        return tokens + block.ls_2(block.mlp(block.ln_2(tokens)))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from patchranking.errors import UserError
 from patchranking.towers.base import VisionTower, activation_name, masked, weighted
 
 __all__ = ["TimmTower", "wrap"]
@@ -63,11 +64,26 @@ class TimmTower(VisionTower):
     def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
         return block(tokens) if key_bias is None else block(tokens, attn_mask=key_bias[:, None, None])
 
+    def _check_plain(self, block: Any) -> None:
+        plain = isinstance(block, Block) and isinstance(block.attn, Attention)
+        if not plain or getattr(block.attn, "gate", None) is not None:
+            raise UserError("Attention cannot be read in this kind of timm's blocks: use another method.")
+
     def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         attention, normed = block.attn, block.norm1(tokens)
         q_weight, k_weight, _ = attention.qkv.weight.chunk(3)
         q_bias, k_bias, _ = (None, None, None) if attention.qkv.bias is None else attention.qkv.bias.chunk(3)
         query, keys = F.linear(normed[:, 0], q_weight, q_bias), F.linear(normed, k_weight, k_bias)
         query = attention.q_norm(query.unflatten(-1, (self.num_heads, -1)))
-        keys = attention.k_norm(keys.unflatten(-1, (self.num_heads, -1)))
-        return query.flatten(1), keys.flatten(2)
+        return query, attention.k_norm(keys.unflatten(-1, (self.num_heads, -1)))
+
+    def _queries_keys_values(self, block: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+        together = block.attn.qkv(block.norm1(tokens))
+        queries, keys, values = together.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        return block.attn.q_norm(queries), block.attn.k_norm(keys), values
+
+    def _add_attention(self, block: Any, tokens: Tensor, mixed: Tensor) -> Tensor:
+        return tokens + block.drop_path1(block.ls1(block.attn.proj(block.attn.norm(mixed))))
+
+    def _feed_forward(self, block: Any, tokens: Tensor) -> Tensor:
+        return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))

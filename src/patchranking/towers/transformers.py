@@ -79,6 +79,21 @@ class TransformersTower(VisionTower):
     def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
         return block(tokens, attention_mask=None if key_bias is None else key_bias[:, None, None])
 
+    def _check_plain(self, block: Any) -> None:
+        """All blocks of this model are alike."""
+
     def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         normed = block.layer_norm1(tokens)
-        return block.self_attn.q_proj(normed[:, 0]), block.self_attn.k_proj(normed)
+        query, keys = block.self_attn.q_proj(normed[:, 0]), block.self_attn.k_proj(normed)
+        return query.unflatten(-1, (self.num_heads, -1)), keys.unflatten(-1, (self.num_heads, -1))
+
+    def _queries_keys_values(self, block: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+        attention, normed = block.self_attn, block.layer_norm1(tokens)
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        return tuple(project(normed).unflatten(-1, (self.num_heads, -1)) for project in projections)
+
+    def _add_attention(self, block: Any, tokens: Tensor, mixed: Tensor) -> Tensor:
+        return tokens + block.self_attn.out_proj(mixed)
+
+    def _feed_forward(self, block: Any, tokens: Tensor) -> Tensor:
+        return tokens + block.mlp(block.layer_norm2(tokens))

@@ -46,7 +46,9 @@ def few_shots(data: ImageData, shots: int, seed: int) -> tuple[list[int], dict[s
             if _can_read(data, index, skipped):
                 found.append(index)
         if not found:
-            raise UserError(f"There is no readable image of the class '{name}' to tune on.")
+            raise UserError(
+                f"There is no readable image of the class '{name}' to tune on: add one, or leave the class out."
+            )
         chosen += found
     return chosen, skipped
 

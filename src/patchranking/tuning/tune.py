@@ -83,6 +83,8 @@ class TuneSettings:
     def __post_init__(self) -> None:
         check_numbers(vars(self), num_tokens=1, depth=1, shots=1, epochs=1, batch_size=1, patience=1, workers=0, seed=0)
         check_numbers(vars(self), learning_rate=0.0, weight_decay=0.0, held_out_share=0.0)
+        if not self.learning_rate:
+            raise UserError("At a learning rate of 0 nothing is learned: give one above 0, such as 0.002.")
         if self.tokens not in TOKENS:
             raise UserError(f"Unknown tokens '{self.tokens}': choose from {', '.join(TOKENS)}.")
 
@@ -140,7 +142,7 @@ def tune(
     """
     pruner.base.check(model.tower)
     if model.text is None:
-        raise UserError(f"Tuning needs a text encoder, and '{model.name}' has none.")
+        raise UserError(f"Tuning needs a text encoder, and '{model.name}' has none: choose a CLIP.")
     view = augmentation(model) if settings.augment else model.preprocess
     if data.captions is None:
         chosen, skipped = few_shots(data, settings.shots, settings.seed)
