@@ -3,7 +3,8 @@ r"""A pruner fitted at home and abroad, every baseline and, if wanted, the oracl
     python benchmarks/compare.py open_clip:local-dir:photos/photo-clip-s14 \
         --fit photos/flickr8k/train.tsv photos/imagenette/train photos/flowers/train \
         --test photos/flickr8k/test.tsv photos/imagenette/val photos/flowers/val \
-        --timing_batch 8 --out benchmarks/results/compare-photos.json
+        --golden_images 30 --timing_batch 8 --picture docs/images/photos.jpg \
+        --out benchmarks/results/compare-photos.json
 
 In-domain, a pruner is fitted to the training pictures of all data sets together; out-of-domain, to those of all but the
 one it is tested on. Every fit ranks, imitates and distils anew by its own seed. What is found of every single picture
@@ -78,7 +79,7 @@ def compare(
         macs: Shares of the dense MACs.
         fits: Independent fits, and seeds of the random baseline.
         golden_images: Images of each data set for the golden oracle; 0 leaves it out.
-        test_limit: At most so many images of each data set.
+        test_limit: At most so many images of each data set, both halves together.
         timing_batch: Images per batch when timing; 0 leaves timing out.
         work: Folder for the pruners, and for what is measured until the end.
         out: The JSON file.
@@ -136,7 +137,7 @@ def _data(
             f"{len(test)}."
         )
     trains = {f"{data.name}/{data.split}": data for data in (load_data(one, limit, 0, "train") for one in fit)}
-    tests = {f"{data.name}/{data.split}": data for data in map(load_data, test)}
+    tests = {f"{data.name}/{data.split}": data for data in (load_data(one, test_limit) for one in test)}
     if len(trains) < len(fit) or len(tests) < len(test):
         raise UserError("Two data sets have the same name and split: give each one once.")
     for name, data in tests.items():
@@ -145,8 +146,7 @@ def _data(
                 raise UserError(
                     f"{len(seen)} test images of {name} are in {train}, too, such as '{seen[0]}': take others."
                 )
-    halves = {name: of_half(data, half) for name, data in tests.items()}
-    return trains, {name: subset(data, test_limit or len(data), 0) for name, data in halves.items()}
+    return trains, {name: of_half(data, half) for name, data in tests.items()}
 
 
 def _fitted(

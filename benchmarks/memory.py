@@ -1,6 +1,6 @@
 """Peak memory of fit on few and on many scenes of the demo, each in a process of its own.
 
-    python benchmarks/memory.py --out benchmarks/results/memory-demo.json
+python benchmarks/memory.py --out benchmarks/results/memory-demo.json
 """
 
 from __future__ import annotations
