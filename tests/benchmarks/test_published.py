@@ -40,9 +40,7 @@ def printed():
     found = {}
     for page in PRINTED:
         text = re.sub(r"\\\n\s*", "", page.read_text())
-        for line in re.findall(
-            r"^\s*python benchmarks/(\w+\.py .*?--out benchmarks/results/\S+\.json.*?)\s*$", text, re.M
-        ):
+        for line in re.findall(r"^\s*python benchmarks/(\w+\.py .*--out benchmarks/results/.*)$", text, re.MULTILINE):
             words = shlex.split(line)
             found.setdefault(Path(words[words.index("--out") + 1]).name, set()).add(shlex.join(words))
     return found
