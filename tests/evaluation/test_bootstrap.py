@@ -91,3 +91,11 @@ def test_fits_are_drawn_once_for_all_data_sets():
     assert stratified_interval([(fits, nothing)] * 4) == pytest.approx([0, 2], abs=1e-9)
     against = stratified_interval([(fits, nothing), (-fits, nothing)])
     assert against == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_an_end_that_is_zero_but_for_rounding_is_zero():
+    ours = np.array([[0.1, 0.2, 0.3, 0.7]] * 3) / 3
+    theirs = ours[:1].copy()
+    for images in (1, 3, 50):
+        low, high = paired_interval(np.tile(ours, images), np.tile(theirs, images))
+        assert (low, high, np.signbit(low)) == (0, 0, False)

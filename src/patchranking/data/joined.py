@@ -56,13 +56,12 @@ def shared_pictures(first: ImageData, second: ImageData) -> list[str]:
 
     Only pictures with a file name that both sets have are read.
     """
-    names = [_by_name(data) for data in (first, second)]
-    shared = []
-    for name, images in names[1].items():
-        if name in names[0]:
-            known = {_digest(first, image) for image in names[0][name]} - {None}
-            shared += [second.keys[image] for image in images if _digest(second, image) in known]
-    return shared
+    ours, theirs = _by_name(first), _by_name(second)
+    shared: list[int] = []
+    for name in ours.keys() & theirs.keys():
+        known = {_digest(first, image) for image in ours[name]} - {None}
+        shared += [image for image in theirs[name] if _digest(second, image) in known]
+    return [second.keys[image] for image in sorted(shared)]
 
 
 def _by_name(data: ImageData) -> dict[str, list[int]]:

@@ -11,6 +11,8 @@ from scipy.stats import binomtest
 __all__ = ["interval", "mcnemar", "paired_interval", "stratified_interval"]
 
 _RESAMPLES, _AT_ONCE = 2000, 100
+_DECIMALS = 9
+"""Ends are rounded to these, so that what is zero but for the order of a sum is zero."""
 
 
 def interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> list[float] | None:
@@ -72,7 +74,8 @@ def stratified_interval(
             drawn = _drawn(rng, images, len(total[chosen]))
             total[chosen] += (drawn @ ours.T * our_fits[chosen]).sum(1)
             total[chosen] -= (drawn @ theirs.T * their_fits[chosen]).sum(1)
-    low, high = np.quantile(total / len(sets), [(1 - level) / 2, (1 + level) / 2])
+    ends = np.quantile(total / len(sets), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.round(ends, _DECIMALS) + 0.0
     return [float(low), float(high)]
 
 
