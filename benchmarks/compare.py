@@ -86,21 +86,23 @@ def compare(
         picture: Picture of examples.
         examples: Images of each data set in the picture.
     """
-    check_numbers({"fits": fits, "timing_batch": timing_batch, "golden_images": golden_images}, fits=1)
+    numbers = {"fits": fits, "timing_batch": timing_batch, "golden_images": golden_images}
+    check_numbers(numbers, fits=1, timing_batch=0, golden_images=0)
+    shares = sorted({round(share, 4) for share in macs}, reverse=True)
     loaded, make = load_model(model), make_folder(out.parent)
     trains, tests = _data(fit, test, settings.limit, half, test_limit)
     shape = planned(loaded, settings)
-    for share in macs:
+    for share in shares:
         keep_at_macs(loaded.tower, shape, share)
     home = _fitted(loaded, list(trains.values()), settings, fits, work / "fits/in")
     baselines = [method for method in METHODS.values() if golden_images or not method.oracle]
-    shared = _points(loaded, baselines, macs, fits, {"in": home}, shape)
+    shared = _points(loaded, baselines, shares, fits, {"in": home}, shape)
     tables, costs, shown = list[pa.Table](), dict[Group, dict[str, Any]](), list[Example]()
     for place, (name, data) in enumerate(tests.items()):
         others = [train for number, train in enumerate(trains.values()) if number != place]
         folder = work / f"fits/without-{as_file_name(list(trains)[place])}"
         away = {"out": _fitted(loaded, others, settings, fits, folder)} if others else {}
-        points = shared | _points(loaded, [], macs, fits, away, shape)
+        points = shared | _points(loaded, [], shares, fits, away, shape)
         costs |= {Group(name, s.method, s.domain, s.macs): point.cost for s, point in points.items()}
         measured = work / "measured" / as_file_name(name)
         tables.append(_measured(loaded, data, name, points, {"in": home, **away}, golden_images, measured))
@@ -166,12 +168,12 @@ def _fitted(
 
 
 def _points(
-    model: LoadedModel, baselines: Sequence[Method], macs: list[float], fits: int, pruners: Pruners, shape: Schedule
+    model: LoadedModel, baselines: Sequence[Method], shares: list[float], fits: int, pruners: Pruners, shape: Schedule
 ) -> dict[Setting, Point]:
     """The dense model, baselines and pruners at every share of the dense MACs."""
     tower, dense = model.tower, dense_point(model.tower, shape)
     points = {Setting(DENSE, None, 0, 1.0): dense}
-    for share in macs:
+    for share in shares:
         for domain, own in pruners.items():
             for seed, pruner in enumerate(own):
                 ours = Setting(PatchRanking.name, domain, seed, share)

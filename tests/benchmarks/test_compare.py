@@ -54,7 +54,8 @@ def run(sets, tmp_path):
 
 
 def test_every_method_has_rows_in_domain_and_out_of_domain(run, tmp_path):
-    results, _ = run(fits=2, golden_images=2, timing_batch=1, macs=[0.7, 0.6])
+    results, pictures = run(fits=2, golden_images=2, timing_batch=1, macs=[0.6, 0.70001])
+    assert {half_of(row["key"]) for row in pictures} == {"test"}
     assert (results["split"], results["fit"]["steps"], results["fit"]["fits"]) == ("test", 1, 2)
     assert results["environment"]["dtype"] == "float32"
     rows = {(row["dataset"], row["method"], row["domain"], row["macs"]): row for row in results["rows"]}
@@ -78,6 +79,17 @@ def test_every_method_has_rows_in_domain_and_out_of_domain(run, tmp_path):
     fits = {str(path.parent.relative_to(tmp_path / "work/fits")) for path in tmp_path.rglob("fit.json")}
     without = ("in", "without-scenes-train", "without-things-train")
     assert fits == {f"{data}/seed-{seed}" for data in without for seed in (0, 1)}
+    ranked = {}
+    for data in without:
+        for seed in (0, 1):
+            ranked[data, seed] = set(
+                pq.read_table(tmp_path / f"work/fits/{data}/seed-{seed}/rankings")["key"].to_pylist()
+            )
+    assert ranked["in", 0] != ranked["in", 1]
+    assert {key.split("/")[0] for key in ranked["in", 0] | ranked["in", 1]} == {"things", "scenes"}
+    assert {key.split("/")[0] for key in ranked["without-things-train", 0]} == {"train"}
+    assert {key.split("-")[0] for key in ranked["without-scenes-train", 0]} == {"kind"}
+    assert not (tmp_path / "work/measured").exists()
 
 
 def test_the_table_of_pictures_has_what_the_rows_are_means_of(run):
