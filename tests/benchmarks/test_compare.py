@@ -79,12 +79,8 @@ def test_every_method_has_rows_in_domain_and_out_of_domain(run, tmp_path):
     fits = {str(path.parent.relative_to(tmp_path / "work/fits")) for path in tmp_path.rglob("fit.json")}
     without = ("in", "without-scenes-train", "without-things-train")
     assert fits == {f"{data}/seed-{seed}" for data in without for seed in (0, 1)}
-    ranked = {}
-    for data in without:
-        for seed in (0, 1):
-            ranked[data, seed] = set(
-                pq.read_table(tmp_path / f"work/fits/{data}/seed-{seed}/rankings")["key"].to_pylist()
-            )
+    folders = {(data, seed): tmp_path / f"work/fits/{data}/seed-{seed}/rankings" for data in without for seed in (0, 1)}
+    ranked = {fit: set(pq.read_table(folder)["key"].to_pylist()) for fit, folder in folders.items()}
     assert ranked["in", 0] != ranked["in", 1]
     assert {key.split("/")[0] for key in ranked["in", 0] | ranked["in", 1]} == {"things", "scenes"}
     assert {key.split("/")[0] for key in ranked["without-things-train", 0]} == {"train"}

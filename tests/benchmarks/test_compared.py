@@ -25,7 +25,7 @@ def difference(rival, dataset, measure="top1", domain="out", macs=0.5, **changes
 def results():
     """A comparison of two data sets, one with captions."""
     ours = [row("patchranking", domain, macs, fits=[0, 1]) for domain in ("in", "out") for macs in (0.5, 0.8)]
-    ours[2] |= {"top1": 81.0, "top1_fits": [80.0, 82.0]}
+    ours[2] |= {"top1": 81.0, "top1_fits": [80.0, 82.0], "overlap_at_10_fits": [0.9, 0.91]}
     for own in ours:
         own |= {name: own[name] * 2 for name in own if name.endswith("_fits") and len(own[name]) == 1}
     rivals = [
@@ -122,6 +122,8 @@ def test_a_chart_of_each_domain_stands_over_the_counted_share(results, monkeypat
     assert (dataset, measure, cost) == ("things/val, out-of-domain", "top1", "macs_share")
     assert {row["dataset"] for row in rows} == {dataset}
     assert [row["top1"] for row in rows if row["method"] == "patchranking"] == [80.0, 82.0, 80.0, 80.0]
+    own = [row["index_overlap_at_10"] for row in rows if row["method"] == "patchranking"]
+    assert own == [0.9, 0.91, 0.905, 0.905]
     assert {row["method"] for row in rows} == {"dense", "patchranking", "tome", "low-res"}
     low = next(row for row in rows if row["method"] == "low-res")
     assert (low["macs_share"], low["keep_rate"], low["index_overlap_at_10"]) == (0.53, 0.44, 0.905)

@@ -77,6 +77,14 @@ def test_a_difference_is_paired_by_picture_and_fit(groups):
     assert set(rows) == set(product(*parts))
 
 
+def test_pictures_are_paired_by_name_not_by_place():
+    ours, back = measured(0.5), slice(None, None, -1)
+    same = Measured(ours.keys[back], [0], {"top1": ours.values["top1"][:, back]})
+    groups = {Group("a", "patchranking", "in", 0.8): ours, Group("a", "tome", None, 0.8): same}
+    (row,) = differences_of(groups)
+    assert (row["interval"], row["p"], row["verdict"]) == ([0, 0], [1], "level")
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "verdict"),
     [([0.9, 0.8], [0.2, 0.1], "ahead"), ([0.1, 0.2], [0.8, 0.9], "behind"), ([0.9, 0.1], [0.2, 0.8], "level")],

@@ -4,10 +4,12 @@ import pytest
 from matched import at_share, dense_point, speeds_of
 from pictures import Setting
 
+from patchranking.errors import UserError
 from patchranking.evaluation.cost import count_macs, noise
 from patchranking.methods import METHODS, PatchRanking
 from patchranking.methods.tally import DENSE
 from patchranking.pruner import Pruner
+from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 
 SHAPE = Schedule({3: 0.75, 5: 0.5})
@@ -36,6 +38,17 @@ def test_what_scoring_costs_is_taken_off_what_it_keeps(demo):
         for name in ("random", "cls-attention")
     )
     assert scoring < random
+
+
+def test_where_scoring_leaves_too_little_for_a_share_the_least_is_kept(loaded):
+    shape, tower = Schedule({1: 0.75, 3: 0.5}), loaded.tower
+    costly = PatchRanking(Pruner.unfitted(tower, "tiny", shape))
+    two = analytic_macs(tower, 24, shape.at(2 / 16)) / analytic_macs(tower, 24, shape.at(1.0))
+    point = at_share(costly, tower, shape, two, dense_point(tower, shape), 0)
+    assert point.share > two + 0.01
+    assert point.encoding.schedule == shape.at(1 / 16)
+    with pytest.raises(UserError, match="ask for more than 10%"):
+        at_share(costly, tower, shape, 0.1, dense_point(tower, shape), 0)
 
 
 def test_every_deployable_method_is_timed_once_beside_the_dense_model(tower, monkeypatch):

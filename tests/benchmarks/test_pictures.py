@@ -16,12 +16,14 @@ from patchranking.methods.tally import DENSE, Tally
 @pytest.fixture
 def measured(loaded):
     """A model, data with captions, what was measured on all images and, by an oracle, on two, and their settings."""
-    data = load_data("demo:test", 12)
-    data.captions = [[f"word {index}", f"other {index}"][: 1 + index % 2] for index in range(12)]
-    tally, full = Tally(data.labels, frozenset(range(12))), torch.randn(12, 24)
+    data = load_data("demo:test", 30)
+    data.captions = [
+        [f"word {index} {7 * index}", f"other {index} {5 * index}"][: 1 + index % 2] for index in range(30)
+    ]
+    tally, full = Tally(data.labels, frozenset(range(30))), loaded.text([texts[0] for texts in data.captions])
     classes = F.normalize(torch.randn(len(data.class_names), 24), dim=-1)
-    features = {"a": full + torch.randn(12, 24), "b": full + torch.randn(12, 24)}
-    images = [index for index in range(12) if index != 5]
+    features = {key: full + 0.1 * torch.randn(30, 24) for key in "ab"}
+    images = [index for index in range(30) if index != 5]
     tally.add(DENSE, images, full[images], full[images], classes)
     for key, own in features.items():
         tally.add(key, images, own[images], full[images], classes)
@@ -39,14 +41,14 @@ def test_a_row_holds_one_picture_under_one_encoding(measured):
     loaded, data, tally, settings, full, features = measured
     table = table_of(loaded, data, "some", tally, settings)
     assert table.schema == SCHEMA
-    assert len(table) == 3 * 11 + 2
+    assert len(table) == 3 * 29 + 2
     rows = {(row["key"], row["method"], row["fit"]): row for row in table.to_pylist()}
     own, key = F.normalize(features["b"], dim=-1), data.keys[3]
     row, index = rows[key, "patchranking", 1], F.normalize(full, dim=-1)
     assert (row["dataset"], row["domain"], row["macs"]) == ("some", "out", pytest.approx(0.7))
     assert row["feature_cosine"] == pytest.approx(float(own[3] @ index[3]), abs=1e-5)
     assert row["top1"] == (tally.values("b", "top1")[3] == 100)
-    others = [image for image in range(12) if image not in (3, 5)]
+    others = [image for image in range(30) if image not in (3, 5)]
     first, second = (set(sorted(others, key=lambda i: -float(q[3] @ index[i]))[:10]) for q in (own, index))
     assert row["overlap_at_10"] == pytest.approx(len(first & second) / 10)
     assert rows[data.keys[2], "golden", 0]["overlap_at_10"] is None
@@ -56,10 +58,11 @@ def test_a_row_holds_one_picture_under_one_encoding(measured):
 def test_recall_of_a_picture_is_the_share_of_its_captions_that_find_it(measured):
     loaded, data, tally, settings, _, features = measured
     rows = {row["key"]: row for row in table_of(loaded, data, "s", tally, {"a": settings["a"]}).to_pylist()}
-    images = [index for index in range(12) if index != 5]
+    images = [index for index in range(30) if index != 5]
     own = F.normalize(features["a"][images], dim=-1)
     texts = [(place, caption) for place, index in enumerate(images) for caption in data.captions[index]]
     found = F.normalize(loaded.text([caption for _, caption in texts]).float(), dim=-1) @ own.T
+    assert {row["recall_at_1"] for row in rows.values()} == {0, 0.5, 1}
     for place, index in enumerate(images):
         hits = [bool(found[row].argmax() == place) for row, (owner, _) in enumerate(texts) if owner == place]
         assert rows[data.keys[index]]["recall_at_1"] == np.mean(hits)

@@ -55,3 +55,9 @@ def test_shared_pictures_have_the_name_and_the_pixels(folder, tmp_path):
     assert shared_pictures(train, train) == train.keys
     (tmp_path / "test/x/0.png").write_bytes(b"no longer a picture")
     assert shared_pictures(train, test) == []
+    (tmp_path / "train/dog/0.png").write_bytes(b"nor is this")
+    assert shared_pictures(train, test) == []
+    Image.new("RGB", (2, 8), (5, 5, 5)).save(tmp_path / "train/cat/1.png")
+    assert shared_pictures(train, test) == []
+    Image.new("RGB", (4, 4), (5, 5, 5)).save(tmp_path / "train/cat/1.png")
+    assert shared_pictures(train, test) == ["x/1.png"]
