@@ -364,7 +364,8 @@ class Pruner(nn.Module, ModelHubMixin):
             prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
             predictors = {int(block): Predictor(**own) for block, own in config["predictors"].items()}
         pruner = cls(predictors, base, schedule, config["keep"], prompts)
-        pruner.load_state_dict({name: weight.float() for name, weight in weights.items()}, assign=True)
+        aligned = {name: weight.to(torch.float32, copy=True) for name, weight in weights.items()}  # unlike the file
+        pruner.load_state_dict(aligned, assign=True)
         if not all(weight.isfinite().all() for weight in weights.values()):
             raise UserError(f"The pruner in '{model_id}' has weights that are no finite numbers: fit again.")
         return pruner.eval()

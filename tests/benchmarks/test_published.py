@@ -24,6 +24,7 @@ WAITING = {
     "few_shot-imagenette",
     "golden_search-demo",
     "golden_search-photos",
+    "memory-demo",
     "predictors-demo",
     "predictors-photos",
     "schedules-demo",

@@ -348,7 +348,7 @@ def test_a_model_without_a_text_side_is_refused(model, data, pruner, tmp_path):
 
 def test_a_loss_that_is_not_finite_is_said(model, data, pruner, tmp_path):
     with pytest.raises(UserError, match="choose a lower learning rate"):
-        tune(model, data, pruner, tmp_path, replace(QUICK, epochs=8, learning_rate=1e38))
+        tune(model, data, pruner, tmp_path, replace(QUICK, epochs=8, learning_rate=1e18))
 
 
 def command(pruner, out, *more):
