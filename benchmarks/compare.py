@@ -1,87 +1,216 @@
-r"""The dense model, a pruner, every baseline and, if wanted, the oracle side by side, on classes and on captions.
+r"""A pruner fitted at home and abroad, every baseline and, if wanted, the oracle, at shares of the dense MACs.
 
-    python benchmarks/compare.py open_clip:local-dir:photos/photo-clip-s14 photos/imagenette/val photos/flowers/val \
-        --pruner runs/photos --golden_images 30 --picture docs/images/photos.jpg \
+    python benchmarks/compare.py open_clip:local-dir:photos/photo-clip-s14 \
+        --fit photos/flickr8k/train.tsv photos/imagenette/train photos/flowers/train \
+        --test photos/flickr8k/test.tsv photos/imagenette/val photos/flowers/val \
+        --golden_images 30 --timing_batch 8 --picture docs/images/photos.jpg \
         --out benchmarks/results/compare-photos.json
 
-A run that is killed goes on after the last finished data set.
+In-domain, a pruner is fitted to the training pictures of all data sets together; out-of-domain, to those of all but the
+one it is tested on. Every fit ranks, imitates and distils anew by its own seed. What is found of every single picture
+goes into a Parquet file beside the JSON file. A run that is killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
-import json
-from functools import partial
+import shutil
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from common import Results, main
+import pyarrow as pa
+import pyarrow.parquet as pq
+from common import main
+from differences import differences_of, rows_of
+from matched import Point, at_share, dense_point, speeds_of
+from pictures import Group, Setting, grouped, table_of
 
-from patchranking.data import ImageData, load_data, subset
+from patchranking.checkpoint import claim, digest
+from patchranking.data import ImageData, joined, load_data, of_half, shared_pictures, subset
+from patchranking.data.base import sample
+from patchranking.data.halves import HalfName
+from patchranking.errors import UserError, check_numbers
+from patchranking.evaluation.environment import environment
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.evaluation.examples import Example
-from patchranking.methods import METHODS
+from patchranking.files import as_file_name, make_folder, replacing, write_json
+from patchranking.fitting.fit import FitSettings, planned
+from patchranking.fitting.fit import fit as fit_pruner
+from patchranking.methods import METHODS, Method, PatchRanking
+from patchranking.methods.journal import Journal
+from patchranking.methods.measure import measure
+from patchranking.methods.tally import DENSE
 from patchranking.pruner import Pruner
-from patchranking.report.page import write_report
+from patchranking.pruning.macs import keep_at_macs
+from patchranking.pruning.schedule import Schedule
 from patchranking.report.pictures import examples_picture
-from patchranking.report.text import model_name
+from patchranking.towers.identity import BaseModel
 from patchranking.towers.load import LoadedModel, load_model
+
+Pruners = Mapping[str, Sequence[Pruner]]
+"""Domain, ``in`` or ``out`` -> the pruners of all seeds."""
 
 
 def compare(
     model: str,
-    data: list[str],
-    pruner: Path = Path("runs/fit"),
-    out: Path = Path("benchmarks/results/compare.json"),
-    keep: list[float] = [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4],  # noqa: B006
+    settings: FitSettings,
+    fit: list[str] = [],  # noqa: B006
+    test: list[str] = [],  # noqa: B006
+    half: HalfName = "test",
+    macs: list[float] = [0.8, 0.7, 0.6, 0.5, 0.4],  # noqa: B006
+    fits: int = 3,
     golden_images: int = 0,
-    seeds: int = 3,
-    limit: int | None = None,
-    timing_batch: int = 16,
+    test_limit: int | None = None,
+    timing_batch: int = 0,
+    work: Path = Path("runs/compare"),
+    out: Path = Path("benchmarks/results/compare.json"),
     picture: Path | None = None,
-    report: Path | None = None,
     examples: int = 4,
 ) -> None:
-    """Compares a pruner with the baselines.
+    """Compares pruners with the baselines, in-domain and out-of-domain.
 
     Args:
         model: The MODEL argument of the command line.
-        data: DATA arguments, with classes or captions.
-        pruner: Folder written by patchranking fit.
-        out: The JSON file.
-        keep: Keep rates; methods that do not drop patches are matched by MACs.
+        settings: How to fit; seed is that of the first fit.
+        fit: DATA arguments of training images, one for each data set.
+        test: DATA arguments to test on, in the same order, with classes or captions.
+        half: The half of the test images: test for what is reported, dev for choices, or all.
+        macs: Shares of the dense MACs.
+        fits: Independent fits, and seeds of the random baseline.
         golden_images: Images of each data set for the golden oracle; 0 leaves it out.
-        seeds: Seeds 0, 1, ... of the random baseline.
-        limit: At most so many images of each data set.
+        test_limit: At most so many images of each data set, both halves together.
         timing_batch: Images per batch when timing; 0 leaves timing out.
-        picture: Picture of the examples.
-        report: Report on all data sets as HTML.
-        examples: Images of each data set in the picture and the report.
+        work: Folder for the pruners, and for what is measured until the end.
+        out: The JSON file.
+        picture: Picture of examples.
+        examples: Images of each data set in the picture.
     """
-    loaded, fitted, results = load_model(model), Pruner.from_pretrained(pruner), Results(out)
-    methods = [name for name, method in METHODS.items() if golden_images or not method.oracle]
-    settings = EvaluationSettings(methods, keep, golden_images, timing_batch=timing_batch, examples=0, worst=0)
-
-    def rows_of(images: ImageData) -> dict[str, Any]:
-        found, _ = evaluate(loaded, images, [fitted], settings)
-        for seed in range(1, seeds):
-            again = EvaluationSettings(["random"], keep, timing_batch=0, examples=0, worst=0, seed=seed)
-            rows = evaluate(loaded, images, [], again, fitted.fitted)[0]["rows"]
-            found["rows"] += [row for row in rows if row["method"] == "random"]
-        return found
-
-    found, shown = [], list[Example]()
-    for name in data:
-        images = load_data(name, limit)
-        found.append(results.once(name, partial(rows_of, images)))
-        if picture or report:
-            shown += _examples(loaded, images, fitted, methods, examples)
-    environment, rows = found[-1]["environment"], [row for one in found for row in one["rows"]]
+    numbers = {"fits": fits, "timing_batch": timing_batch, "golden_images": golden_images}
+    check_numbers(numbers, fits=1, timing_batch=0, golden_images=0)
+    shares = sorted({round(share, 4) for share in macs}, reverse=True)
+    loaded, make = load_model(model), make_folder(out.parent)
+    trains, tests = _data(fit, test, settings.limit, half, test_limit)
+    shape = planned(loaded, settings)
+    for share in shares:
+        keep_at_macs(loaded.tower, shape, share)
+    home = _fitted(loaded, list(trains.values()), settings, fits, work / "fits/in")
+    baselines = [method for method in METHODS.values() if golden_images or not method.oracle]
+    shared = _points(loaded, baselines, shares, fits, {"in": home}, shape)
+    tables, costs, shown = list[pa.Table](), dict[Group, dict[str, Any]](), list[Example]()
+    for place, (name, data) in enumerate(tests.items()):
+        others = [train for number, train in enumerate(trains.values()) if number != place]
+        folder = work / f"fits/without-{as_file_name(list(trains)[place])}"
+        away = {"out": _fitted(loaded, others, settings, fits, folder)} if others else {}
+        points = shared | _points(loaded, [], shares, fits, away, shape)
+        costs |= {Group(name, s.method, s.domain, s.macs): point.cost for s, point in points.items()}
+        measured = work / "measured" / as_file_name(name)
+        tables.append(_measured(loaded, data, name, points, {"in": home, **away}, golden_images, measured))
+        if picture:
+            shown += _examples(loaded, data, home[0], [method.name for method in baselines], examples)
+    table = pa.concat_tables(tables).unify_dictionaries()
+    with replacing(make / out.with_suffix(".parquet").name) as partial:
+        pq.write_table(table, partial, compression="zstd")
     if picture:
         examples_picture(shown).save(picture, optimize=True)
-    if report:
-        write_report({"environment": environment, "rows": rows}, shown, report, f"patchranking, {model_name(model)}")
-    fit = pruner / "fit.json"
-    results.write(environment, rows, fit=json.loads(fit.read_text()) if fit.is_file() else None)
+    about = environment(loaded.tower.device) | {"dtype": str(loaded.tower.dtype).removeprefix("torch.")}
+    groups = grouped(table)
+    results = {
+        "environment": about,
+        "model": model,
+        "split": half,
+        "fit": asdict(settings) | {"fits": fits, "data": list(trains)},
+        "rows": rows_of(groups, costs),
+        "differences": differences_of(groups),
+        "speed": speeds_of(loaded.tower, shared, timing_batch) if timing_batch else [],
+    }
+    write_json(out, results)
+    shutil.rmtree(work / "measured")
+    print(f"wrote {out} and {out.with_suffix('.parquet').name}")
+
+
+def _data(
+    fit: list[str], test: list[str], limit: int, half: HalfName, test_limit: int | None
+) -> tuple[dict[str, ImageData], dict[str, ImageData]]:
+    """Training and test images by name, in pairs; no picture is in both."""
+    if not fit or len(fit) != len(test):
+        raise UserError(
+            f"Every data set has training images and test images: give as many --fit as --test, not {len(fit)} and "
+            f"{len(test)}."
+        )
+    trains = {f"{data.name}/{data.split}": data for data in (load_data(one, limit, 0, "train") for one in fit)}
+    tests = {f"{data.name}/{data.split}": data for data in (load_data(one, test_limit) for one in test)}
+    if len(trains) < len(fit) or len(tests) < len(test):
+        raise UserError("Two data sets have the same name and split: give each one once.")
+    for name, data in tests.items():
+        for train, pictures in trains.items():
+            if seen := shared_pictures(pictures, data):
+                raise UserError(
+                    f"{len(seen)} test images of {name} are in {train}, too, such as '{seen[0]}': take others."
+                )
+    return trains, {name: of_half(data, half) for name, data in tests.items()}
+
+
+def _fitted(
+    model: LoadedModel, sets: Sequence[ImageData], settings: FitSettings, fits: int, folder: Path
+) -> list[Pruner]:
+    """Independent fits to some data sets together; a finished one is read again."""
+    data, pruners = joined(sets), []
+    for seed in range(settings.seed, settings.seed + fits):
+        own, of = folder / f"seed-{seed}", replace(settings, seed=seed)
+        base = asdict(BaseModel.of(model.tower, model.name))
+        claim(own, "fit", {"model": base, "images": digest(data.keys), "settings": asdict(of)})
+        if not (own / "fit.json").is_file():
+            fit_pruner(model, data, own, of)
+            print(f"fitted {own}", flush=True)
+        pruners.append(Pruner.from_pretrained(own).to(model.tower.device))
+    return pruners
+
+
+def _points(
+    model: LoadedModel, baselines: Sequence[Method], shares: list[float], fits: int, pruners: Pruners, shape: Schedule
+) -> dict[Setting, Point]:
+    """The dense model, baselines and pruners at every share of the dense MACs."""
+    tower, dense = model.tower, dense_point(model.tower, shape)
+    points = {Setting(DENSE, None, 0, 1.0): dense}
+    for share in shares:
+        for domain, own in pruners.items():
+            for seed, pruner in enumerate(own):
+                ours = Setting(PatchRanking.name, domain, seed, share)
+                points[ours] = at_share(PatchRanking(pruner), tower, shape, share, dense, seed)
+        for method in baselines:
+            for seed in range(fits if method.name == "random" else 1):
+                points[Setting(method.name, None, seed, share)] = at_share(method, tower, shape, share, dense, seed)
+    return points
+
+
+def _measured(
+    model: LoadedModel,
+    data: ImageData,
+    name: str,
+    points: Mapping[Setting, Point],
+    pruners: Pruners,
+    golden_images: int,
+    folder: Path,
+) -> pa.Table:
+    """What is found of every picture of a data set, read once for all encodings."""
+    oracle_images = frozenset(sample(len(data), golden_images, 0))
+    encodings = {
+        setting: replace(point.encoding, images=oracle_images) if point.oracle else point.encoding
+        for setting, point in points.items()
+        if setting.method != DENSE
+    }
+    of = {
+        "model": asdict(BaseModel.of(model.tower, model.name)),
+        "images": digest([*data.keys, *data.class_names, *data.templates, *map(str, data.labels or [])]),
+        "pruners": [digest(pruner.state_dict()) for own in pruners.values() for pruner in own],
+        "schedules": {setting.name: encoding.schedule.to_dict() for setting, encoding in encodings.items()},
+        "golden_images": golden_images,
+    }
+    names: dict[Hashable, str] = {DENSE: DENSE, **{setting: setting.name for setting in encodings}}
+    journal = Journal(claim(folder, "comparison", of), names)
+    tally = measure(model, data, encodings, None, frozenset(range(len(data))), 32, name, journal)
+    return table_of(model, data, name, tally, {DENSE: Setting(DENSE, None, 0, 1.0)} | {s: s for s in encodings})
 
 
 def _examples(model: LoadedModel, data: ImageData, pruner: Pruner, methods: list[str], number: int) -> list[Example]:

@@ -1,7 +1,7 @@
 r"""Tuning with a few shots: untuned, text, visual and both kinds of tokens, on the dense and on the pruned model.
 
     python benchmarks/few_shot.py open_clip:local-dir:photos/photo-clip-s14 photos/imagenette/val \
-        --train photos/imagenette/train --pruner runs/photos --num_tokens 4 --epochs 4 \
+        --train photos/imagenette/train --pruner runs/photos-3 --num_tokens 4 --epochs 4 \
         --out benchmarks/results/few_shot-imagenette.json
 
 Every keep rate is tuned at itself. A run that is killed goes on within the tuning where it stopped.

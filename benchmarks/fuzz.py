@@ -172,7 +172,7 @@ def listing(where: Path) -> list[tuple[str, int, int]]:
 def fill(where: Path, entries: list[tuple[str, bytes | str]]) -> None:
     """Makes what can be made of some entries in a folder, and nothing beside it, whatever the links lead to."""
     for name, content in entries:
-        with suppress(OSError):
+        with suppress(OSError, RuntimeError):  # Python 3.11 and 3.12 raise the latter for links that go in a circle
             if (where / name).parent.resolve().is_relative_to(where.resolve()):
                 put(where / name, content)
 

@@ -1,6 +1,8 @@
 """Peak memory of fit on few and on many scenes of the demo, each in a process of its own.
 
-python benchmarks/memory.py --out benchmarks/results/memory-demo.json
+    python benchmarks/memory.py --out benchmarks/results/memory-demo.json
+
+The peak is that of the whole process, torch and model included.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     python benchmarks/tables.py
 
-A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a file in benchmarks/results.
+A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a file in benchmarks/results. The
+comparison has more: ``<!-- table NAME differences -->`` and ``<!-- table NAME speed -->``.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
+
+import compared
 
 from patchranking.methods import STYLES
 from patchranking.report.figures import accuracy_against_cost
@@ -30,8 +33,10 @@ SCHEDULES = {"at once": "one-shot", "one order": "scored once", "scored again": 
 Rows = list[dict[str, Any]]
 
 
-def table(name: str, results: dict[str, Any]) -> str:
-    """The tables of one file of results, one for each data set."""
+def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
+    """The tables of one file of results, one for each data set; of a part of it where one is named."""
+    if "differences" in results:
+        return compared.table(results, part)
     one = {
         "golden_search": _searches,
         "predictors": _predictors,
@@ -47,12 +52,13 @@ def table(name: str, results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def charts(rows: Rows) -> dict[Path, str]:
+def charts(results: dict[str, Any]) -> dict[Path, str]:
     """The charts of the comparison, as files of SVG text."""
-    return {
-        ROOT / f"docs/images/compare-{dataset}-{measure}.svg": accuracy_against_cost(rows, dataset, measure) + "\n"
-        for dataset, measure in CHARTS
-    }
+    if "differences" in results:
+        found = compared.charts(results, CHARTS)
+    else:
+        found = {f"{data}-{measure}": accuracy_against_cost(results["rows"], data, measure) for data, measure in CHARTS}
+    return {ROOT / f"docs/images/compare-{name}.svg": svg + "\n" for name, svg in found.items()}
 
 
 def _groups(rows: Rows, *keys: str) -> dict[tuple[Any, ...], Rows]:
@@ -163,7 +169,7 @@ def _comparison(rows: Rows) -> str:
     lines = []
     for method, at in _by_method(rows).items():
         cells = [f"{_mean(own, measure):.1f} / {_agreement(own)}" for own in at.values()]
-        interval = at[0.5][0]["top1_change_interval"]
+        interval = at[0.5][0]["top1_change_interval"] if len(at[0.5]) == 1 else None
         change = "–" if interval is None else "{:+.1f} ... {:+.1f}".format(*interval)
         lines.append([method, *cells, f"{_mean(at[0.5], 'feature_cosine'):.3f}", change])
     return (
@@ -229,16 +235,18 @@ def fill(text: str) -> str:
 
     def replace(match: re.Match[str]) -> str:
         results = json.loads((ROOT / "benchmarks/results" / f"{match[1]}.json").read_text())
-        return f"<!-- table {match[1]} -->\n{table(match[1], results)}\n<!-- end -->"
+        return (
+            f"<!-- table {match[1]}{match[2]} -->\n{table(match[1], results, match[2].strip() or None)}\n<!-- end -->"
+        )
 
-    return re.sub(r"<!-- table (\S+) -->.*?<!-- end -->", replace, text, flags=re.DOTALL)
+    return re.sub(r"<!-- table (\S+)((?: \w+)?) -->.*?<!-- end -->", replace, text, flags=re.DOTALL)
 
 
 def main() -> None:
     """Fills the pages and draws the charts."""
     for page in PAGES:
         page.write_text(fill(page.read_text()))
-    for file, svg in charts(json.loads((ROOT / "benchmarks/results/compare-photos.json").read_text())["rows"]).items():
+    for file, svg in charts(json.loads((ROOT / "benchmarks/results/compare-photos.json").read_text())).items():
         file.write_text(svg)
 
 

@@ -440,6 +440,9 @@ def test_fit_keeps_within_a_budget(run, mistake, tmp_path):
     job = ["fit", "demo", "demo:train", "--limit", 8, "--ranked", 4, "--epochs", 1, "--steps", 1, "--out", tmp_path]
     assert "give --budget with --budget_data" in mistake(*job, "--budget", "0.9 cosine")
     assert "reads '0.5 points'" in mistake(*job, "--budget", "little", "--budget_data", "demo:val")
+    said = mistake(*job, "--budget", "0.5 cosine", "--budget_data", "demo:train")
+    assert "8 of the 500 images of --budget_data are among the 8 of the fit, too, such as 'train/0000000'" in said
+    assert not (tmp_path / "rankings").exists()
     (tmp_path / "unseen").mkdir()
     for index in range(2):
         demo.scene("val", index).image.save(tmp_path / "unseen" / f"{index}.png")

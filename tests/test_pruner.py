@@ -21,6 +21,7 @@ from patchranking.errors import UserError
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
+from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import best_first, gather_tokens
 from patchranking.towers.identity import BaseModel
@@ -73,6 +74,17 @@ def test_keep_follows_the_fitted_shape_whatever_was_set_before(tower, tmp_path):
     assert loaded.fitted == fitted
     loaded.keep = 0.4
     assert loaded.schedule == fitted
+
+
+@pytest.mark.parametrize("tokens", [0, 3])
+def test_at_macs_has_the_share_of_the_dense_macs_visual_tokens_included(tower, tokens):
+    pruner = make(tower, schedule=Schedule({1: 0.75, 3: 0.5}))
+    prompts = Prompts("visual", 4, tower.width, num_tokens=tokens) if tokens else None
+    chosen = pruner.tuned_by(prompts).at_macs(tower, 0.7)
+    assert (chosen.fitted, chosen.prompts) == (pruner.fitted, prompts)
+    dense = analytic_macs(tower, 24, Schedule({1: 1.0}))
+    found = {left: analytic_macs(tower, 24, pruner.fitted.at(left / 16), tokens) / dense for left in range(1, 17)}
+    assert chosen.keep == min(found, key=lambda left: abs(found[left] - 0.7)) / 16
 
 
 def test_the_schedule_is_read_only(tower):

@@ -24,6 +24,7 @@ from patchranking.predictor.networks import Predictor
 from patchranking.prompts.insert import tuned_class_features, with_visual_tokens
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.attach import Hooks, Reduced, Reduction, attach_reductions
+from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import staged
 from patchranking.towers import TextTower, VisionTower, as_tower
@@ -218,6 +219,18 @@ class Pruner(nn.Module, ModelHubMixin):
     def at(self, keep: float) -> Self:
         """The same pruner at another keep rate; it shares the predictors and the tokens."""
         return self._with(self.fitted, keep, self.prompts)
+
+    def at_macs(self, tower: VisionTower, share: float) -> Self:
+        """The same pruner where the encoder has a share of its dense MACs, by formula; see ``keep_at_macs``.
+
+        Args:
+            tower: The model it was fitted to.
+            share: Above 0 and at most 1.
+
+        Raises:
+            UserError: If the share is none, or below what the fitted schedule can reach.
+        """
+        return self.at(keep_at_macs(tower, self.fitted, share, self.visual_tokens))
 
     def scheduled(self, schedule: Schedule) -> Self:
         """The same pruner on another schedule; it shares the predictors and the tokens.

@@ -10,7 +10,7 @@ import pytest
 from patchranking.commands.arguments import run
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = sorted(script.stem for script in FOLDER.glob("*.py") if script.stem != "common")
+SCRIPTS = sorted(script.stem for script in FOLDER.glob("*.py") if "__main__" in script.read_text())
 FUNCTIONS = {"demo_model": "train", "tables": "main"}
 
 

@@ -29,6 +29,35 @@ def test_a_comparison_may_have_the_oracle():
     assert "| golden, oracle on 3 images | 80.0 / – | 0.900 |" in shown
 
 
+def test_the_interval_of_one_seed_does_not_stand_for_several():
+    row = {"dataset": "some", "split": "test", "n_images": 9, "oracle": False, "feature_cosine": 0.9}
+    row |= {"top1": 80.0, "top1_change_interval": [-1.0, 2.0], "index_overlap_at_10": 0.75}
+    seeds = [row | {"method": "random", "keep_rate": 0.5, "seed": seed} for seed in (0, 1)]
+    shown = tables.table("compare-some", {"rows": [row | {"method": "dense", "keep_rate": 1.0}, *seeds]})
+    assert "| random | 80.0 / 75 | 0.900 | – |" in shown
+
+
+def test_a_part_of_the_comparison_is_filled_by_its_name(monkeypatch, tmp_path):
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    (tmp_path / "benchmarks/results/compare-some.json").write_text(json.dumps({"differences": [1]}))
+    monkeypatch.setattr(tables, "ROOT", Path(tmp_path))
+    monkeypatch.setattr(tables.compared, "table", lambda results, part: f"{results['differences']} of {part}")
+    page = "<!-- table compare-some -->\n<!-- end -->\n<!-- table compare-some speed -->\nold\n<!-- end -->"
+    assert tables.fill(page) == (
+        "<!-- table compare-some -->\n[1] of None\n<!-- end -->\n"
+        "<!-- table compare-some speed -->\n[1] of speed\n<!-- end -->"
+    )
+
+
+def test_charts_of_both_kinds_of_results_are_files_of_the_docs(monkeypatch):
+    monkeypatch.setattr(tables.compared, "charts", lambda results, charts: {"some-top1": f"{len(charts)} new"})
+    assert tables.charts({"differences": []}) == {tables.ROOT / "docs/images/compare-some-top1.svg": "4 new\n"}
+    monkeypatch.setattr(tables, "accuracy_against_cost", lambda *some: f"old {some[1]}")
+    old = tables.charts({"rows": []})
+    assert old[tables.ROOT / "docs/images/compare-flowers-top1.svg"] == "old flowers\n"
+    assert {file.name for file in old} == {file.name for file in (tables.ROOT / "docs/images").glob("compare-*.svg")}
+
+
 def test_a_page_is_filled(monkeypatch, tmp_path):
     (tmp_path / "benchmarks/results").mkdir(parents=True)
     row = {"dataset": "some/test", "n_images": 9, "tuned": "text", "keep_rate": 0.5, "shots": 4}

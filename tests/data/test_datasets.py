@@ -345,3 +345,12 @@ def test_names_that_no_file_has_are_said_in_one_sentence(tmp_path, monkeypatch, 
 def test_a_limit_is_a_whole_number_from_1_on(limit):
     assert "'limit' is a whole number, 1 or more" in sentence("demo", limit=limit)
     assert "'seed' is a whole number, 0 or more" in sentence("demo", seed=-1)
+
+
+@pytest.mark.parametrize("data", ["loop", "loop,loop/a", "hf:{}/loop", "wds:{}/loop.tar", "loop.csv", "loop:train"])
+def test_a_link_to_itself_is_no_data(tmp_path, data):
+    for name in ("loop", "loop.tar", "loop.csv"):
+        (tmp_path / name).symlink_to(name)
+    where = data.format(tmp_path) if "{" in data else ",".join(str(tmp_path / part) for part in data.split(","))
+    with pytest.raises(UserError):
+        load_data(where)

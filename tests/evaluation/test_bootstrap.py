@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from patchranking.evaluation import bootstrap
-from patchranking.evaluation.bootstrap import interval, mcnemar, paired_interval
+from patchranking.evaluation.bootstrap import interval, mcnemar, paired_interval, stratified_interval
 
 
 def hits_at(share, hits, images):
@@ -74,3 +74,28 @@ def test_mcnemar_is_the_binomial_test_of_the_pictures_that_differ(better, worse)
     number, fewer = better + worse, min(better, worse)
     tail = sum(math.comb(number, k) for k in range(fewer + 1)) / 2**number
     assert mcnemar(ours, theirs) == pytest.approx(min(1, 2 * tail))
+
+
+def test_data_sets_count_the_same_whatever_their_size():
+    rng = np.random.default_rng(0)
+    large, small = rng.normal(1, 1, 900), rng.normal(3, 1, 100)
+    low, high = stratified_interval([([large], np.zeros((1, 900))), ([small], np.zeros((1, 100)))])
+    half = 1.96 * np.hypot(large.std() / 30, small.std() / 10) / 2
+    centre = (large.mean() + small.mean()) / 2
+    assert (low, high) == pytest.approx((centre - half, centre + half), abs=0.02)
+
+
+def test_fits_are_drawn_once_for_all_data_sets():
+    """A fit that is good on both data sets and one that is bad on both: their mean spreads as on one."""
+    fits, nothing = np.repeat([[0.0], [1.0], [2.0]], 20, 1), np.zeros((1, 20))
+    assert stratified_interval([(fits, nothing)] * 4) == pytest.approx([0, 2], abs=1e-9)
+    against = stratified_interval([(fits, nothing), (-fits, nothing)])
+    assert against == pytest.approx([0, 0], abs=1e-9)
+
+
+def test_an_end_that_is_zero_but_for_rounding_is_zero():
+    ours = np.array([[0.1, 0.2, 0.3, 0.7]] * 3) / 3
+    theirs = ours[:1].copy()
+    for images in (1, 3, 50):
+        low, high = paired_interval(np.tile(ours, images), np.tile(theirs, images))
+        assert (low, high, np.signbit(low)) == (0, 0, False)

@@ -113,7 +113,7 @@ def test_evaluating_again_changes_nothing(loaded, data, pruner):
 def test_a_killed_evaluation_goes_on_and_ends_the_same(loaded, data, pruner, tmp_path, monkeypatch, batches):
     monkeypatch.setattr("patchranking.methods.journal._SECONDS_PER_PART", -1)
     chosen = settings(timing_batch=0, methods=["random", "evit", "golden"])
-    whole, _ = evaluate(loaded, data, [pruner], chosen)
+    whole, shown = evaluate(loaded, data, [pruner], chosen)
     note, noted = Journal.note, []
 
     def killed(self, tally, images, last=False):
@@ -127,8 +127,11 @@ def test_a_killed_evaluation_goes_on_and_ends_the_same(loaded, data, pruner, tmp
         evaluate(loaded, data, [pruner], chosen, progress=tmp_path / "progress")
     read, image = [], data.image
     monkeypatch.setattr(data, "image", lambda index: read.append(index) or image(index))
-    again, _ = evaluate(loaded, data, [pruner], chosen, progress=tmp_path / "progress")
+    again, shown_again = evaluate(loaded, data, [pruner], chosen, progress=tmp_path / "progress")
     assert again == whole
+    assert [(one.key, one.worst, one.prediction) for one in shown_again] == [
+        (one.key, one.worst, one.prediction) for one in shown
+    ]
     assert not set(read[: len(data) - 3 * batches]) & {*chain(*noted[:batches])}
     with pytest.raises(UserError, match="the progress of another evaluation"):
         evaluate(loaded, data, [pruner], settings(seed=3), progress=tmp_path / "progress")

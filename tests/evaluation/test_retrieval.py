@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from patchranking.evaluation import retrieval
-from patchranking.evaluation.retrieval import recall
+from patchranking.evaluation.retrieval import found, recall
 
 
 def test_recall_equals_the_loop_both_ways(monkeypatch):
@@ -19,5 +19,6 @@ def test_recall_equals_the_loop_both_ways(monkeypatch):
             any(owner[t] == i for t in sorted(range(10), key=lambda t, i=i: -float(texts[t] @ images[i]))[:k])
             for i in range(6)
         ]
-        found = recall(images, texts, owner, k)
-        torch.testing.assert_close(torch.tensor(found), torch.tensor([10.0 * sum(to_image), 100 / 6 * sum(to_text)]))
+        shares = torch.tensor([10.0 * sum(to_image), 100 / 6 * sum(to_text)])
+        torch.testing.assert_close(torch.tensor(recall(images, texts, owner, k)), shares)
+        assert [hits.tolist() for hits in found(images, texts, owner, k)] == [to_image, to_text]

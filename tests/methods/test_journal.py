@@ -5,7 +5,7 @@ import torch
 
 from patchranking.methods import journal
 from patchranking.methods.journal import Journal
-from patchranking.methods.tally import DENSE, Tally
+from patchranking.methods.tally import DENSE, MEASURES, Tally
 
 NAMES = {DENSE: "dense", ("m", 0.5): "m 0.5"}
 
@@ -28,8 +28,9 @@ def filled(images, journal=None, seed=0):
 
 def same(one, other):
     for key in NAMES:
-        for measure in ("feature_cosine", "top1", "top5", "object_patches_kept"):
+        for measure in MEASURES:
             assert one.values(key, measure) == other.values(key, measure)
+        assert set(one._values[key]) <= set(MEASURES), "a measure that is not stored"
         assert one.features(key)[0] == other.features(key)[0]
         assert torch.equal(one.features(key)[1], other.features(key)[1])
     assert one.skipped == other.skipped

@@ -6,11 +6,12 @@ import timm
 import torch
 from transformers import CLIPConfig, CLIPModel
 
+from patchranking.errors import UserError
 from patchranking.evaluation.cost import count_macs
 from patchranking.methods.centre_crop import CentreCrop
 from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
-from patchranking.pruning.macs import analytic_macs, nearest_in_macs
+from patchranking.pruning.macs import analytic_macs, keep_at_macs, nearest_in_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
 from patchranking.towers.identity import BaseModel
@@ -124,3 +125,26 @@ def test_the_nearest_may_be_above_or_below_and_the_first_of_equals_wins(tower):
         assert nearest_in_macs(tower, iter(candidates), Schedule({2: rate})) is candidates[place]
     twins = [Schedule({2: 0.5, 4: 0.5}), Schedule({2: 0.5})]
     assert nearest_in_macs(tower, twins, Schedule({2: 0.5})) is twins[0]
+
+
+@pytest.mark.parametrize("stages", [{3: 0.75, 6: 0.5}, {3: 1.0, 6: 1.0}, {2: 0.4}])
+@pytest.mark.parametrize("share", [1.0, 0.9, 0.73, 0.6, 0.45])
+def test_a_share_of_the_dense_macs_is_met_as_nearly_as_whole_patches_allow(stages, share):
+    tower = as_tower(vit_b16("open_clip").eval())
+    shape = Schedule(stages)
+    dense = analytic_macs(tower, 512, Schedule({0: 1.0}))
+    off = {left: abs(analytic_macs(tower, 512, shape.at(left / 196)) / dense - share) for left in range(1, 197)}
+    keep = keep_at_macs(tower, shape, share)
+    assert round(196 * keep) == min(off, key=off.get)
+    assert off[round(196 * keep)] < 0.003
+    assert keep_at_macs(tower, shape, share, visual_tokens=4) <= keep - 3 / 196 or share == 0.45
+
+
+def test_a_share_that_no_schedule_can_have_is_refused():
+    tower = as_tower(vit_b16("open_clip").eval())
+    for share in (0, -0.5, 1.1):
+        with pytest.raises(UserError, match="above 0 and at most 1"):
+            keep_at_macs(tower, Schedule({3: 0.5}), share)
+    with pytest.raises(UserError, match="before block 6 leaves at least 51% of the dense MACs: ask for more than 40%"):
+        keep_at_macs(tower, Schedule({6: 0.5}), 0.4)
+    assert keep_at_macs(tower, Schedule({6: 0.5}), 0.515) < 0.03

@@ -78,14 +78,14 @@ VALUES = {
 }
 
 
-@pytest.mark.parametrize("cost", ["gmacs", "milliseconds"])
+@pytest.mark.parametrize("cost", ["gmacs", "macs_share", "milliseconds"])
 @pytest.mark.parametrize("measure", MEASURES)
 def test_points_stand_at_their_cost_and_value(measure: str, cost: str) -> None:
     low, high, low_drawn, high_drawn, dense = VALUES[measure]
     costs = {
-        0.6: {"gmacs": 3.1, "images_per_second": 250.0},
-        0.3: {"gmacs": 2.3, "images_per_second": 400.0},
-        1.0: {"gmacs": 4.2, "images_per_second": 160.0},
+        0.6: {"gmacs": 3.1, "macs_share": 0.74, "images_per_second": 250.0},
+        0.3: {"gmacs": 2.3, "macs_share": 0.55, "images_per_second": 400.0},
+        1.0: {"gmacs": 4.2, "macs_share": 1.0, "images_per_second": 160.0},
     }
     whole = {"top1_dense": 88.0, "gmacs_dense": 4.2, "images_per_second_dense": 160.0, "n_images": 50}
     rows = [
@@ -97,13 +97,18 @@ def test_points_stand_at_their_cost_and_value(measure: str, cost: str) -> None:
         rows[0][measure] = 1.0
     svg = accuracy_against_cost(rows, "demo", measure, cost)
     chart, words = Chart(svg), texts(svg)
-    cheap, dear, full = (2.3, 3.1, 4.2) if cost == "gmacs" else (2.5, 4.0, 6.25)
+    drawn = {"gmacs": (2.3, 3.1, 4.2), "macs_share": (55.0, 74.0, 100.0), "milliseconds": (2.5, 4.0, 6.25)}
+    cheap, dear, full = drawn[cost]
     assert chart.points("random") == near((cheap, low_drawn), (dear, high_drawn))
     assert chart.points("dense") == near((full, dense))
     assert chart.cost_of("30%") == pytest.approx(cheap, rel=1e-3)
     assert chart.cost_of("60%") == pytest.approx(dear, rel=1e-3)
     assert f"{MEASURES[measure]} · demo" in words
-    unit = "GMACs of the image tower per image" if cost == "gmacs" else "Milliseconds per image, measured"
+    unit = {
+        "gmacs": "GMACs of the image tower per image",
+        "macs_share": "Share of the dense MACs, counted (%)",
+        "milliseconds": "Milliseconds per image, measured",
+    }[cost]
     assert {unit, "patches kept by random"} <= {*words}
 
 

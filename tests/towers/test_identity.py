@@ -9,7 +9,7 @@ import torch
 
 from patchranking.errors import UserError
 from patchranking.towers import as_tower
-from patchranking.towers.identity import BaseModel, fingerprint
+from patchranking.towers.identity import BaseModel, fingerprint, matches
 
 
 @torch.no_grad()
@@ -65,3 +65,23 @@ def test_other_weights_are_refused(tower):
     tower.blocks[-1].mlp.fc1.weight.mul_(1.05)
     with pytest.raises(UserError, match="fitted to 'hf:tiny', and the model has other weights: load the model"):
         known.check(tower)
+
+
+WRONG = {
+    "fingerprint": [None, "", 10**30, [None]],
+    "grid": [[4], [[], 4]],
+    "image_size": [["a", 3]],
+    "width": ["32"],
+    "depth": [None],
+    "num_prefix_tokens": [1.5],
+}
+
+
+@pytest.mark.parametrize("wrong", [{name: value} for name, values in WRONG.items() for value in values])
+def test_what_does_not_describe_a_model_is_refused(tower, wrong):
+    told = json.loads(json.dumps(asdict(BaseModel.of(tower, "tiny"))))
+    assert BaseModel.from_dict(told) == BaseModel.of(tower, "tiny")
+    with pytest.raises(ValueError, match="does not describe a base model"):
+        BaseModel.from_dict(told | wrong)
+    if "fingerprint" in wrong:
+        assert not matches(wrong["fingerprint"], told["fingerprint"])

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from patchranking.commands.choose import save_within
 from patchranking.commands.common import print_left_out, print_skipped
-from patchranking.data import load_data
+from patchranking.data import load_data, shared_pictures
 from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget
 from patchranking.files import make_folder
@@ -57,6 +57,11 @@ def fit(
     unseen = None if budget_data is None else load_data(budget_data, None, settings.seed)
     if allowed is not None and unseen is not None:
         allowed.check(loaded, unseen)
+        if seen := shared_pictures(images, unseen):
+            raise UserError(
+                f"{len(seen)} of the {len(unseen)} images of --budget_data are among the {len(images)} of the fit, "
+                f"too, such as '{seen[0]}': give images that the fit has not seen."
+            )
     make_folder(out)
     schedule = planned(loaded, settings, rankings)
     minutes = estimate_minutes(loaded.tower, len(images), settings, schedule)

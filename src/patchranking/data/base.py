@@ -186,7 +186,7 @@ def distinct_ends(paths: Sequence[Path], shortest: int) -> list[str]:
     Raises:
         UserError: If a path is given twice.
     """
-    parts = [path.resolve().parts for path in paths]
+    parts = [Path(os.path.realpath(path)).parts for path in paths]
     if len(set(parts)) < len(parts):
         raise UserError(f"The same path is given twice in '{','.join(map(str, paths))}': give each one once.")
     lengths = range(shortest, max(map(len, parts)) + 2)

@@ -55,7 +55,7 @@ class HuggingFaceData(ImageData):
             found = f"columns {', '.join(rows.column_names)}" if len(rows) else "no rows"
             raise UserError(f"'hf:{name}:{split}' has no pictures, but {found}: choose a data set of images.")
         chosen = sample(len(rows), limit, seed)
-        folder = Path(os.path.expanduser(name)).resolve()
+        folder = Path(os.path.realpath(os.path.expanduser(name)))
         classes, names = _classes(library, rows)
         if None not in classes and (lines := names_beside(folder) if folder.is_dir() else []):
             classes, names, note = _named(classes, names, lines)

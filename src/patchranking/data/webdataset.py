@@ -72,7 +72,7 @@ class WebDatasetData(ImageData):
         if not keys:
             raise UserError(f"There are no pictures in 'wds:{shards}': a sample needs one, such as 000.jpg.")
         chosen = sample(len(keys), limit, seed)
-        folders = list(dict.fromkeys(path.resolve().parent for path in self._shards))
+        folders = list(dict.fromkeys(Path(os.path.realpath(path)).parent for path in self._shards))
         name = "+".join(dict.fromkeys(folder.parent.name for folder in folders))
         split = "+".join(dict.fromkeys(folder.name for folder in folders))
         self._describe(name, split, keys, classes, names_beside(folders[0]), chosen)

@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import binomtest
 
-__all__ = ["interval", "mcnemar", "paired_interval"]
+__all__ = ["interval", "mcnemar", "paired_interval", "stratified_interval"]
 
-_RESAMPLES = 2000
+_RESAMPLES, _AT_ONCE = 2000, 100
+_DECIMALS = 9
+"""Ends are rounded to these, so that what is zero but for the order of a sum is zero."""
 
 
 def interval(values: Sequence[float], seed: int = 0, level: float = 0.95) -> list[float] | None:
@@ -43,20 +45,43 @@ def paired_interval(ours: ArrayLike, theirs: ArrayLike, seed: int = 0, level: fl
     Returns:
         Lower and upper end.
     """
+    return stratified_interval([(ours, theirs)], seed, level)
+
+
+def stratified_interval(
+    pairs: Sequence[tuple[ArrayLike, ArrayLike]], seed: int = 0, level: float = 0.95
+) -> list[float]:
+    """The paired interval of a difference that is averaged over data sets, each of which counts the same.
+
+    Every resample draws images within each data set, and fits once for all of them.
+
+    Args:
+        pairs: Of each data set what ``paired_interval`` takes; the number of fits is the same in all.
+        seed: Seed of the resamples.
+        level: Share of the resampled differences inside.
+
+    Returns:
+        Lower and upper end.
+    """
     rng = np.random.default_rng(seed)
-    ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
-    images = ours.shape[1]
-    found = []
-    for _ in range(_RESAMPLES):
-        count = rng.multinomial(images, np.full(images, 1 / images)) / images
-        mean_ours, mean_theirs = (rows[_drawn(rng, len(rows))].mean(0) for rows in (ours, theirs))
-        found.append(float(count @ (mean_ours - mean_theirs)))
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
+    sets = [(np.asarray(ours, np.float64), np.asarray(theirs, np.float64)) for ours, theirs in pairs]
+    our_fits, their_fits = (_drawn(rng, len(rows), _RESAMPLES) for rows in sets[0])
+    total = np.zeros(_RESAMPLES)
+    for ours, theirs in sets:
+        images = ours.shape[1]
+        for first in range(0, _RESAMPLES, _AT_ONCE):
+            chosen = slice(first, first + _AT_ONCE)
+            drawn = _drawn(rng, images, len(total[chosen]))
+            total[chosen] += (drawn @ ours.T * our_fits[chosen]).sum(1)
+            total[chosen] -= (drawn @ theirs.T * their_fits[chosen]).sum(1)
+    ends = np.quantile(total / len(sets), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.round(ends, _DECIMALS) + 0.0
     return [float(low), float(high)]
 
 
-def _drawn(rng: np.random.Generator, fits: int) -> np.ndarray | slice:
-    return slice(None) if fits == 1 else rng.integers(fits, size=fits)
+def _drawn(rng: np.random.Generator, number: int, resamples: int) -> np.ndarray:
+    """Weights of so many things in every resample, ``(resamples, number)``."""
+    return rng.multinomial(number, np.full(number, 1 / number), resamples) / number
 
 
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["recall"]
+__all__ = ["found", "recall"]
 
 _ROWS = 1024
 
@@ -23,15 +23,23 @@ def recall(images: Tensor, texts: Tensor, owner: Tensor, k: int) -> tuple[float,
         Share of the captions whose image is among the first k pictures, and share of the images of which a caption is
         among the first k captions.
     """
+    to_image, to_text = found(images, texts, owner, k)
+    return 100 * to_image.float().mean().item(), 100 * to_text.float().mean().item()
+
+
+def found(images: Tensor, texts: Tensor, owner: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Whether each caption finds its image, ``(texts,)``, and each image a caption of its own, ``(images,)``.
+
+    The arguments are those of ``recall``.
+    """
     k_images, k_texts = min(k, len(images)), min(k, len(texts))
-    found = [
+    answers = [
         (texts[first : first + _ROWS] @ images.T).topk(k_images, dim=1).indices for first in range(0, len(texts), _ROWS)
     ]
-    to_image = (torch.cat(found) == owner.unsqueeze(1)).any(1)
+    to_image = (torch.cat(answers) == owner.unsqueeze(1)).any(1)
     numbers = torch.arange(len(images), device=images.device)
-    found = [
+    answers = [
         owner[(images[first : first + _ROWS] @ texts.T).topk(k_texts, dim=1).indices]
         for first in range(0, len(images), _ROWS)
     ]
-    to_text = (torch.cat(found) == numbers.unsqueeze(1)).any(1)
-    return 100 * to_image.float().mean().item(), 100 * to_text.float().mean().item()
+    return to_image, (torch.cat(answers) == numbers.unsqueeze(1)).any(1)

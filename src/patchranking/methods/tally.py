@@ -13,16 +13,17 @@ from torch.nn import functional as F
 
 from patchranking.ranking.objectives import feature_damage
 
-__all__ = ["DENSE", "Tally"]
+__all__ = ["DENSE", "MEASURES", "Tally"]
 
 DENSE = "dense"
 """The key of the dense model in every tally."""
 
+MEASURES = ("feature_cosine", "prediction", "top1", "top5", "object_patches_kept")
 _SCHEMA = pa.schema(
     [
         ("method", pa.string()),
         ("image", pa.int64()),
-        *((measure, pa.float64()) for measure in ("feature_cosine", "top1", "top5", "object_patches_kept")),
+        *((measure, pa.float64()) for measure in MEASURES),
         ("feature", pa.list_(pa.float32())),
     ]
 )

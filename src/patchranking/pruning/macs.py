@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable
 
+from patchranking.errors import UserError
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 
-__all__ = ["analytic_macs", "nearest_in_macs"]
+__all__ = ["analytic_macs", "keep_at_macs", "nearest_in_macs"]
 
 
 def analytic_macs(
@@ -55,3 +57,40 @@ def nearest_in_macs(
     """
     aim = analytic_macs(tower, 0, reference)
     return min(candidates, key=lambda schedule: abs(analytic_macs(tower, 0, schedule, inside=inside) - aim))
+
+
+def keep_at_macs(tower: VisionTower, schedule: Schedule, share: float, visual_tokens: int = 0) -> float:
+    """The keep rate at which a schedule has a share of the dense MACs.
+
+    Found by bisection over the numbers of patches that may be left at the end, at each of which the schedule keeps its
+    proportions (``Schedule.at``); MACs are by formula, without the predictor. Of 144 patches, one is about 0.4 % of the
+    dense MACs, so the share is met within 0.2 %.
+
+    Args:
+        tower: The image encoder.
+        schedule: Its shape: the blocks, and which part of the dropped patches goes at each.
+        share: MACs as a share of those of the dense encoder, above 0 and at most 1.
+        visual_tokens: Learnable tokens that run alongside the patches, and cost MACs too.
+
+    Returns:
+        The keep rate with the nearest MACs.
+
+    Raises:
+        UserError: If the share is none, or less than the schedule costs with a single patch at the end.
+    """
+    patches, features = tower.num_patches, tower.feature_size
+    dense = analytic_macs(tower, features, schedule.at(1.0))
+    if not 0 < share <= 1:
+        raise UserError(f"A share of the dense MACs is a number above 0 and at most 1, not {share:g}.")
+
+    def share_at(left: int) -> float:
+        return analytic_macs(tower, features, schedule.at(left / patches), visual_tokens) / dense
+
+    if share < share_at(1):
+        raise UserError(
+            f"Dropping patches before block {schedule.block} leaves at least {share_at(1):.0%} of the dense MACs: ask "
+            f"for more than {share:.0%}, or drop them earlier."
+        )
+    above = bisect_left(range(1, patches), share, key=share_at) + 1
+    nearest = min((above - 1 or 1, above), key=lambda left: abs(share_at(left) - share))
+    return nearest / patches

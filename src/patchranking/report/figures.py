@@ -31,7 +31,11 @@ MEASURES = {
 }
 """The measures a chart can show, with their titles."""
 
-_COSTS = {"gmacs": "GMACs of the image tower per image", "milliseconds": "Milliseconds per image, measured"}
+_COSTS = {
+    "gmacs": "GMACs of the image tower per image",
+    "macs_share": "Share of the dense MACs, counted (%)",
+    "milliseconds": "Milliseconds per image, measured",
+}
 _SHARES = ("object_patches_kept", "index_overlap_at_10")
 
 _AXES_POINTS, _LETTER_POINTS, _TITLE_POINTS = 270, 6.5, 470
@@ -101,7 +105,7 @@ def accuracy_against_cost(
         rows: Rows of ``results.json``.
         dataset: The data set to draw; rows of other data sets are ignored.
         measure: A key of ``MEASURES``.
-        cost: ``gmacs``, or ``milliseconds`` as they were measured.
+        cost: ``gmacs``, ``macs_share``, or ``milliseconds`` as they were measured.
 
     Returns:
         An SVG element as text, or an empty string if no pruned row has both the measure and its cost.
@@ -173,6 +177,9 @@ def _curves(rows: Sequence[Mapping[str, Any]], measure: str, cost_of: str) -> li
 
 
 def _cost(row: Mapping[str, Any], cost: str, dense: str = "") -> float | None:
+    if cost == "macs_share":
+        share = 1.0 if dense else row.get(cost)
+        return None if share is None else 100 * share
     if cost == "gmacs":
         return row.get(f"gmacs{dense}")
     speed = row.get(f"images_per_second{dense}")

@@ -57,9 +57,13 @@ class BaseModel:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of ``dataclasses.asdict`` after a trip through JSON."""
+        """The inverse of ``dataclasses.asdict`` after a trip through JSON; raises ValueError for anything else."""
         sizes: dict[str, Any] = {key: tuple(values[key]) for key in ("image_size", "grid")}
-        return cls(**(values | sizes))
+        found = cls(**(values | sizes))
+        counts = (*found.image_size, *found.grid, found.num_prefix_tokens, found.width, found.depth)
+        if len(counts) != 7 or not all(type(count) is int for count in counts) or not _numbers(found.fingerprint):
+            raise ValueError("this does not describe a base model")
+        return found
 
     def check(self, tower: VisionTower) -> None:
         """Raises UserError, naming the first difference, when ``tower`` is another model."""
@@ -97,6 +101,12 @@ def fingerprint(tower: VisionTower) -> list[float]:
 
 
 def matches(first: list[float], second: list[float]) -> bool:
-    """Whether two fingerprints agree up to the rounding of bfloat16."""
+    """Whether two fingerprints agree up to the rounding of bfloat16; what is no fingerprint agrees with none."""
+    if not (_numbers(first) and _numbers(second)):
+        return False
     a, b = torch.tensor(first), torch.tensor(second)
     return a.shape == b.shape and bool(torch.allclose(a, b, rtol=_TOLERANCE, atol=1e-5))
+
+
+def _numbers(values: object) -> bool:
+    return isinstance(values, list) and all(isinstance(value, float | int) and abs(value) < 2**63 for value in values)

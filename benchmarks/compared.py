@@ -1,0 +1,167 @@
+"""Tables and charts of the comparison at shares of the dense MACs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from patchranking.methods import STYLES
+from patchranking.methods.tally import DENSE
+from patchranking.report.figures import accuracy_against_cost
+
+DOMAINS = {"out": "out-of-domain", "in": "in-domain", None: ""}
+"""Domain of a row -> what tables call it, in their order."""
+_MEASURES = {
+    "top1": ("top-1, points", "{:+.1f}", 1),
+    "recall_at_1": ("recall@1, points", "{:+.1f}", 1),
+    "feature_cosine": ("cosine", "{:+.3f}", 1),
+    "overlap_at_10": ("same 10 neighbours, points", "{:+.1f}", 100),
+}
+"""Measure of a difference -> its name, how it is written, and what it is multiplied by."""
+_OFF = 0.01
+_HEAD = "share of the dense MACs"
+
+Rows = list[dict[str, Any]]
+
+
+def table(results: dict[str, Any], part: str | None) -> str:
+    """The tables of the methods, or those of the ``differences``, or that of the ``speed``."""
+    parts = {None: _methods, "differences": _differences, "speed": _speed}
+    return "\n\n".join(parts[part](results))
+
+
+def charts(results: dict[str, Any], measures: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Charts over the counted share of the dense MACs: name -> SVG; those of in-domain fits end with ``-in-domain``.
+
+    Args:
+        results: The content of the JSON file.
+        measures: Data set and measure of each chart; the data set's split is left out.
+    """
+    found = {}
+    for short, measure in measures:
+        (dataset,) = (name for name in _names(results["rows"], "dataset") if name.partition("/")[0] == short)
+        for domain, words in list(DOMAINS.items())[:2]:
+            rows = _for_charts(results["rows"], dataset, domain)
+            if svg := accuracy_against_cost(rows, f"{dataset}, {words}", measure, "macs_share"):
+                found[f"{short}-{measure}" + ("-in-domain" if domain == "in" else "")] = svg
+    return found
+
+
+def _for_charts(rows: Rows, dataset: str, domain: str | None) -> Rows:
+    """Rows as charts have them, one a fit; none where nothing was fitted for this domain."""
+    own = [row for row in rows if row["dataset"] == dataset and row["domain"] in (domain, None) and not row["oracle"]]
+    if not any(row["domain"] == domain for row in own):
+        return []
+    as_they_are = ("method", "oracle", "n_images", "schedule", "macs_share", "top1_dense")
+    return [
+        {
+            **{name: row.get(name) for name in as_they_are},
+            "dataset": f"{dataset}, {DOMAINS[domain]}",
+            "keep_rate": round(row["keep_rate"], 2),
+            "index_overlap_at_10": row["overlap_at_10_fits"][fit],
+            **{name: row[f"{name}_fits"][fit] for name in ("top1", "recall_at_1", "feature_cosine") if name in row},
+        }
+        for row in own
+        for fit in range(len(row["fits"]))
+    ]
+
+
+def _names(rows: Rows, key: str) -> list[Any]:
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def _shares(rows: Rows) -> list[float]:
+    return sorted({row["macs"] for row in rows} - {1.0}, reverse=True)
+
+
+def _grid(heads: list[str], lines: list[list[str]]) -> str:
+    rows = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
+    return "\n".join(rows + [f"| {' | '.join(line)} |" for line in lines])
+
+
+def _methods(results: dict[str, Any]) -> list[str]:
+    """Of every data set: accuracy or recall, cosine and neighbours of every method at every share."""
+    tables = []
+    for dataset in _names(results["rows"], "dataset"):
+        rows = [row for row in results["rows"] if row["dataset"] == dataset]
+        shares, lines = _shares(rows), []
+        for method in STYLES:
+            for domain in DOMAINS:
+                own = {row["macs"]: row for row in rows if (row["method"], row["domain"]) == (method, domain)}
+                if method != DENSE and own:
+                    lines.append([_label(own[shares[0]]), *(_cell(own[share]) for share in shares)])
+        (dense,) = (row for row in rows if row["method"] == DENSE)
+        accuracy, words = _accuracy(dense)
+        known = f"dense {words} {dense[accuracy]:.1f} %, " if accuracy in dense else ""
+        half = "all images" if results["split"] == "all" else f"{results['split']} half"
+        fits = max(len(row["fits"]) for row in rows)
+        tables.append(
+            f"**{dataset}**, {half}, {dense['n_images']} images, {known}{fits} fit{'s' * (fits > 1)}: "
+            f"{words} % / cosine / share of the 10 nearest neighbours that stay, in %\n\n"
+            + _grid([_HEAD, *(f"{share:.0%}" for share in shares)], lines)
+        )
+    return tables
+
+
+def _label(row: dict[str, Any]) -> str:
+    """An oracle's says how many images it saw, and what the dense model has on these."""
+    if not row["oracle"]:
+        return ", ".join(filter(None, [row["method"], DOMAINS[row["domain"]]]))
+    accuracy = _accuracy(row)[0]
+    dense = f", dense {row[f'{accuracy}_dense']:.1f}" if accuracy in row else ""
+    return f"{row['method']}, oracle on {row['n_images']} images{dense}"
+
+
+def _accuracy(row: dict[str, Any]) -> tuple[str, str]:
+    """The measure of accuracy that a row has, and its name."""
+    return ("top1", "top-1") if "top1" in row else ("recall_at_1", "recall@1 of the picture of a caption")
+
+
+def _cell(row: dict[str, Any]) -> str:
+    """Says the counted share where it is another than that of the column."""
+    values = [(_accuracy(row)[0], "{:.1f}", 1), ("feature_cosine", "{:.3f}", 1), ("overlap_at_10", "{:.0f}", 100)]
+    shown = " / ".join(form.format(scale * row[name]) if name in row else "–" for name, form, scale in values)
+    return shown if abs(row["macs_share"] - row["macs"]) <= _OFF else f"{shown} (at {row['macs_share']:.0%})"
+
+
+def _differences(results: dict[str, Any]) -> list[str]:
+    """Of every domain, averaged over data sets and of each: our value minus each rival's, and who is ahead."""
+    rows, tables = results["differences"], []
+    datasets = sorted(_names(rows, "dataset"), key=lambda name: name != "mean")
+    for domain, words in DOMAINS.items():
+        for dataset in datasets:
+            own = [row for row in rows if (row["dataset"], row["domain"]) == (dataset, domain)]
+            if not own:
+                continue
+            lines = []
+            for measure, (name, form, scale) in _MEASURES.items():
+                for rival in _names(own, "rival"):
+                    at = {r["macs"]: r for r in own if (r["measure"], r["rival"]) == (measure, rival)}
+                    if at:
+                        cells = [_difference(at[share], form, scale) for share in _shares(own)]
+                        lines.append([f"{name}: minus {rival}", *cells])
+            title = "Mean over the data sets" if dataset == "mean" else dataset
+            tables.append(
+                f"**{title}**, patchranking {words}: difference (95 % interval)\n\n"
+                + _grid([_HEAD, *(f"{share:.0%}" for share in _shares(own))], lines)
+            )
+    return tables
+
+
+def _difference(row: dict[str, Any], form: str, scale: int) -> str:
+    value, low, high = (form.format(scale * end) for end in (row["difference"], *row["interval"]))
+    return f"{value} ({low} ... {high}) {row['verdict']}"
+
+
+def _speed(results: dict[str, Any]) -> list[str]:
+    """Images per second as a multiple of the dense model's."""
+    rows = results["speed"]
+    lines = []
+    for method in _names(rows, "method"):
+        at = {row["macs"]: row for row in rows if row["method"] == method}
+        speeds = [at[share]["images_per_second"] / at[share]["images_per_second_dense"] for share in _shares(rows)]
+        lines.append([method, *(f"{speed:.2f}x" for speed in speeds)])
+    return [
+        f"Images per second as a multiple of the dense model's, {rows[0]['batch']} images per batch\n\n"
+        + _grid([_HEAD, *(f"{share:.0%}" for share in _shares(rows))], lines)
+    ]
