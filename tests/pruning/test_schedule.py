@@ -43,15 +43,12 @@ def test_spread_is_the_papers_twenty_tokens_a_stage():
         Schedule.spread([], 0.5)
 
 
-def test_by_default_the_second_stage_is_a_third_of_the_way_on():
-    assert [list(Schedule.default(3, depth, 0.5).stages) for depth in (12, 24, 8, 5, 4)] == [
-        [3, 6],
-        [3, 10],
-        [3, 5],
-        [3, 4],
-        [3],
-    ]
-    assert Schedule.default(3, 12, 0.5).to_dict() == {"3": 0.75, "6": 0.5}
+def test_by_default_there_are_four_stages_of_which_the_early_ones_drop_more():
+    depths = {(2, 12): [2, 4, 6, 8], (4, 24): [4, 8, 12, 16], (1, 8): [1, 2, 4, 5], (3, 12): [3, 5, 7, 8]}
+    assert {of: list(Schedule.default(*of, 0.5).stages) for of in depths} == depths
+    assert Schedule.default(2, 12, 0.2).to_dict() == pytest.approx({"2": 0.7, "4": 0.5, "6": 0.3, "8": 0.2})
+    assert Schedule.default(1, 5, 0.5).to_dict() == pytest.approx({"1": 0.8125, "2": 0.6875, "3": 0.5})
+    assert Schedule.default(1, 2, 0.5).keep == 0.5
 
 
 @given(st.floats(0.01, 1), st.floats(0.01, 1))

@@ -53,8 +53,8 @@ class FitSettings:
         loss: How rankings are imitated.
         search: How patches are ranked for imitation, unless rankings are given.
         score: What counts as damage in that ranking, unless rankings are given.
-        blocks: Patches are dropped before these blocks, equal shares at each. By default 3 and a third of the way from
-            there to the end, such as 3 and 6 of 12, or 3 alone without distillation; the paper has 3, or 3 5 7 9.
+        blocks: Patches are dropped before these blocks, equal shares at each; the paper has 3, or 3 5 7 9. By default
+            four stages that drop less and less, such as 2, 4, 6 and 8 of 12; without distillation 3 alone.
         schedule: Share kept before each block, such as '{3: 0.55, 5: 0.47}', in place of keep and blocks.
         merge: Whether patches that go may merge into similar ones, and attention counts tokens by their sizes, through
             a mask; false leaves attention kernels that take none as they are. Learned by distillation.
@@ -182,7 +182,9 @@ def planned(model: LoadedModel, settings: FitSettings, rankings: str | Path | No
     """Where a fit will drop patches; raises UserError where it cannot be done, before any work."""
     if rankings is not None and not settings.imitates:
         raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
-    first = 3 if rankings is None else finished_manifest(Path(rankings).expanduser())["settings"]["block"]
+    first = max(1, round(model.tower.depth / 6)) if settings.distills else 3
+    if rankings is not None:
+        first = finished_manifest(Path(rankings).expanduser())["settings"]["block"]
     schedule = settings.stages(model.tower, first)
     schedule.check(model.tower)
     model.tower.check_dense()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Self
 
 from patchranking.errors import UserError
@@ -11,6 +12,9 @@ from patchranking.pruning.select import check_keep_rate, kept_count
 from patchranking.towers import VisionTower
 
 __all__ = ["Schedule"]
+
+_SHARES = (3, 2, 2, 1)
+"""Of the patches that go, how many go at each stage of the default."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,14 @@ class Schedule:
 
     @classmethod
     def default(cls, first: int, depth: int, keep: float) -> Self:
-        """Equal shares before block ``first`` and a third of the way from there to the end: 3 and 6 of 12 blocks."""
-        return cls.spread(sorted({first, first + round((depth - first) / 3)}), keep)
+        """Four stages from block ``first`` on, at equal distances; the early ones drop more.
+
+        From block 2 of 12 they are 2, 4, 6 and 8, and drop 3, 2, 2 and 1 of every 8 patches that go.
+        """
+        blocks = [first + round(stage * (depth - first) / (len(_SHARES) + 1)) for stage in range(len(_SHARES))]
+        gone = accumulate(_SHARES)
+        left = [1 - (1 - keep) * share / sum(_SHARES) for share in gone]
+        return cls(dict(zip(blocks, [*left[:-1], keep], strict=True)))
 
     @property
     def block(self) -> int:
