@@ -287,11 +287,11 @@ def test_distillation_holds_out_the_image_of_the_seed(pictures):
     assert (errors - report.distillation.feature_error["0.5"]).abs().argmin() == held_out
 
 
-def test_by_default_a_second_stage_scores_again_where_there_is_distillation(pictures, store):
+def test_by_default_every_stage_scores_again_where_there_is_distillation(pictures, store):
     model, data = pictures
     pruner, _ = fit_pruner(model, data, steps=2)
-    assert pruner.schedule.to_dict() == {"3": 0.75, "4": 0.5}
-    assert list(pruner.predictors) == ["3", "4"]
+    assert pruner.schedule == Schedule.default(1, 5, 0.5)
+    assert list(pruner.predictors) == ["1", "2", "3"]
     imitating, _ = fit_pruner(model, data, store("rankings", IMPORTANCE), steps=0, epochs=1)
     assert imitating.schedule.to_dict() == {"2": 0.5}
     assert (pruner.merges, imitating.merges) == (True, False)
@@ -307,7 +307,7 @@ def test_it_ranks_what_it_imitates_and_saves_what_it_made(pictures, tmp_path):
     settings = FitSettings(ranked=6, steps=2, epochs=1, seed=3)
     pruner, report = fit.fit(model, data, tmp_path / "fit", settings)
     manifest = read_manifest(tmp_path / "fit/rankings")
-    assert (manifest["totals"]["in"], manifest["settings"]["block"], manifest["settings"]["seed"]) == (6, 3, 3)
+    assert (manifest["totals"]["in"], manifest["settings"]["block"], manifest["settings"]["seed"]) == (6, 1, 3)
     saved = Pruner.from_pretrained(tmp_path / "fit")
     for name, weight in pruner.state_dict().items():
         assert torch.equal(saved.state_dict()[name], weight)
