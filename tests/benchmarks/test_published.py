@@ -24,7 +24,6 @@ WAITING = {
     "few_shot-imagenette",
     "golden_search-demo",
     "golden_search-photos",
-    "memory-demo",
     "predictors-demo",
     "predictors-photos",
     "schedules-demo",

@@ -128,7 +128,7 @@ def test_a_killed_worker_changes_nothing(cluster, model, pictures, tmp_path, mon
     rank(model, pictures, tmp_path / "local", FAST)
     manifest = rank(model, deadly(pictures, tmp_path / "fatal"), tmp_path / "ray", FAST, engine="ray")
     assert (tmp_path / "fatal").exists()
-    assert manifest["totals"] == {"in": 12, "ranked": 11, "skipped": 1}
+    assert manifest["totals"] == {"in": 12, "ranked": 11, "skipped": 1, "left_out": 0}
     assert set(manifest["skipped"]) == {"broken.png"}
     assert len(dict(iter_rankings(tmp_path / "ray"))) == 11
     local, distributed = (
