@@ -14,14 +14,13 @@ from torch import Tensor
 from patchranking.data import ImageData
 from patchranking.evaluation.neighbours import nearest, overlap
 from patchranking.evaluation.retrieval import found
-from patchranking.evaluation.rows import caption_features
+from patchranking.evaluation.rows import caption_features, dense_neighbours
 from patchranking.methods.tally import DENSE, Tally
 from patchranking.towers.load import LoadedModel
 
 MEASURES = {"top1": 100.0, "feature_cosine": 1.0, "overlap_at_10": 1.0, "recall_at_1": 100.0, "text_recall_at_1": 100.0}
 """Measure of a picture, 0 to 1 -> what its mean is multiplied by in the JSON file, which has hits in percent."""
 
-_NEIGHBOURS = 10
 _NAME = pa.dictionary(pa.int32(), pa.string())
 SCHEMA = pa.schema(
     [
@@ -99,11 +98,11 @@ def table_of(
         tally: What was measured on them, with the features of all.
         settings: Key of the tally -> the encoding, the dense model among them.
     """
-    captions, parts = caption_features(model, data, tally, None), []
+    captions, neighbours, parts = caption_features(model, data, tally, None), dense_neighbours(tally), []
     for key, setting in settings.items():
         measures = {name: tally.values(key, name) for name in ("top1", "feature_cosine")}
         measures["top1"] = {image: value > 0 for image, value in measures["top1"].items()}
-        measures |= _by_features(tally, key, captions)
+        measures |= _by_features(tally, key, captions, neighbours)
         images = sorted(measures["feature_cosine"])
         columns: dict[str, list[Any]] = {
             name: [values.get(image) for image in images] for name, values in measures.items()
@@ -115,15 +114,17 @@ def table_of(
     return pa.concat_tables(parts).unify_dictionaries()
 
 
-def _by_features(tally: Tally, key: Any, captions: tuple[Tensor, Tensor] | None) -> dict[str, dict[int, Any]]:
+def _by_features(
+    tally: Tally, key: Any, captions: tuple[Tensor, Tensor] | None, neighbours: Tensor | None
+) -> dict[str, dict[int, Any]]:
     """Measures that need the features of all pictures; an oracle that ran on some has none."""
     images, index = tally.features(DENSE)
     own, queries = tally.features(key)
     if own != images:
         return {}
     measures: dict[str, Tensor] = {}
-    if (k := min(_NEIGHBOURS, len(images) - 1)) > 0:
-        measures["overlap_at_10"] = overlap(nearest(queries, index, k)[0], nearest(index, index, k)[0])
+    if neighbours is not None:
+        measures["overlap_at_10"] = overlap(nearest(queries, index, neighbours.shape[1])[0], neighbours)
     if captions is not None:
         to_image, measures["text_recall_at_1"] = found(queries, *captions, 1)
         owner = captions[1]

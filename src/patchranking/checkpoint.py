@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from patchranking.errors import UserError
 from patchranking.files import make_folder, replacing, write_json
 
-__all__ = ["claim", "digest", "load_training", "save_training"]
+__all__ = ["claim", "digest", "load_training", "notes", "save_training"]
 
 _CLAIM = "belongs-to.json"
 
 
-def digest(parts: Mapping[str, Tensor] | list[str]) -> str:
+def digest(parts: Mapping[str, Tensor] | Sequence[str]) -> str:
     """A fingerprint of tensors or of texts, in their order."""
     found = hashlib.sha256()
     for part in parts.values() if isinstance(parts, Mapping) else parts:
@@ -55,19 +55,19 @@ def save_training(
     module: nn.Module,
     optimiser: torch.optim.Optimizer,
     about: Mapping[str, str],
-    others: Mapping[str, Tensor] | None = None,
+    best: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Writes weights, the optimiser's state and more into one file, whole or not at all.
+    """Writes weights, the optimiser's state and the best weights so far into one file, whole or not at all.
 
     Args:
         path: The file.
         module: What is trained.
         optimiser: Of all its parameters, in their order.
         about: Texts to keep.
-        others: Tensors to keep.
+        best: The module's state at its best.
     """
     tensors = {f"now.{name}": value for name, value in module.state_dict().items()}
-    tensors |= {f"other.{name}": value for name, value in (others or {}).items()}
+    tensors |= {f"best.{name}": value for name, value in (best or {}).items()}
     for place, weight in enumerate(module.parameters()):
         state = optimiser.state[weight].items()
         tensors |= {f"optimiser.{place}.{name}": value for name, value in state if value is not None}
@@ -75,20 +75,23 @@ def save_training(
         partial.write_bytes(save({n: v.detach().cpu().contiguous().clone() for n, v in tensors.items()}, dict(about)))
 
 
-def load_training(
-    path: Path, module: nn.Module, optimiser: torch.optim.Optimizer
-) -> tuple[dict[str, str], dict[str, Tensor]] | None:
-    """Restores what ``save_training`` wrote, and returns its texts and other tensors; None where there is no file."""
+def notes(path: Path) -> dict[str, str] | None:
+    """The texts that ``save_training`` kept; None where there is no file."""
     if not path.is_file():
         return None
     with safe_open(path, "pt") as file:
-        about = file.metadata() or {}
+        return dict(file.metadata() or {})
+
+
+def load_training(path: Path, module: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Restores what ``save_training`` wrote, and returns the best weights."""
+    with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     module.load_state_dict(_under("now.", tensors))
     for place, weight in enumerate(module.parameters()):
         for name, value in _under(f"optimiser.{place}.", tensors).items():
             optimiser.state[weight][name] = value if name == "step" else value.to(weight)
-    return about, _under("other.", tensors)
+    return _under("best.", tensors)
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

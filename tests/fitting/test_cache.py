@@ -72,3 +72,21 @@ def test_a_disk_without_room_is_said_before_the_work(tiny, pictures, tmp_path, m
     with pytest.raises(UserError, match=r"The tokens of 7 images take .* fit to fewer images"):
         cache_tokens(tiny, pictures, None, 2, True, tmp_path)
     assert not list(tmp_path.glob("*.npy"))
+
+
+def test_a_disk_that_fills_up_while_it_writes_is_an_error_that_can_be_told(tiny, pictures, tmp_path, monkeypatch):
+    """The files are as long as they will be from the start, so the room is taken when rows are written."""
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    written = cache.open_memmap
+
+    def then_full(*arguments):
+        written(*arguments)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
+
+    monkeypatch.setattr(cache, "open_memmap", then_full)
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            cache_tokens(tiny, pictures, None, 2, False, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)

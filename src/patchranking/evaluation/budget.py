@@ -11,7 +11,7 @@ from patchranking.data import ImageData
 from patchranking.data.base import sample
 from patchranking.errors import UserError
 from patchranking.evaluation.cost import images_per_second, noise
-from patchranking.evaluation.rows import caption_features, index_measures, recalls
+from patchranking.evaluation.rows import caption_features, dense_neighbours, index_measures, recalls
 from patchranking.methods import PatchRanking
 from patchranking.methods.measure import measure
 from patchranking.methods.tally import DENSE
@@ -151,7 +151,7 @@ def measure_curve(
     tally = measure(model, data, encodings, indexed=index, batch_size=batch_size)
     if skipped is not None:
         skipped |= tally.skipped
-    captions = caption_features(model, data, tally, None)
+    captions, neighbours = caption_features(model, data, tally, None), dense_neighbours(tally)
     speeds = images_per_second(encodings, noise(tower, timing_batch)) if timing_batch else {}
     dense_top1, dense_recall = tally.mean(DENSE, "top1"), recalls(tally, DENSE, captions).get("recall_at_1")
     points = []
@@ -166,7 +166,7 @@ def measure_curve(
                 cosine,
                 None if dense_top1 is None or top1 is None else dense_top1 - top1,
                 1000 * timing_batch / speeds[schedule] if speeds else None,
-                index_measures(tally, schedule)["index_overlap_at_10"],
+                index_measures(tally, schedule, neighbours)["index_overlap_at_10"],
                 None if dense_recall is None or recall is None else dense_recall - recall,
             )
         )

@@ -22,7 +22,16 @@ from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.macs import analytic_macs
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["Entry", "caption_features", "comparable", "encoding_macs", "index_measures", "recalls", "rows_of"]
+__all__ = [
+    "Entry",
+    "caption_features",
+    "comparable",
+    "dense_neighbours",
+    "encoding_macs",
+    "index_measures",
+    "recalls",
+    "rows_of",
+]
 
 _NEIGHBOURS = 10
 _RECALLS = (1, 5, 10)
@@ -94,6 +103,7 @@ def rows_of(
         prompts: caption_features(model, data, tally, prompts) for prompts in {e.method.prompts for e in entries}
     }
     speeds = _speeds(entries, dense, pixels) if timing_batch else {}
+    neighbours = dense_neighbours(tally)
     return [
         {
             "model": model.name,
@@ -107,7 +117,7 @@ def rows_of(
             "tuned": entry.method.tuned,
             "oracle": entry.method.oracle,
             **_accuracy(tally, entry.key, seed),
-            **index_measures(tally, entry.key),
+            **index_measures(tally, entry.key, neighbours),
             **recalls(tally, entry.key, captions[entry.method.prompts]),
             **_macs(entry, pixels[:1], dense_macs),
             "images_per_second": speeds.get(entry),
@@ -162,19 +172,25 @@ def _accuracy(tally: Tally, key: Hashable, seed: int) -> dict[str, Any]:
     }
 
 
-def index_measures(tally: Tally, key: Hashable) -> dict[str, float | None]:
-    """What the indexed images find in an index of the dense model's features."""
+def dense_neighbours(tally: Tally) -> Tensor | None:
+    """What the indexed images find under the dense model, ``(images, 10)`` or fewer; None of a single image."""
+    _, index = tally.features(DENSE)
+    k = min(_NEIGHBOURS, len(index) - 1)
+    return nearest(index, index, k)[0] if k > 0 else None
+
+
+def index_measures(tally: Tally, key: Hashable, neighbours: Tensor | None) -> dict[str, float | None]:
+    """What the indexed images find in an index of the dense model's features, beside ``dense_neighbours``."""
     images, index = tally.features(DENSE)
     own, queries = tally.features(key)
-    k = min(_NEIGHBOURS, len(images) - 1)
-    if own != images or k < 1:
+    if own != images or neighbours is None:
         return {"index_overlap_at_10": None, "knn_top1": None}
-    found, cosines = nearest(queries, index, k)
+    found, cosines = nearest(queries, index, neighbours.shape[1])
     hits = None
     if tally.labels is not None:
         labels = torch.tensor([tally.labels[image] for image in images])
         hits = 100 * knn_top1(found, cosines, labels).mean().item()
-    return {"index_overlap_at_10": overlap(found, nearest(index, index, k)[0]).mean().item(), "knn_top1": hits}
+    return {"index_overlap_at_10": overlap(found, neighbours).mean().item(), "knn_top1": hits}
 
 
 def recalls(tally: Tally, key: Hashable, captions: tuple[Tensor, Tensor] | None) -> dict[str, float]:

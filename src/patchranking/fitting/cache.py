@@ -112,9 +112,7 @@ def cache_tokens(
         if dense:
             rows["features"] = tower.pool(tower.run(entering, block)).float()
         for name, values in rows.items():
-            stored = open_memmap(files[name], "r+")
-            stored[len(used) : len(used) + len(found)] = values.unflatten(0, (views, -1)).transpose(0, 1).cpu().numpy()
-            stored.flush()
+            _write(files[name], len(used), values.unflatten(0, (views, -1)).transpose(0, 1).cpu().numpy())
         used += found
         if time.monotonic() - noted > _SECONDS_PER_NOTE:
             _note(folder, used, skipped)
@@ -124,6 +122,14 @@ def cache_tokens(
     _note(folder, used, skipped)
     stored_rows = {name: FileRows(path, torch.arange(len(used))) for name, path in files.items()}
     return used, skipped, stored_rows["tokens"], stored_rows.get("features")
+
+
+def _write(path: Path, row: int, values: np.ndarray) -> None:
+    """Writes rows of a .npy file, not through a map, where a full disk would end the process."""
+    stored = np.load(path, mmap_mode="r")
+    with path.open("r+b") as file:
+        file.seek(stored.offset + row * stored[0].nbytes)
+        file.write(values.astype(stored.dtype, copy=False).tobytes())
 
 
 def _noted(folder: Path, files: dict[str, Path]) -> tuple[list[int], dict[str, str]]:

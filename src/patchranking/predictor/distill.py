@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from patchranking.checkpoint import load_training, save_training
+from patchranking.checkpoint import load_training, notes, save_training
 from patchranking.errors import UserError
 from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
@@ -173,8 +173,9 @@ def distill(
     weights = list(together.parameters())
     optimiser = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)
     done, saved = 0, time.monotonic()
-    if checkpoint is not None and (stored := load_training(checkpoint, together, optimiser)) is not None:
-        done = int(stored[0]["step"])
+    if checkpoint is not None and (about := notes(checkpoint)) is not None:
+        load_training(checkpoint, together, optimiser)
+        done = int(about["step"])
     together.train()
     draws = islice(_draws(train, batch_size, tokens.shape[0], generator), done, steps)
     with tqdm(total=steps, initial=done, desc="distill", unit="step") as bar:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from patchranking.checkpoint import load_training, save_training
+from patchranking.checkpoint import load_training, notes, save_training
 from patchranking.errors import UserError
 from patchranking.predictor.losses import listnet
 from patchranking.predictor.measures import matching_rate
@@ -91,8 +91,8 @@ def imitate(
     best: Imitation | None = None
     best_state: dict[str, Tensor] = {}
     done = 0
-    if checkpoint is not None and (stored := load_training(checkpoint, predictor, optimiser)) is not None:
-        about, best_state = stored
+    if checkpoint is not None and (about := notes(checkpoint)) is not None:
+        best_state = load_training(checkpoint, predictor, optimiser)
         done, best = int(about["epoch"]), Imitation(**json.loads(about["best"]))
     draws = islice(_epochs(train, batch_size, tokens.shape[0], epochs, generator), done, None)
     with tqdm(total=epochs, initial=done, desc="imitate", unit="epoch") as bar:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from patchranking.checkpoint import digest
 from patchranking.data import ImageData, none_readable
 from patchranking.errors import UserError
 from patchranking.files import make_folder
@@ -91,10 +91,7 @@ ENGINES: dict[str, Callable[[ShardRanker, Sequence[int]], Iterator[int]]] = {"lo
 def _digest(keys: Sequence[str]) -> str:
     if len(set(keys)) < len(keys):
         raise UserError("Some images have the same key, and rankings are told apart by key: give each one once.")
-    digest = hashlib.sha256()
-    for key in keys:
-        digest.update(f"{key}\n".encode())
-    return digest.hexdigest()
+    return digest(keys)
 
 
 def _claim(out: Path, manifest: dict[str, Any]) -> float | None:

@@ -7,12 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import Tensor
 
+from patchranking.checkpoint import load_training, notes, save_training
 from patchranking.errors import UserError
-from patchranking.files import replacing
 from patchranking.prompts.tokens import Prompts
 
 __all__ = ["Checkpoint", "Progress"]
@@ -48,18 +46,10 @@ class Checkpoint:
         self._best: dict[str, Tensor] = {}
 
     def save(self, progress: Progress, best: bool) -> None:
-        state = self.prompts.state_dict()
         if best:
-            self._best = {f"best.{name}": value.clone() for name, value in state.items()}
-        momentum = {
-            f"momentum.{place}": self.optimiser.state[weight]["momentum_buffer"]
-            for place, weight in enumerate(self.prompts.parameters())
-        }
-        tensors = {f"now.{name}": value for name, value in state.items()} | momentum | self._best
-        with replacing(self.path) as partial:
-            state = {name: value.detach().contiguous().cpu().clone() for name, value in tensors.items()}
-            about = {"identity": self.identity, "progress": json.dumps(asdict(progress))}
-            partial.write_bytes(save(state, about))
+            self._best = {name: value.clone() for name, value in self.prompts.state_dict().items()}
+        about = {"identity": self.identity, "progress": json.dumps(asdict(progress))}
+        save_training(self.path, self.prompts, self.optimiser, about, self._best)
 
     def resume(self) -> Progress:
         """Loads what is there.
@@ -67,26 +57,16 @@ class Checkpoint:
         Raises:
             UserError: If it is the progress of another tuning.
         """
-        if not self.path.is_file():
+        if (about := notes(self.path)) is None:
             return Progress()
-        with safe_open(self.path, "pt") as file:
-            about = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if about.get("identity") != self.identity:
             raise UserError(
                 f"'{self.path.parent}' holds the progress of a tuning of other images or with other settings: choose "
                 "another folder, or delete it."
             )
-        self.prompts.load_state_dict(_under("now.", tensors))
-        for place, weight in enumerate(self.prompts.parameters()):
-            self.optimiser.state[weight]["momentum_buffer"] = tensors[f"momentum.{place}"].to(weight)
-        self._best = {name: value for name, value in tensors.items() if name.startswith("best.")}
+        self._best = load_training(self.path, self.prompts, self.optimiser)
         return Progress(**json.loads(about["progress"]))
 
     def load_best(self) -> None:
         """Loads the best tokens."""
-        self.prompts.load_state_dict(_under("best.", self._best))
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        self.prompts.load_state_dict(self._best)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from patchranking.checkpoint import digest
 from patchranking.data import ImageData, read_batches
 from patchranking.errors import UserError, check_numbers
 from patchranking.extras import import_extra
@@ -294,12 +294,10 @@ def _fabric(model: LoadedModel, settings: TuneSettings) -> Any:
 
 
 def _identity(model: LoadedModel, data: ImageData, pruner: Pruner, chosen: list[int], settings: TuneSettings) -> str:
-    keys = "\n".join(data.keys[index] for index in chosen)
-    predictors = b"".join(value.cpu().numpy().tobytes() for value in pruner.untuned.state_dict().values())
     of = {
         "model": model.name,
         "schedule": pruner.schedule.to_dict(),
-        "images": hashlib.sha256(keys.encode()).hexdigest(),
-        "predictor": hashlib.sha256(predictors).hexdigest(),
+        "images": digest([data.keys[index] for index in chosen]),
+        "predictor": digest(pruner.untuned.state_dict()),
     }
     return json.dumps(asdict(settings) | of)
