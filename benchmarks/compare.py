@@ -3,19 +3,20 @@ r"""A pruner fitted at home and abroad, every baseline and, if wanted, the oracl
     python benchmarks/compare.py open_clip:local-dir:photos/photo-clip-s14 \
         --fit photos/flickr8k/train.tsv photos/imagenette/train photos/flowers/train \
         --test photos/flickr8k/test.tsv photos/imagenette/val photos/flowers/val \
-        --golden_images 30 --timing_batch 8 --picture docs/images/photos.jpg \
+        --golden_images 30 --paper_images 600 --trained_fits 1 --timing_batch 8 --picture docs/images/photos.jpg \
         --out benchmarks/results/compare-photos.json
 
 In-domain, a pruner is fitted to the training pictures of all data sets together; out-of-domain, to those of all but the
-one it is tested on. Every fit ranks, imitates and distils anew by its own seed. What is found of every single picture
-goes into a Parquet file beside the JSON file. A run that is killed goes on where it stopped.
+one it is tested on. Every fit ranks, imitates and distils anew by its own seed; so does what is fitted of the rivals,
+but for the leave-out rankings, which are made once. What is found of every single picture goes into a Parquet file
+beside the JSON file. A run that is killed goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from common import main
 from differences import differences_of, rows_of
 from matched import Point, at_share, dense_point, speeds_of
 from pictures import Group, Setting, grouped, table_of
+from rivals import PAPER_BLOCKS, Paper, TrainedToMe, leave_out_rankings, paper_pruner, trained_tome, weights_of
 
 from patchranking.checkpoint import claim, digest
 from patchranking.data import ImageData, joined, load_data, of_half, shared_pictures, subset
@@ -48,8 +50,8 @@ from patchranking.report.pictures import examples_picture
 from patchranking.towers.identity import BaseModel
 from patchranking.towers.load import LoadedModel, load_model
 
-Pruners = Mapping[str, Sequence[Pruner]]
-"""Domain, ``in`` or ``out`` -> the pruners of all seeds."""
+Fits = Sequence[list[PatchRanking | TrainedToMe]]
+"""What was fitted by every seed; our pruner comes first."""
 
 
 def compare(
@@ -61,6 +63,8 @@ def compare(
     macs: list[float] = [0.8, 0.7, 0.6, 0.5, 0.4],  # noqa: B006
     fits: int = 3,
     golden_images: int = 0,
+    paper_images: int = 0,
+    trained_fits: int = 0,
     test_limit: int | None = None,
     timing_batch: int = 0,
     work: Path = Path("runs/compare"),
@@ -79,6 +83,8 @@ def compare(
         macs: Shares of the dense MACs.
         fits: Independent fits, and seeds of the random baseline.
         golden_images: Images of each data set for the golden oracle; 0 leaves it out.
+        paper_images: Training images that are ranked by leave-out for the paper's own predictor; 0 leaves it out.
+        trained_fits: Fits of ToMe with a distilled correction; 0 leaves it out.
         test_limit: At most so many images of each data set, both halves together.
         timing_batch: Images per batch when timing; 0 leaves timing out.
         work: Folder for the pruners, and for what is measured until the end.
@@ -86,28 +92,35 @@ def compare(
         picture: Picture of examples.
         examples: Images of each data set in the picture.
     """
-    numbers = {"fits": fits, "timing_batch": timing_batch, "golden_images": golden_images}
-    check_numbers(numbers, fits=1, timing_batch=0, golden_images=0)
+    numbers = {"timing_batch": timing_batch, "golden_images": golden_images, "trained_fits": trained_fits}
+    check_numbers(
+        {"fits": fits, "paper_images": paper_images} | numbers, fits=1, paper_images=0, **dict.fromkeys(numbers, 0)
+    )
     shares = sorted({round(share, 4) for share in macs}, reverse=True)
     loaded, make = load_model(model), make_folder(out.parent)
     trains, tests = _data(fit, test, settings.limit, half, test_limit)
     shape = planned(loaded, settings)
     for share in shares:
         keep_at_macs(loaded.tower, shape, share)
-    home = _fitted(loaded, list(trains.values()), settings, fits, work / "fits/in")
+    together, rankings = joined(list(trains.values())), None
+    if paper_images:
+        rankings = leave_out_rankings(loaded, together, paper_images, work / "leave-out")
+    plan = _Plan(loaded, settings, shape, fits, rankings, trained_fits)
+    home = plan.fitted(together, work / "fits/in")
     baselines = [method for method in METHODS.values() if golden_images or not method.oracle]
     shared = _points(loaded, baselines, shares, fits, {"in": home}, shape)
     tables, costs, shown = list[pa.Table](), dict[Group, dict[str, Any]](), list[Example]()
     for place, (name, data) in enumerate(tests.items()):
         others = [train for number, train in enumerate(trains.values()) if number != place]
         folder = work / f"fits/without-{as_file_name(list(trains)[place])}"
-        away = {"out": _fitted(loaded, others, settings, fits, folder)} if others else {}
+        away = {"out": plan.fitted(joined(others), folder)} if others else {}
         points = shared | _points(loaded, [], shares, fits, away, shape)
         costs |= {Group(name, s.method, s.domain, s.macs): point.cost for s, point in points.items()}
         measured = work / "measured" / as_file_name(name)
         tables.append(_measured(loaded, data, name, points, {"in": home, **away}, golden_images, measured))
         if picture:
-            shown += _examples(loaded, data, home[0], [method.name for method in baselines], examples)
+            pruner = Pruner.from_pretrained(work / f"fits/in/seed-{settings.seed}").to(loaded.tower.device)
+            shown += _examples(loaded, data, pruner, [method.name for method in baselines], examples)
     table = pa.concat_tables(tables).unify_dictionaries()
     with replacing(make / out.with_suffix(".parquet").name) as partial:
         pq.write_table(table, partial, compression="zstd")
@@ -151,33 +164,69 @@ def _data(
     return trains, {name: of_half(data, half) for name, data in tests.items()}
 
 
-def _fitted(
-    model: LoadedModel, sets: Sequence[ImageData], settings: FitSettings, fits: int, folder: Path
-) -> list[Pruner]:
-    """Independent fits to some data sets together; a finished one is read again."""
-    data, pruners = joined(sets), []
-    for seed in range(settings.seed, settings.seed + fits):
-        own, of = folder / f"seed-{seed}", replace(settings, seed=seed)
-        base = asdict(BaseModel.of(model.tower, model.name))
-        claim(own, "fit", {"model": base, "images": digest(data.keys), "settings": asdict(of)})
+@dataclass(frozen=True)
+class _Plan:
+    """What is fitted, and how.
+
+    Attributes:
+        model: The model.
+        settings: How pruners are fitted; seed is that of the first fit.
+        shape: Their schedule.
+        fits: Number of independent fits.
+        rankings: Leave-out rankings for the paper's predictor; None leaves it out.
+        trained: Fits of ToMe with a distilled correction.
+    """
+
+    model: LoadedModel
+    settings: FitSettings
+    shape: Schedule
+    fits: int
+    rankings: Path | None
+    trained: int
+
+    def fitted(self, data: ImageData, folder: Path) -> Fits:
+        """Independent fits to a data set; finished ones are read again."""
+        return [self._fitted(data, folder, number) for number in range(self.fits)]
+
+    def _fitted(self, data: ImageData, folder: Path, number: int) -> list[PatchRanking | TrainedToMe]:
+        seed = self.settings.seed + number
+        own, settings = folder / f"seed-{seed}", replace(self.settings, seed=seed)
+        base = asdict(BaseModel.of(self.model.tower, self.model.name))
+        of = {"model": base, "images": digest(data.keys), "settings": asdict(settings)}
+        claim(own, "fit", of)
         if not (own / "fit.json").is_file():
-            fit_pruner(model, data, own, of)
+            fit_pruner(self.model, data, own, settings)
             print(f"fitted {own}", flush=True)
-        pruners.append(Pruner.from_pretrained(own).to(model.tower.device))
-    return pruners
+        methods: list[PatchRanking | TrainedToMe] = [
+            PatchRanking(Pruner.from_pretrained(own).to(self.model.tower.device))
+        ]
+        if self.rankings:
+            rival = claim(folder / f"paper-seed-{seed}", "fit", of)
+            pruner = paper_pruner(self.model, data, settings, self.rankings, rival)
+            methods += [Paper(pruner, kind) for kind in PAPER_BLOCKS]
+        if number < self.trained:
+            rival = claim(folder / f"tome-seed-{seed}", "fit", of)
+            methods.append(trained_tome(self.model, data, settings, self.shape, rival))
+        return methods
 
 
 def _points(
-    model: LoadedModel, baselines: Sequence[Method], shares: list[float], fits: int, pruners: Pruners, shape: Schedule
+    model: LoadedModel,
+    baselines: Sequence[Method],
+    shares: list[float],
+    fits: int,
+    fitted: Mapping[str, Fits],
+    shape: Schedule,
 ) -> dict[Setting, Point]:
-    """The dense model, baselines and pruners at every share of the dense MACs."""
+    """The dense model, baselines and what was fitted at every share of the dense MACs, by domain."""
     tower, dense = model.tower, dense_point(model.tower, shape)
     points = {Setting(DENSE, None, 0, 1.0): dense}
     for share in shares:
-        for domain, own in pruners.items():
-            for seed, pruner in enumerate(own):
-                ours = Setting(PatchRanking.name, domain, seed, share)
-                points[ours] = at_share(PatchRanking(pruner), tower, shape, share, dense, seed)
+        for domain, own in fitted.items():
+            for seed, methods in enumerate(own):
+                for fit in methods:
+                    setting = Setting(fit.name, domain, seed, share)
+                    points[setting] = at_share(fit, tower, shape, share, dense, seed)
         for method in baselines:
             for seed in range(fits if method.name == "random" else 1):
                 points[Setting(method.name, None, seed, share)] = at_share(method, tower, shape, share, dense, seed)
@@ -189,7 +238,7 @@ def _measured(
     data: ImageData,
     name: str,
     points: Mapping[Setting, Point],
-    pruners: Pruners,
+    fitted: Mapping[str, Fits],
     golden_images: int,
     folder: Path,
 ) -> pa.Table:
@@ -203,7 +252,7 @@ def _measured(
     of = {
         "model": asdict(BaseModel.of(model.tower, model.name)),
         "images": digest([*data.keys, *data.class_names, *data.templates, *map(str, data.labels or [])]),
-        "pruners": [digest(pruner.state_dict()) for own in pruners.values() for pruner in own],
+        "fitted": [digest(weights) for own in fitted.values() for fit in own for weights in weights_of(fit)],
         "schedules": {setting.name: encoding.schedule.to_dict() for setting, encoding in encodings.items()},
         "golden_images": golden_images,
     }

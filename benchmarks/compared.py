@@ -50,6 +50,7 @@ def charts(results: dict[str, Any], measures: Iterable[tuple[str, str]]) -> dict
 def _for_charts(rows: Rows, dataset: str, domain: str | None) -> Rows:
     """Rows as charts have them, one a fit; none where nothing was fitted for this domain."""
     own = [row for row in rows if row["dataset"] == dataset and row["domain"] in (domain, None) and not row["oracle"]]
+    own = [row for row in own if row["method"] in STYLES]
     if not any(row["domain"] == domain for row in own):
         return []
     as_they_are = ("method", "oracle", "n_images", "schedule", "macs_share", "top1_dense")
@@ -85,7 +86,7 @@ def _methods(results: dict[str, Any]) -> list[str]:
     for dataset in _names(results["rows"], "dataset"):
         rows = [row for row in results["rows"] if row["dataset"] == dataset]
         shares, lines = _shares(rows), []
-        for method in STYLES:
+        for method in dict.fromkeys([*STYLES, *_names(rows, "method")]):
             for domain in DOMAINS:
                 own = {row["macs"]: row for row in rows if (row["method"], row["domain"]) == (method, domain)}
                 if method != DENSE and own:

@@ -43,29 +43,35 @@ def test_spread_is_the_papers_twenty_tokens_a_stage():
         Schedule.spread([], 0.5)
 
 
-def test_by_default_there_are_four_stages_of_which_the_early_ones_drop_more():
+def test_by_default_there_are_four_stages_that_let_the_same_share_through():
     depths = {(2, 12): [2, 4, 6, 8], (4, 24): [4, 8, 12, 16], (1, 8): [1, 2, 4, 5], (3, 12): [3, 5, 7, 8]}
     assert {of: list(Schedule.default(*of, 0.5).stages) for of in depths} == depths
-    assert Schedule.default(2, 12, 0.2).to_dict() == pytest.approx({"2": 0.7, "4": 0.5, "6": 0.3, "8": 0.2})
-    assert Schedule.default(1, 5, 0.5).to_dict() == pytest.approx({"1": 0.8125, "2": 0.6875, "3": 0.5})
-    assert Schedule.default(1, 2, 0.5).keep == 0.5
+    assert Schedule.default(2, 12, 0.0625).to_dict() == {"2": 0.5, "4": 0.25, "6": 0.125, "8": 0.0625}
+    assert Schedule.default(1, 5, 0.125).to_dict() == pytest.approx({"1": 0.5, "2": 0.25, "3": 0.125})
+    assert Schedule.default(1, 2, 0.5).to_dict() == {"1": 0.5}
 
 
 @given(st.floats(0.01, 1), st.floats(0.01, 1))
 def test_another_keep_rate_is_met_exactly_and_stages_keep_their_order(first, second):
-    schedule = Schedule.spread([1, 2, 4], first).at(second)
+    schedule = Schedule.default(2, 12, first).at(second)
     assert schedule.keep == second
-    assert list(schedule.stages) == [1, 2, 4]
-    removed = [1 - rate for rate in schedule.stages.values()]
-    assert removed == pytest.approx([removed[-1] / 3, 2 * removed[-1] / 3, removed[-1]])
+    assert list(schedule.stages) == [2, 4, 6, 8]
+    assert list(schedule.stages.values()) == pytest.approx([second ** (stage / 4) for stage in (1, 2, 3, 4)])
 
 
-def test_another_keep_rate_scales_the_removed_shares_stage_by_stage():
+@given(st.floats(0.01, 1), st.floats(0.01, 1), st.floats(0.01, 1))
+def test_less_is_left_at_every_stage_where_less_is_left_in_the_end(early, late, keep):
+    schedule = Schedule({1: max(early, late), 4: min(early, late)})
+    assert all(schedule.at(keep / 2).stages[block] <= schedule.at(keep).stages[block] for block in (1, 4))
+
+
+def test_another_keep_rate_raises_all_shares_to_one_power():
     schedule = Schedule({1: 0.9, 3: 0.8, 4: 0.6})
-    assert schedule.at(0.2).to_dict() == pytest.approx({"1": 0.8, "3": 0.6, "4": 0.2})
-    assert schedule.at(0.6).to_dict() == pytest.approx(schedule.to_dict())
+    assert schedule.at(0.36).to_dict() == pytest.approx({"1": 0.81, "3": 0.64, "4": 0.36})
+    assert schedule.at(0.6) is schedule
     assert set(schedule.at(1.0).stages.values()) == {1.0}
-    assert Schedule({1: 1.0, 3: 1.0}).at(0.5).to_dict() == {"1": 0.75, "3": 0.5}
+    assert schedule.at(1.0).at(0.125).to_dict() == pytest.approx({"1": 0.5, "3": 0.25, "4": 0.125})
+    assert Schedule({1: 0.5, 3: 0.5}).at(0.3).to_dict() == pytest.approx({"1": 0.3, "3": 0.3})
     with pytest.raises(UserError, match="keep rate"):
         schedule.at(0)
 

@@ -17,7 +17,7 @@ __all__ = ["joined", "shared_pictures"]
 
 def joined(sets: Sequence[ImageData]) -> ImageData:
     """All pictures of several sets, one set after the other, without labels."""
-    return sets[0] if len(sets) == 1 else _Joined(sets)
+    return _Joined(sets)
 
 
 class _Joined(ImageData):

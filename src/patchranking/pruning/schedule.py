@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from math import log
 from typing import Self
 
 from patchranking.errors import UserError
@@ -13,8 +13,8 @@ from patchranking.towers import VisionTower
 
 __all__ = ["Schedule"]
 
-_SHARES = (3, 2, 2, 1)
-"""Of the patches that go, how many go at each stage of the default."""
+_STAGES = 4
+"""Of the default."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,12 @@ class Schedule:
 
     @classmethod
     def default(cls, first: int, depth: int, keep: float) -> Self:
-        """Four stages from block ``first`` on, at equal distances; the early ones drop more.
+        """Four stages from block ``first`` on, at equal distances, each of which lets the same share through.
 
-        From block 2 of 12 they are 2, 4, 6 and 8, and drop 3, 2, 2 and 1 of every 8 patches that go.
+        From block 2 of 12 they are 2, 4, 6 and 8.
         """
-        blocks = [first + round(stage * (depth - first) / (len(_SHARES) + 1)) for stage in range(len(_SHARES))]
-        gone = accumulate(_SHARES)
-        left = [1 - (1 - keep) * share / sum(_SHARES) for share in gone]
-        return cls(dict(zip(blocks, [*left[:-1], keep], strict=True)))
+        blocks = [min(depth - 1, first + round(stage * (depth - first) / (_STAGES + 1))) for stage in range(_STAGES)]
+        return cls(_even(list(dict.fromkeys(blocks)), keep))
 
     @property
     def block(self) -> int:
@@ -68,19 +66,25 @@ class Schedule:
     @property
     def keep(self) -> float:
         """Share of the patches that reaches the end."""
-        return list(self.stages.values())[-1]
+        return self.stages[self._last]
+
+    @property
+    def _last(self) -> int:
+        return list(self.stages)[-1]
 
     def at(self, keep: float) -> Schedule:
-        """The same schedule for another final keep rate: the shares removed by the stages keep their proportions.
+        """The same schedule for another final keep rate: all shares are raised to one power.
 
-        Where nothing is removed there are no proportions, and every stage removes the same.
+        So a stage that lets much of what comes through still does, and early stages drop enough where little is to be
+        left. Where nothing is dropped, every stage lets the same share through.
         """
         if keep == self.keep:
             return self
+        check_keep_rate(keep)
         if self.keep > 1 - 1e-6:
-            return Schedule.spread(list(self.stages), keep)
-        ratio = (1 - check_keep_rate(keep)) / (1 - self.keep)
-        return Schedule({block: keep + (rate - self.keep) * ratio for block, rate in self.stages.items()})
+            return Schedule(_even(list(self.stages), keep))
+        power = log(keep) / log(self.keep)
+        return Schedule({block: max(keep, rate**power) for block, rate in self.stages.items()} | {self._last: keep})
 
     def check(self, tower: VisionTower) -> None:
         """Raises UserError when the tower lacks one of the blocks."""
@@ -100,3 +104,8 @@ class Schedule:
     def from_dict(cls, stages: Mapping[str, float]) -> Self:
         """The inverse of ``to_dict``."""
         return cls({int(block): rate for block, rate in stages.items()})
+
+
+def _even(blocks: Sequence[int], keep: float) -> dict[int, float]:
+    """Shares at stages that each let the same share through."""
+    return {block: keep ** (stage / len(blocks)) for stage, block in enumerate(blocks, 1)}
