@@ -85,6 +85,7 @@ def test_at_macs_has_the_share_of_the_dense_macs_visual_tokens_included(tower, t
     dense = analytic_macs(tower, 24, Schedule({1: 1.0}))
     found = {left: analytic_macs(tower, 24, pruner.fitted.at(left / 16), tokens) / dense for left in range(1, 17)}
     assert chosen.keep == min(found, key=lambda left: abs(found[left] - 0.7)) / 16
+    assert pruner.tuned_by(prompts).at_macs(tower.module, 0.7).keep == chosen.keep
 
 
 def test_the_schedule_is_read_only(tower):

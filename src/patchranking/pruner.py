@@ -220,17 +220,17 @@ class Pruner(nn.Module, ModelHubMixin):
         """The same pruner at another keep rate; it shares the predictors and the tokens."""
         return self._with(self.fitted, keep, self.prompts)
 
-    def at_macs(self, tower: VisionTower, share: float) -> Self:
+    def at_macs(self, model: nn.Module | VisionTower, share: float) -> Self:
         """The same pruner where the encoder has a share of its dense MACs, by formula; see ``keep_at_macs``.
 
         Args:
-            tower: The model it was fitted to.
+            model: The model it was fitted to.
             share: Above 0 and at most 1.
 
         Raises:
             UserError: If the share is none, or below what the fitted schedule can reach.
         """
-        return self.at(keep_at_macs(tower, self.fitted, share, self.visual_tokens))
+        return self.at(keep_at_macs(as_tower(model), self.fitted, share, self.visual_tokens))
 
     def scheduled(self, schedule: Schedule) -> Self:
         """The same pruner on another schedule; it shares the predictors and the tokens.

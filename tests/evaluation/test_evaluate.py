@@ -22,6 +22,7 @@ from patchranking.methods.tome import tome_schedule
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
+from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.sketched import sketched
 from patchranking.towers.identity import BaseModel
@@ -279,9 +280,16 @@ def test_rates_go_by_the_fitted_shape_whatever_the_pruner_keeps_at_the_moment(lo
     ]
     for row in results["rows"][1:]:
         assert row["schedule"] == pytest.approx(
-            {0.5: {"1": 0.8, "3": 0.5}, 0.25: {"1": 0.7, "3": 0.25}}[row["keep_rate"]]
+            {0.5: {"1": 0.8, "3": 0.5}, 0.25: {"1": 0.64, "3": 0.25}}[row["keep_rate"]]
         )
     assert pruner.keep == keep
+
+
+def test_rates_at_shares_of_the_dense_macs(loaded, data, pruner):
+    given = settings(methods=["random"], keep=[0.9], macs=[0.6, 0.8], timing_batch=0)
+    results, _ = evaluate(loaded, data, [pruner], given)
+    rates = [keep_at_macs(loaded.tower, pruner.fitted, share) for share in (0.8, 0.6)]
+    assert [row["keep_rate"] for row in results["rows"]] == [1.0, rates[0], rates[0], rates[1], rates[1]]
 
 
 def test_a_schedule_given_goes_before_the_pruners_and_block_3_is_the_default(loaded, data):

@@ -21,6 +21,7 @@ from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES
 from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
+from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.store import read_manifest, shard_name, write_manifest, write_shard
@@ -295,6 +296,16 @@ def test_by_default_every_stage_scores_again_where_there_is_distillation(picture
     imitating, _ = fit_pruner(model, data, store("rankings", IMPORTANCE), steps=0, epochs=1)
     assert imitating.schedule.to_dict() == {"2": 0.5}
     assert (pruner.merges, imitating.merges) == (True, False)
+
+
+def test_a_pruner_is_stored_at_a_share_of_the_dense_macs(pictures):
+    tower = pictures[0].tower
+    pruner, _ = fit_pruner(*pictures, steps=1, macs=0.7)
+    assert pruner.schedule == Schedule.default(1, 5, keep_at_macs(tower, Schedule.default(1, 5, 0.5), 0.7))
+    with pytest.raises(UserError, match="--blocks, --keep and --macs"):
+        FitSettings(macs=0.7, schedule={1: 0.5})
+    with pytest.raises(UserError, match="at least"):
+        fit_pruner(*pictures, steps=1, macs=0.1)
 
 
 def test_a_block_that_the_model_lacks_is_refused(pictures):

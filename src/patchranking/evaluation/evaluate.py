@@ -22,6 +22,7 @@ from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
 from patchranking.methods.tally import DENSE
 from patchranking.pruner import Pruner
+from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import check_keep_rate
 from patchranking.towers.identity import BaseModel
@@ -38,6 +39,7 @@ class EvaluationSettings:
         methods: Baselines (random, centre-crop, cls-attention, evit, a-vit, tome, pitome, low-res), and golden, the
             oracle; dense and the pruners are always measured.
         keep: Keep rates, the shares of patches that reach the end; 1.0 is the dense model.
+        macs: Shares of the dense multiply-accumulates to compare at, in place of keep rates.
         golden_images: Images, drawn by seed, on which the oracle runs.
         index_images: Images, drawn by seed, whose features are kept for nearest neighbours and retrieval.
         batch_size: Images per batch.
@@ -49,6 +51,7 @@ class EvaluationSettings:
 
     methods: list[str] = field(default_factory=lambda: ["random", "cls-attention", "evit", "tome", "golden"])
     keep: list[float] = field(default_factory=lambda: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
+    macs: list[float] = field(default_factory=list)
     golden_images: int = 100
     index_images: int = 10_000
     batch_size: int = 32
@@ -151,7 +154,8 @@ def _entries(
 ) -> list[Entry]:
     """The dense model and every method at every keep rate; tuned tokens on the dense model, too."""
     tower, seed = model.tower, settings.seed
-    rates = sorted({rate for rate in settings.keep if rate < 1}, reverse=True)
+    keep = [keep_at_macs(tower, reference, share) for share in settings.macs] or settings.keep
+    rates = sorted({rate for rate in keep if rate < 1}, reverse=True)
     entries = [Entry(Dense(), 1.0, Dense().at(tower, reference, seed))]
     for rate in (1.0, *rates):
         at = reference.at(rate)

@@ -22,6 +22,7 @@ from patchranking.predictor.losses import LOSSES, LossName
 from patchranking.predictor.networks import NetworkName, Predictor
 from patchranking.predictor.rows import split
 from patchranking.pruner import Pruner
+from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import check_keep_rate
 from patchranking.ranking.job import rank
@@ -48,13 +49,14 @@ class FitSettings:
         objective: imitate learns golden rankings; distill needs none; both imitates, then distills.
         ranked: Maximum number of images, drawn by seed, that are ranked for imitation, unless rankings are given.
         keep: Keep rate stored with the pruner; it can be changed later without fitting again.
+        macs: Share of the dense multiply-accumulates at which to store it, in place of keep.
         steps: Steps of distillation.
         network: The predictor; mlp and transformer take any number of patches.
         loss: How rankings are imitated.
         search: How patches are ranked for imitation, unless rankings are given.
         score: What counts as damage in that ranking, unless rankings are given.
         blocks: Patches are dropped before these blocks, equal shares at each; the paper has 3, or 3 5 7 9. By default
-            four stages that drop less and less, such as 2, 4, 6 and 8 of 12; without distillation 3 alone.
+            four stages that each let the same share through, at 2, 4, 6 and 8 of 12; without distillation 3 alone.
         schedule: Share kept before each block, such as '{3: 0.55, 5: 0.47}', in place of keep and blocks.
         merge: Whether patches that go may merge into similar ones, and attention counts tokens by their sizes, through
             a mask; false leaves attention kernels that take none as they are. Learned by distillation.
@@ -66,6 +68,7 @@ class FitSettings:
     objective: Literal["both", "distill", "imitate"] = "both"
     ranked: int = 400
     keep: float = 0.5
+    macs: float | None = None
     steps: int = 600
     network: NetworkName = "mixer"
     loss: LossName = "listnet"
@@ -90,8 +93,8 @@ class FitSettings:
         SearchSettings(self.search, self.score)
         if self.loss not in LOSSES:
             raise UserError(f"Unknown loss '{self.loss}': choose from {', '.join(LOSSES)}.")
-        if self.schedule is not None and self.blocks is not None:
-            raise UserError("A schedule names its blocks: give --schedule, or --blocks and --keep.")
+        if self.schedule is not None and (self.blocks is not None or self.macs is not None):
+            raise UserError("A schedule names its blocks and shares: give --schedule, or --blocks, --keep and --macs.")
         if self.ranked < 1:
             raise UserError(f"At least 1 image must be ranked, not {self.ranked}; --objective distill ranks none.")
         if self.objective != "imitate" and self.steps < 1:
@@ -187,6 +190,8 @@ def planned(model: LoadedModel, settings: FitSettings, rankings: str | Path | No
         first = finished_manifest(Path(rankings).expanduser())["settings"]["block"]
     schedule = settings.stages(model.tower, first)
     schedule.check(model.tower)
+    if settings.macs is not None:
+        schedule = schedule.at(keep_at_macs(model.tower, schedule, settings.macs))
     model.tower.check_dense()
     if settings.distills:
         model.tower.check_gates()

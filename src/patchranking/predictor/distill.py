@@ -30,7 +30,7 @@ from patchranking.towers import VisionTower
 __all__ = ["IMAGES_PER_STEP", "Distillation", "distill", "soft_damage", "soft_gates"]
 
 IMAGES_PER_STEP = 16
-_KEEP_RATES = (0.15, 0.8)
+_KEEP_RATES = (0.1, 0.7)
 """Every step draws its keep rate between these."""
 _WIDTHS = (0.1, 0.03)
 """Width of the gates' threshold in places of the order, at the first and the last step."""
