@@ -291,7 +291,7 @@ def test_distillation_holds_out_the_image_of_the_seed(pictures):
 def test_by_default_every_stage_scores_again_where_there_is_distillation(pictures, store):
     model, data = pictures
     pruner, _ = fit_pruner(model, data, steps=2)
-    assert pruner.schedule == Schedule.default(1, 5, 0.5)
+    assert pruner.schedule == Schedule.default(5, 0.5)
     assert list(pruner.predictors) == ["1", "2", "3"]
     imitating, _ = fit_pruner(model, data, store("rankings", IMPORTANCE), steps=0, epochs=1)
     assert imitating.schedule.to_dict() == {"2": 0.5}
@@ -301,7 +301,7 @@ def test_by_default_every_stage_scores_again_where_there_is_distillation(picture
 def test_a_pruner_is_stored_at_a_share_of_the_dense_macs(pictures):
     tower = pictures[0].tower
     pruner, _ = fit_pruner(*pictures, steps=1, macs=0.7)
-    assert pruner.schedule == Schedule.default(1, 5, keep_at_macs(tower, Schedule.default(1, 5, 0.5), 0.7))
+    assert pruner.schedule == Schedule.default(5, keep_at_macs(tower, Schedule.default(5, 0.5), 0.7))
     with pytest.raises(UserError, match="--blocks, --keep and --macs"):
         FitSettings(macs=0.7, schedule={1: 0.5})
     with pytest.raises(UserError, match="at least"):

@@ -70,7 +70,7 @@ def deep():
 
 @pytest.mark.parametrize("keep", [0.95, 0.8, 0.6, 0.5, 0.4, 0.3])
 def test_every_block_merges_r_and_some_one_more_at_the_macs_of_dropping(deep, keep):
-    reference = Schedule.default(3, 12, keep)
+    reference = Schedule.default(12, keep, first=3)
     schedule = tome_schedule(deep, reference)
     merged = merged_per_block(deep, schedule)
     r, first = min(merged), merged.index(min(merged))

@@ -43,20 +43,24 @@ def test_spread_is_the_papers_twenty_tokens_a_stage():
         Schedule.spread([], 0.5)
 
 
-def test_by_default_there_are_four_stages_that_let_the_same_share_through():
-    depths = {(2, 12): [2, 4, 6, 8], (4, 24): [4, 8, 12, 16], (1, 8): [1, 2, 4, 5], (3, 12): [3, 5, 7, 8]}
-    assert {of: list(Schedule.default(*of, 0.5).stages) for of in depths} == depths
-    assert Schedule.default(2, 12, 0.0625).to_dict() == {"2": 0.5, "4": 0.25, "6": 0.125, "8": 0.0625}
-    assert Schedule.default(1, 5, 0.125).to_dict() == pytest.approx({"1": 0.5, "2": 0.25, "3": 0.125})
-    assert Schedule.default(1, 2, 0.5).to_dict() == {"1": 0.5}
+def test_by_default_there_are_five_stages_that_let_the_same_share_through():
+    depths = {12: [1, 2, 4, 6, 8], 24: [2, 4, 8, 12, 16], 8: [1, 3, 4, 5], 5: [1, 2, 3], 1: [0]}
+    assert {depth: list(Schedule.default(depth, 0.5).stages) for depth in depths} == depths
+    halves = {"1": 0.5, "2": 0.25, "4": 0.125, "6": 0.0625, "8": 0.03125}
+    assert Schedule.default(12, 2**-5).to_dict() == pytest.approx(halves)
+    assert Schedule.default(12, 0.125, first=3).to_dict() == pytest.approx(
+        {"3": 2**-0.75, "4": 2**-1.5, "6": 2**-2.25, "8": 0.125}
+    )
+    assert list(Schedule.default(12, 0.5, first=0).stages) == [0, 1, 2, 4, 6, 8]
+    assert Schedule.default(12, 0.5, first=9).to_dict() == {"9": 0.5}
 
 
 @given(st.floats(0.01, 1), st.floats(0.01, 1))
 def test_another_keep_rate_is_met_exactly_and_stages_keep_their_order(first, second):
-    schedule = Schedule.default(2, 12, first).at(second)
+    schedule = Schedule.default(12, first).at(second)
     assert schedule.keep == second
-    assert list(schedule.stages) == [2, 4, 6, 8]
-    assert list(schedule.stages.values()) == pytest.approx([second ** (stage / 4) for stage in (1, 2, 3, 4)])
+    assert list(schedule.stages) == [1, 2, 4, 6, 8]
+    assert list(schedule.stages.values()) == pytest.approx([second ** (stage / 5) for stage in range(1, 6)])
 
 
 @given(st.floats(0.01, 1), st.floats(0.01, 1), st.floats(0.01, 1))

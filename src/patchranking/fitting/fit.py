@@ -37,6 +37,7 @@ __all__ = ["MATCHED_ON", "FitReport", "FitSettings", "fit", "match_by_keys", "pl
 
 MATCHED_ON = 64
 """Images by whose keys patches are first compared."""
+_PAPER_BLOCK = 3
 _ANY_LENGTH: NetworkName = "mlp"
 """The network of later stages after a mixer, since their number of patches changes with the keep rate."""
 
@@ -56,7 +57,7 @@ class FitSettings:
         search: How patches are ranked for imitation, unless rankings are given.
         score: What counts as damage in that ranking, unless rankings are given.
         blocks: Patches are dropped before these blocks, equal shares at each; the paper has 3, or 3 5 7 9. By default
-            four stages that each let the same share through, at 2, 4, 6 and 8 of 12; without distillation 3 alone.
+            five stages that each let the same share through, at 1, 2, 4, 6 and 8 of 12; without distillation 3 alone.
         schedule: Share kept before each block, such as '{3: 0.55, 5: 0.47}', in place of keep and blocks.
         merge: Whether patches that go may merge into similar ones, and attention counts tokens by their sizes, through
             a mask; false leaves attention kernels that take none as they are. Learned by distillation.
@@ -110,13 +111,15 @@ class FitSettings:
         """Whether the first predictor imitates golden rankings."""
         return self.objective != "distill"
 
-    def stages(self, tower: VisionTower, first: int) -> Schedule:
-        """The schedule for a tower; ``first`` is where patches are dropped first unless a setting says."""
+    def stages(self, tower: VisionTower, first: int | None) -> Schedule:
+        """The schedule for a tower; ``first`` is where patches are dropped first unless a setting says, or is None."""
         if self.schedule is not None:
             return Schedule(self.schedule)
         if self.blocks:
             return Schedule.spread(self.blocks, self.keep)
-        return Schedule.default(first, tower.depth, self.keep) if self.distills else Schedule({first: self.keep})
+        if self.distills:
+            return Schedule.default(tower.depth, self.keep, first)
+        return Schedule({_PAPER_BLOCK if first is None else first: self.keep})
 
 
 @dataclass(frozen=True)
@@ -185,9 +188,7 @@ def planned(model: LoadedModel, settings: FitSettings, rankings: str | Path | No
     """Where a fit will drop patches; raises UserError where it cannot be done, before any work."""
     if rankings is not None and not settings.imitates:
         raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
-    first = max(1, round(model.tower.depth / 6)) if settings.distills else 3
-    if rankings is not None:
-        first = finished_manifest(Path(rankings).expanduser())["settings"]["block"]
+    first = None if rankings is None else finished_manifest(Path(rankings).expanduser())["settings"]["block"]
     schedule = settings.stages(model.tower, first)
     schedule.check(model.tower)
     if settings.macs is not None:

@@ -13,8 +13,8 @@ from patchranking.towers import VisionTower
 
 __all__ = ["Schedule"]
 
-_STAGES = 4
-"""Of the default."""
+_TWELFTHS = (1, 2, 4, 6, 8)
+"""Of the blocks, how many run before each stage of the default."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,18 @@ class Schedule:
         return cls({block: keep + drop * (steps - stage) / steps for stage, block in enumerate(sorted(blocks), 1)})
 
     @classmethod
-    def default(cls, first: int, depth: int, keep: float) -> Self:
-        """Four stages from block ``first`` on, at equal distances, each of which lets the same share through.
+    def default(cls, depth: int, keep: float, first: int | None = None) -> Self:
+        """Five stages, each of which lets the same share through: before blocks 1, 2, 4, 6 and 8 of 12.
 
-        From block 2 of 12 they are 2, 4, 6 and 8.
+        Args:
+            depth: Blocks of the model; stages are at the same parts of the way, none before the first block has run.
+            keep: Share kept after the last stage.
+            first: The block of the first stage, in place of those up to there.
         """
-        blocks = [min(depth - 1, first + round(stage * (depth - first) / (_STAGES + 1))) for stage in range(_STAGES)]
-        return cls(_even(list(dict.fromkeys(blocks)), keep))
+        blocks = {min(depth - 1, max(1, round(depth * place / 12))) for place in _TWELFTHS}
+        if first is not None:
+            blocks = {first, *(block for block in blocks if block > first)}
+        return cls(_even(sorted(blocks), keep))
 
     @property
     def block(self) -> int:
