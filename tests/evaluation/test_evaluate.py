@@ -301,7 +301,8 @@ def test_a_schedule_given_goes_before_the_pruners_and_block_3_is_the_default(loa
         return [row["schedule"] for row in results["rows"][1:]]
 
     assert schedules([], given) == [{"3": 0.5}]
-    assert schedules([], given, Schedule({0: 0.8, 2: 0.6})) == [pytest.approx({"0": 0.8 ** (math.log(0.5) / math.log(0.6)), "2": 0.5})]
+    power = math.log(0.5) / math.log(0.6)
+    assert schedules([], given, Schedule({0: 0.8, 2: 0.6})) == [pytest.approx({"0": 0.8**power, "2": 0.5})]
     assert schedules([two_stages(loaded)], given, Schedule({1: 0.6})) == [{"1": 0.5}, {"1": 0.5}]
     with pytest.raises(UserError, match="cannot prune before block 9"):
         evaluate(loaded, data, [], given, Schedule({9: 0.5}))
