@@ -17,11 +17,24 @@ def test_every_search_is_measured_beside_leave_out(keys, tmp_path, monkeypatch):
     results = json.loads(out.read_text())
     rows = results["rows"]
     assert {frozenset(row) for row in rows} == keys("golden_search-demo")
-    assert len(rows) == 2 * 3
-    assert [(row["search"], row["seed"]) for row in rows[:3]] == [("sketched", 0), ("sketched", 1), ("leave-out", 0)]
+    assert len(rows) == 2 * 5
+    windows = [(f"leave-out, r = {window}", 0) for window in (1, 2, 3)]
+    assert [(row["search"], row["seed"]) for row in rows[:5]] == [("sketched", 0), ("sketched", 1), *windows]
+    assert [row["settings"]["window"] for row in rows[2:5]] == [1, 2, 3]
     assert all(row["n_images"] == 1 and row["oracle"] and row["top1_dense"] == 100 for row in rows)
-    baseline = [row for row in rows if row["search"] == "leave-out"]
-    assert all(row["feature_error_ratio"] == row["gmacs_ratio"] == row["seconds_ratio"] == 1 for row in baseline)
+    baseline = [row for row in rows if row["search"] == "leave-out, r = 1"]
+    assert all(row["gmacs_ratio"] == row["seconds_ratio"] == 1 for row in baseline)
+    for rate in (0.8, 0.4):
+        best = min(
+            (row for row in rows if row["keep_rate"] == rate and row["search"][0] == "l"),
+            key=lambda row: row["feature_error"],
+        )
+        assert best["feature_error_ratio"] == 1
+        assert all(
+            row["feature_error_ratio"] == row["feature_error"] / best["feature_error"]
+            for row in rows
+            if row["keep_rate"] == rate
+        )
     errors = [row["feature_error"] for row in baseline]
     assert 0 < errors[0] < errors[-1] < 0.5
     assert all(row["gmacs_ratio"] < 0.5 for row in rows if row["search"] == "sketched")
