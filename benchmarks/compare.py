@@ -22,7 +22,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from common import main
+from common import DEFAULTS, main
 from differences import differences_of, rows_of
 from matched import Point, at_share, dense_point, speeds_of
 from pictures import Group, Setting, grouped, table_of
@@ -132,6 +132,7 @@ def compare(
         "environment": about,
         "model": model,
         "split": half,
+        "defaults": DEFAULTS,
         "fit": asdict(settings) | {"fits": fits, "data": list(trains)},
         "rows": rows_of(groups, costs),
         "differences": differences_of(groups),

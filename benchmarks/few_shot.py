@@ -15,7 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from common import Results, main
+from common import DEFAULTS, Results, main
 
 from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
@@ -89,7 +89,7 @@ def few_shot(
             folder = work / as_file_name(f"{model} {unit}")
             tuned = partial(_tuned, loaded, test, fitted.at(rate), images, folder, settings)
             rows.append(results.once(unit, tuned))
-    results.write(environment(loaded.tower.device), rows)
+    results.write(environment(loaded.tower.device), rows, defaults=DEFAULTS)
 
 
 def _untuned(model: LoadedModel, test: ImageData, pruner: Pruner) -> dict[str, Any]:

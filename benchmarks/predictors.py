@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from common import Results, main, training_data
+from common import DEFAULTS, Results, main, training_data
 from scipy.stats import kendalltau, spearmanr
 from torch import Tensor
 
@@ -125,7 +125,7 @@ def predictors(
         for kind in dict.fromkeys(chosen):
             fitted = partial(_fitted, loaded, training, tests, steps, *kind, seed)
             rows += results.once(" ".join(map(str, (*kind, seed))), fitted)
-    results.write(environment(loaded.tower.device), rows)
+    results.write(environment(loaded.tower.device), rows, defaults=DEFAULTS)
 
 
 def _at_random(seed: int, tokens: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from common import Results, main, training_data
+from common import DEFAULTS, Results, main, training_data
 
 from patchranking.data import ImageData, load_data, subset
 from patchranking.evaluation.cost import noise
@@ -91,7 +91,7 @@ def schedules(
         return [{"seed": seed} | row for test in tests for row in _measured(loaded, test, encodings)]
 
     rows = [row for seed in range(seeds) for row in results.once(f"seed {seed}", partial(rows_of, seed))]
-    results.write(environment(loaded.tower.device), rows)
+    results.write(environment(loaded.tower.device), rows, defaults=DEFAULTS)
 
 
 def _encodings(tower: VisionTower, once: Pruner, both: Pruner, keep: list[float], early: list[float]) -> Encodings:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import tables
+from common import DEFAULTS
 
 RESULTS = tables.ROOT / "benchmarks/results"
 DOCS = [tables.ROOT / "README.md", *sorted((tables.ROOT / "docs").glob("*.md"))]
 PRINTED = [*DOCS, *sorted((tables.ROOT / "benchmarks").glob("*.py"))]
+FITTING = ("compare-", "few_shot-", "predictors-", "schedules-")
 WAITING = {
     "compare-photos",
     "compare-photos-once",
@@ -46,6 +48,14 @@ def printed():
     return found
 
 
+def outdated(name, results):
+    """What shows that a benchmark that fits was run with other defaults than today's."""
+    stored = results.get("defaults")
+    if stored is None:
+        return [f"{name}: does not say by which defaults"] * name.startswith(FITTING)
+    return [] if stored == json.loads(json.dumps(DEFAULTS)) else [f"{name}: measured with other defaults"]
+
+
 def mistakes(name, results, commands):
     """What is wrong with where a file of results comes from."""
     environments = results["environment"]
@@ -57,7 +67,8 @@ def mistakes(name, results, commands):
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_a_published_file_is_from_a_clean_tree_by_the_command_printed(path):
-    found = mistakes(path.name, json.loads(path.read_text()), printed().get(path.name, set()))
+    results = json.loads(path.read_text())
+    found = mistakes(path.name, results, printed().get(path.name, set())) + outdated(path.name, results)
     if path.stem in WAITING:
         assert found, f"{path.stem} is measured anew: take it off the list of those that wait"
     else:
@@ -82,6 +93,14 @@ def test_a_dirty_tree_and_another_command_are_found(environment, wrong):
     one = {"device": "CPU", **environment}
     assert len(mistakes("a.json", {"environment": one}, {"some.py --out a"})) == wrong
     assert len(mistakes("a.json", {"environment": {"part": one}}, {"some.py --out a"})) == wrong
+
+
+def test_defaults_that_are_no_longer_those_are_found():
+    defaults = json.loads(json.dumps(DEFAULTS))
+    assert not outdated("compare-a.json", {"defaults": defaults})
+    assert not outdated("kill-a.json", {})
+    assert outdated("compare-a.json", {})
+    assert outdated("compare-a.json", {"defaults": defaults | {"schedule": {"3": 0.5}}})
 
 
 def test_one_command_is_printed_for_a_file_wherever_it_is_printed():
