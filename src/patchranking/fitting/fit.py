@@ -182,7 +182,7 @@ def planned(model: LoadedModel, settings: FitSettings, rankings: str | Path | No
     """Where a fit will drop patches; raises UserError where it cannot be done, before any work."""
     if rankings is not None and not settings.imitates:
         raise UserError("Distillation alone needs no rankings: leave --rankings out, or choose --objective both.")
-    first = max(1, round(model.tower.depth / 6)) if settings.distills else 3
+    first = Schedule.first_block(model.tower.depth) if settings.distills else 3
     if rankings is not None:
         first = finished_manifest(Path(rankings).expanduser())["settings"]["block"]
     schedule = settings.stages(model.tower, first)

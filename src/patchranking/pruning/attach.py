@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from patchranking.errors import UserError
+from patchranking.pruning.grid import check_grid
 from patchranking.towers import VisionTower
 from patchranking.towers.hooks import TokenHook, token_hooks
 
-__all__ = ["Hooks", "Reduced", "Reduction", "Scorer", "attach_reductions", "detach", "run_reduced"]
+__all__ = ["Hooks", "Reduced", "Reduction", "Scorer", "attach_reductions", "detach", "in_backward", "run_reduced"]
 
 Scorer = Callable[[Tensor], Tensor]
 """Maps tokens ``(batch, prefix + patches, width)`` to importance ``(batch, patches)``, higher = keep."""
@@ -45,6 +46,7 @@ class Hooks:
 
     def __init__(self, handles: list[RemovableHandle]) -> None:
         self._handles = handles
+        _forget_compiled()
 
     @property
     def on(self) -> bool:
@@ -89,7 +91,6 @@ def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction], s
         handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))
     if tower.depth in reductions:
         handles.append(tower.blocks[-1].register_forward_hook(_After(reductions[tower.depth], stream)))
-    _forget_compiled()
     return Hooks(handles)
 
 
@@ -130,11 +131,14 @@ class _Hook(TokenHook):
         if self.reduce is None:
             return tokens
         with torch.set_grad_enabled(torch.is_grad_enabled() and tokens.requires_grad):
-            tokens, _, self.stream.sizes = self.reduce(tokens, self.stream.sizes)
-        return tokens
+            reduced, _, self.stream.sizes = self.reduce(tokens, self.stream.sizes)
+        if reduced.shape[1] < tokens.shape[1]:
+            check_grid()
+        return reduced
 
 
-def _in_backward() -> bool:
+def in_backward() -> bool:
+    """Whether a backward pass is running, as gradient checkpointing does when it runs blocks again."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
@@ -150,7 +154,7 @@ class _Before(_Hook):
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self.first:
             self.stream.sizes = None
-        elif self.tower is not None and _in_backward():
+        elif self.tower is not None and in_backward():
             raise UserError(
                 "Gradient checkpointing runs blocks again one by one, and a pruner that merges patches needs them in a "
                 "row: switch checkpointing off, or fit with --merge false."

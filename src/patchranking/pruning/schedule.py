@@ -60,6 +60,11 @@ class Schedule:
         left = [1 - (1 - keep) * share / sum(_SHARES) for share in gone]
         return cls(dict(zip(blocks, [*left[:-1], keep], strict=True)))
 
+    @staticmethod
+    def first_block(depth: int) -> int:
+        """Where the default begins: a sixth of the way in."""
+        return max(1, round(depth / 6))
+
     @property
     def block(self) -> int:
         """The first pruned block."""
