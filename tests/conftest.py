@@ -96,16 +96,22 @@ CASES: dict[str, Callable[[], Case]] = {
     "timm-average-pool": lambda: _timm("vit_base_patch16_224", global_pool="avg", class_token=False, num_classes=0),
     "timm-eva02": lambda: _eva("eva02_base_patch16_clip_224"),
     "timm-dinov3": lambda: _eva("vit_small_plus_patch16_dinov3"),
-    "timm-pe": lambda: _eva("vit_pe_core_tiny_patch16_384"),
-    "timm-mixed-rope": lambda: _eva("vit_small_patch16_rope_mixed_224"),
     "timm-siglip": lambda: _timm("vit_base_patch16_siglip_224", num_classes=0),
     "open_clip-attention-pool": lambda: _open_clip(False, attentional_pool=True, attn_pooler_queries=4),
 }
 
 
-def _made(name: str) -> Case:
+ROTARY: dict[str, Callable[[], Case]] = {
+    "timm-eva02": CASES["timm-eva02"],
+    "timm-dinov3": CASES["timm-dinov3"],
+    "timm-pe": lambda: _eva("vit_pe_core_tiny_patch16_384"),
+    "timm-mixed-rope": lambda: _eva("vit_small_patch16_rope_mixed_224"),
+}
+
+
+def _made(make: Callable[[], Case]) -> Case:
     torch.manual_seed(0)
-    made = CASES[name]()
+    made = make()
     made.model.eval().requires_grad_(False)
     return made
 
@@ -113,13 +119,13 @@ def _made(name: str) -> Case:
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     """Every kind of model, small, with random weights."""
-    return _made(request.param)
+    return _made(CASES[request.param])
 
 
-@pytest.fixture(params=["timm-eva02", "timm-dinov3", "timm-pe", "timm-mixed-rope"])
+@pytest.fixture(params=ROTARY)
 def rotary_case(request: pytest.FixtureRequest) -> Case:
-    """Those whose blocks rotate queries and keys."""
-    return _made(request.param)
+    """Models whose blocks rotate queries and keys."""
+    return _made(ROTARY[request.param])
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ def gradients(case, pruner, checkpointing):
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")
 @pytest.mark.parametrize("merges", [True, False])
 def test_gradient_checkpointing_is_right_or_refused_in_one_sentence(case, merges):
-    """Refused where a block's hooks run again with it, in open_clip and timm, and where patches merge or have places."""
+    """Refused where a block's hooks run again with it, in open_clip and timm, if patches merge or keep rotations."""
     pruner = make(case.tower, merges)
     expected = gradients(case, pruner, False)
     assert any(own.any() for own in expected)

@@ -8,7 +8,13 @@ from typing import Any
 import torch
 from timm.layers import AttentionRope, apply_rot_embed_cat
 from timm.models.eva import Eva, EvaAttention, EvaBlock
-from timm.models.vision_transformer import Attention, Block, VisionTransformer
+from timm.models.vision_transformer import (
+    Attention,
+    Block,
+    DiffParallelScalingBlock,
+    ParallelScalingBlock,
+    VisionTransformer,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,33 +24,65 @@ from patchranking.towers.rotary import waves_at
 
 __all__ = ["EvaTower", "TimmTower", "wrap"]
 
+_PARALLEL = (ParallelScalingBlock, DiffParallelScalingBlock)
 
-def wrap(model: nn.Module) -> TimmTower | None:
-    """Returns a tower for timm's ``VisionTransformer`` or ``Eva``, None for anything else."""
+
+def wrap(model: nn.Module, head: nn.Module | None = None) -> TimmTower | None:
+    """Returns a tower for timm's ``VisionTransformer`` or ``Eva``, with the head on it, None for anything else."""
     if isinstance(model, Eva):
-        return EvaTower(model)
-    return TimmTower(model) if isinstance(model, VisionTransformer) else None
+        return EvaTower(model, head)
+    return TimmTower(model, head) if isinstance(model, VisionTransformer) else None
+
+
+def _dimensions(part: nn.Module) -> int:
+    """How many dimensions the weight of a module has; 0 if it has none."""
+    return getattr(getattr(part, "weight", None), "ndim", 0)
+
+
+def _layers(mlp: nn.Module) -> list[Any]:
+    """Linear layers of an MLP in order: those that go in, of which one may gate another, and the one that comes out."""
+    return [part for part in mlp.children() if _dimensions(part) == 2]
 
 
 class TimmTower(VisionTower):
-    """A timm vision transformer; features are what ``model(pixels)`` returns."""
+    """A timm vision transformer; features are what ``model(pixels)`` returns, or what a head makes of it.
 
-    def __init__(self, model: VisionTransformer | Eva) -> None:
+    Args:
+        model: The transformer. Its patches may come out of convolutions.
+        head: What features go through in the model that holds it.
+
+    Raises:
+        UserError: If its blocks are of a kind that is not known.
+    """
+
+    def __init__(self, model: VisionTransformer | Eva, head: nn.Module | None = None) -> None:
         self.module = model
+        self._head = head
         self.blocks = model.blocks
         self.num_prefix_tokens = model.num_prefix_tokens
         self.has_class_token = model.cls_token is not None
         self.grid = tuple(model.patch_embed.grid_size)
         self.image_size = tuple(model.patch_embed.img_size)
         self.width = model.embed_dim
-        self.num_heads = model.blocks[0].attn.num_heads
-        mlp = model.blocks[0].mlp
-        self.mlp_width = mlp.fc2.in_features
-        weights = [weight.numel() for weight in mlp.parameters() if weight.ndim == 2]
-        self.mlp_layers = sum(weights) // mlp.fc2.weight.numel()
-        self.activation = activation_name(model.blocks[0].mlp.act)
+        block = model.blocks[0]
+        if isinstance(block, _PARALLEL):
+            self.num_heads, self.mlp_width, activation = block.num_heads, block.in_split[0], block.mlp_act
+        elif hasattr(block, "attn") and hasattr(block, "mlp"):
+            *first, last = _layers(block.mlp)
+            self.num_heads, self.mlp_width, activation = block.attn.num_heads, last.in_features, block.mlp.act
+            self.mlp_layers = 1 + sum(layer.out_features for layer in first) // last.in_features
+        else:
+            raise UserError(
+                f"The blocks of this {type(model).__name__} are {type(block).__name__}s, which patchranking does not "
+                "know: give a model whose blocks have one attention and one MLP."
+            )
+        self.activation = activation_name(activation)
 
     def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
+        pooled = self._pool(tokens, gates)
+        return pooled if self._head is None else self._head(pooled)
+
+    def _pool(self, tokens: Tensor, gates: Tensor | None) -> Tensor:
         normed = self.module.norm(tokens)
         if gates is not None and self.module.attn_pool is not None:
             if self.module.attn_pool.pos_embed is not None:
@@ -67,10 +105,11 @@ class TimmTower(VisionTower):
         return self.module.pos_embed
 
     def identity(self) -> Sequence[Tensor]:
-        norm = self.module.norm if hasattr(self.module.norm, "weight") else self.module.fc_norm
-        mlp = self.blocks[-1].mlp
-        first = mlp.fc1_x if hasattr(mlp, "fc1_x") else mlp.fc1
-        return self.module.patch_embed.proj.weight, first.weight, norm.weight
+        last, stem = self.blocks[-1], self.module.patch_embed
+        mlp = last.in_proj if isinstance(last, _PARALLEL) else _layers(last.mlp)[-2]
+        norms = [part for part in (self.module.norm, self.module.fc_norm, *last.modules()) if _dimensions(part) == 1]
+        first = stem.proj if hasattr(stem.proj, "weight") else next(p for p in stem.modules() if _dimensions(p) == 4)
+        return first.weight, mlp.weight, norms[0].weight
 
     def _embed(self, pixels: Tensor) -> Tensor:
         tokens = self.module._pos_embed(self.module.patch_embed(pixels))
@@ -109,8 +148,8 @@ class TimmTower(VisionTower):
 class EvaTower(TimmTower):
     """A timm ``Eva``: EVA-01 and EVA-02, DINOv3, the Perception Encoder and other ViTs with rotations or gated MLPs."""
 
-    def __init__(self, model: Eva) -> None:
-        super().__init__(model)
+    def __init__(self, model: Eva, head: nn.Module | None = None) -> None:
+        super().__init__(model, head)
         self.rotary = model.rope is not None
 
     @property
