@@ -15,7 +15,7 @@ from patchranking.towers.base import Attended
 __all__ = ["EViT", "fuse"]
 
 
-def fuse(tokens: Tensor, attention: Tensor, kept: int, num_prefix_tokens: int) -> Tensor:
+def fuse(tokens: Tensor, attention: Tensor, kept: int, num_prefix_tokens: int) -> tuple[Tensor, Tensor]:
     """Keeps the patches with the most attention and appends one token for the others (Liang et al., 2022, Eq. 5).
 
     The fused token is the sum of the dropped tokens, each times its attention, as the paper has it: not normalised.
@@ -27,12 +27,14 @@ def fuse(tokens: Tensor, attention: Tensor, kept: int, num_prefix_tokens: int) -
         num_prefix_tokens: Tokens before the patches.
 
     Returns:
-        ``(batch, prefix + kept + 1, width)``.
+        Tokens ``(batch, prefix + kept + 1, width)`` and the patches at whose places they go on, ``(batch, kept + 1)``:
+        the fused one at that of the others with the most attention.
     """
     patches = top_patches(attention, kept)
     weights = attention.scatter(1, patches, 0).to(tokens.dtype)
     fused = torch.einsum("bp,bpd->bd", weights, tokens[:, num_prefix_tokens:])
-    return torch.cat([gather_tokens(tokens, patches, num_prefix_tokens), fused.unsqueeze(1)], dim=1)
+    places = torch.cat([patches, weights.argmax(1, keepdim=True)], dim=1)
+    return torch.cat([gather_tokens(tokens, patches, num_prefix_tokens), fused.unsqueeze(1)], dim=1), places
 
 
 class EViT(BetweenHalves):
@@ -51,10 +53,9 @@ class EViT(BetweenHalves):
 
         def keeping(kept: int) -> Inside:
             def reduce(attended: Attended, sizes: Tensor | None) -> Left:
-                tokens = attended.tokens
-                if kept < tokens.shape[1] - prefix:
-                    tokens = fuse(tokens, tower.class_attention_in(attended), kept, prefix)
-                return Left(tokens)
+                if kept >= attended.tokens.shape[1] - prefix:
+                    return Left(attended.tokens)
+                return Left(*fuse(attended.tokens, tower.class_attention_in(attended), kept, prefix))
 
             return reduce
 

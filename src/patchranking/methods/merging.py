@@ -51,10 +51,11 @@ class Merging(BetweenHalves):
                 tokens, patches = attended.tokens, attended.tokens.shape[1] - prefix
                 merged = patches - counts.get(block, patches)
                 if merged <= 0:
-                    return Left(tokens, sizes)
+                    return Left(tokens, None, sizes)
                 sizes = tokens.new_ones(tokens.shape[:2]) if sizes is None else sizes
                 matching = self.match(attended.keys.mean(1)[:, prefix:], merged, block / tower.depth)
-                return Left(*merge(tokens, sizes, matching, prefix), _into(matching, patches))
+                tokens, sizes = merge(tokens, sizes, matching, prefix)
+                return Left(tokens, matching.stays, sizes, _into(matching, patches))
 
             return reduce
 

@@ -160,7 +160,8 @@ class Dropping(Attachable):
     """Drops the patches that a scorer puts last, and leaves the others as they are.
 
     Attributes:
-        rescore: Whether every stage scores again; otherwise patches go by the scores of the first.
+        rescore: Whether every stage scores again, except in rotary models; otherwise patches go by the scores of the
+            first.
     """
 
     rescore: bool = False
@@ -170,7 +171,7 @@ class Dropping(Attachable):
         """What scores the tokens that enter a block."""
 
     def steps(self, tower: VisionTower, schedule: Schedule, seed: int) -> dict[int, Reduction]:
-        blocks = list(schedule.stages) if self.rescore else [schedule.block]
+        blocks = list(schedule.stages) if self.rescore and not tower.rotary else [schedule.block]
         return by_scores(tower, schedule, {block: self.scorer(tower, block, seed) for block in blocks})
 
     def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
@@ -206,5 +207,5 @@ class BetweenHalves(Attachable):
 
     def encode(self, tower: VisionTower, tokens: Tensor, schedule: Schedule, start: int = 0) -> Tensor:
         """Features ``(batch, features)`` of tokens that enter block ``start``, on the method's own schedule."""
-        tokens, sizes, _ = run_inside(tower, tokens, start, self.reductions(tower, schedule))
-        return tower.pool(tokens, gates=None if sizes is None else sizes[:, tower.num_prefix_tokens :])
+        left = run_inside(tower, tokens, start, self.reductions(tower, schedule))
+        return tower.pool(left.tokens, gates=None if left.sizes is None else left.sizes[:, tower.num_prefix_tokens :])

@@ -6,10 +6,11 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from patchranking.errors import UserError
-from patchranking.pruning.attach import Hooks, in_backward
+from patchranking.pruning.attach import Hooks, composed, in_backward
 from patchranking.pruning.grid import check_grid
 from patchranking.pruning.select import gather_tokens
 from patchranking.towers import VisionTower
@@ -24,12 +25,15 @@ class Left(NamedTuple):
 
     Attributes:
         tokens: The tokens that go on, ``(batch, tokens, width)``.
+        places: The patches of those that came, at whose places the patches that go on are, ``(batch, kept)``; None
+            where all are in their own.
         sizes: How many patches each token stands for, ``(batch, tokens)``; None where each stands for itself.
         into: For every patch that came, which of the patches that go on it is in, ``(batch, patches)``; None where
             patches do not merge.
     """
 
     tokens: Tensor
+    places: Tensor | None = None
     sizes: Tensor | None = None
     into: Tensor | None = None
 
@@ -48,30 +52,27 @@ def run_inside(tower: VisionTower, tokens: Tensor, start: int, reductions: Mappi
         reductions: Block index, at least ``start`` -> reduction. After one that merges, every block has one.
 
     Returns:
-        What is left after the last block; ``into`` is of the patches in ``tokens``.
+        What is left after the last block; ``places`` and ``into`` are of the patches in ``tokens``.
     """
     left = Left(tokens)
     for block, reduce in sorted(reductions.items()):
-        left = _through(tower, block, reduce, left._replace(tokens=tower.run(left.tokens, start, block)))
-        start = block + 1
-    return left._replace(tokens=tower.run(left.tokens, start))
+        left = left._replace(tokens=tower.run(left.tokens, start, block, positions=left.places))
+        left, start = _through(tower, block, reduce, left), block + 1
+    return left._replace(tokens=tower.run(left.tokens, start, positions=left.places))
 
 
 def _through(tower: VisionTower, block: int, reduce: Inside, came: Left) -> Left:
     bias = None if came.sizes is None else came.sizes.log()
-    tokens, sizes, into = reduce(tower.attend(came.tokens, block, bias), came.sizes)
-    if into is None:
-        into = came.into
-    elif came.into is not None:
-        into = into.gather(1, came.into)
-    return Left(tower.feed_forward(tokens, block), sizes, into)
+    tokens, places, sizes, into = reduce(tower.attend(came.tokens, block, bias, came.places), came.sizes)
+    into = came.into if into is None else composed(into, came.into)
+    return Left(tower.feed_forward(tokens, block), composed(came.places, places), sizes, into)
 
 
 def attach_inside(tower: VisionTower, reductions: Mapping[int, Inside]) -> Hooks:
     """Hooks reductions into blocks of the model behind ``tower``.
 
-    A block with a reduction runs by its halves before it is called; it is then called with a single token, and what it
-    returns gives way to what the halves left. That token costs little, and nothing in compiled code. Where patches
+    A block with a reduction runs by its halves before it is called; it is then called with a single patch, and what it
+    returns gives way to what the halves left. That patch costs little, and nothing in compiled code. Where patches
     merge, the last block ends with as many as the first began with, each as the token that it has merged into, so that
     the model's own pooling counts tokens by their sizes.
 
@@ -82,13 +83,13 @@ def attach_inside(tower: VisionTower, reductions: Mapping[int, Inside]) -> Hooks
     Returns:
         The hooks; their ``close()`` restores the model.
     """
-    stream = _Stream()
-    handles = []
-    for block, reduce in reductions.items():
-        before = _Before(tower, block, reduce, stream, block == min(reductions))
-        handles.append(tower.blocks[block].register_forward_pre_hook(before, with_kwargs=True))
-        prefix = tower.num_prefix_tokens if block == tower.depth - 1 else None
-        handles.append(tower.blocks[block].register_forward_hook(_After(stream, prefix), prepend=True))
+    stream, handles = _Stream(), []
+    for block in range(min(reductions), tower.depth) if reductions and tower.rotary else reductions:
+        hook = _Before(tower, block, reductions.get(block), stream, block == min(reductions))
+        handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))
+        if block in reductions:
+            after = _After(stream, tower.num_prefix_tokens if block == tower.depth - 1 else None)
+            handles.append(tower.blocks[block].register_forward_hook(after, prepend=True))
     return Hooks(handles)
 
 
@@ -102,23 +103,35 @@ class _Stream(threading.local):
 
 
 class _Before(TokenHook):
-    """Runs a block by its halves, and has the block itself run on one token."""
+    """Runs a block by its halves, and has the block itself run on one patch; without a reduction, tells it positions."""
 
-    def __init__(self, tower: VisionTower, block: int, reduce: Inside, stream: _Stream, first: bool) -> None:
+    def __init__(self, tower: VisionTower, block: int, reduce: Inside | None, stream: _Stream, first: bool) -> None:
         self.tower, self.block, self.reduce, self.stream, self.first = tower, block, reduce, stream, first
 
     def __call__(
         self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        check_grid()
-        left = Left(inputs[0]) if self.first or self.stream.left is None else self.stream.left
-        if not self.first and in_backward():
+        tokens, prefix = inputs[0], self.tower.num_prefix_tokens
+        if self.first:
+            self.stream.left = Left(tokens)
+            if (patches := tokens.shape[1] - prefix) != self.tower.num_patches:
+                raise UserError(
+                    f"This method is attached for {self.tower.num_patches} patches, not {patches}: give images of the "
+                    "model's own size, or attach cls-attention."
+                )
+        elif in_backward():
             raise UserError(
                 "Gradient checkpointing runs blocks again one by one, and a method that works inside blocks needs them "
                 "in a row: switch checkpointing off."
             )
-        self.stream.left = _through(self.tower, self.block, self.reduce, left._replace(tokens=inputs[0]))
-        return (inputs[0][:1, :1], *inputs[1:]), named
+        assert self.stream.left is not None
+        places = self.stream.left.places
+        if self.reduce is not None:
+            check_grid()
+            came = self.stream.left._replace(tokens=tokens)
+            self.stream.left = _through(self.tower, self.block, self.reduce, came)
+            tokens, places = tokens[:1, : prefix + 1], torch.zeros(1, 1, dtype=torch.long, device=tokens.device)
+        return (tokens, *inputs[1:]), named | self.tower.turns_at(named, tokens, places)
 
 
 class _After(TokenHook):
@@ -129,8 +142,8 @@ class _After(TokenHook):
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         assert self.stream.left is not None
-        tokens, sizes, into = self.stream.left
-        if self.prefix is not None and into is not None:
-            tokens = gather_tokens(tokens, into, self.prefix)
-        self.stream.left = None if self.prefix is not None else Left(output, sizes, into)
-        return tokens
+        tokens, into = self.stream.left.tokens, self.stream.left.into
+        self.stream.left = self.stream.left._replace(tokens=output)
+        if self.prefix is None or into is None:
+            return tokens
+        return gather_tokens(tokens, into, self.prefix)

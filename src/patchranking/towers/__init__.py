@@ -54,10 +54,10 @@ def as_tower(model: nn.Module | VisionTower) -> VisionTower:
     """Returns the tower view of a model.
 
     Args:
-        model: An open_clip ``CLIP`` or ``CustomTextCLIP`` (or its ``visual``), a transformers ``CLIPModel`` or
-            ``CLIPVisionModelWithProjection``, a timm ``VisionTransformer``, one of these inside the wrapper of
-            ``torch.compile``, ``DataParallel`` on one device, ``DistributedDataParallel`` or PEFT, or a tower, which is
-            returned as it is.
+        model: An open_clip ``CLIP``, ``CustomTextCLIP`` or ``CoCa`` (or its ``visual``), a transformers ``CLIPModel``
+            or ``CLIPVisionModelWithProjection``, a timm ``VisionTransformer`` or ``Eva``, one of these inside the
+            wrapper of ``torch.compile``, ``DataParallel`` on one device, ``DistributedDataParallel`` or PEFT, or a
+            tower, which is returned as it is.
 
     Raises:
         UserError: If the model is none of these; where it holds one, the sentence says how to get at it.
@@ -74,9 +74,9 @@ def as_tower(model: nn.Module | VisionTower) -> VisionTower:
                 f"model.get_submodule('{name}'), a {type(part).__name__}."
             )
     raise UserError(
-        f"{type(model).__name__} is not supported: patchranking works on open_clip CLIP and CustomTextCLIP with the "
-        "built-in VisionTransformer, transformers CLIPModel and CLIPVisionModelWithProjection, and timm "
-        "VisionTransformer."
+        f"{type(model).__name__} is not supported: patchranking works on open_clip CLIP, CustomTextCLIP and CoCa with "
+        "a vision transformer, transformers CLIPModel and CLIPVisionModelWithProjection, and timm VisionTransformer "
+        "and Eva."
     )
 
 
@@ -84,7 +84,7 @@ def as_text_tower(model: nn.Module, tokenizer: Callable[..., Any]) -> TextTower:
     """Returns the text side of a model.
 
     Args:
-        model: An open_clip ``CLIP`` or ``CustomTextCLIP``, or a transformers ``CLIPModel``.
+        model: An open_clip ``CLIP``, ``CustomTextCLIP`` or ``CoCa``, or a transformers ``CLIPModel``.
         tokenizer: The one that belongs to it, ``open_clip.get_tokenizer(...)`` or
             ``AutoTokenizer.from_pretrained(...)``.
 
@@ -96,6 +96,6 @@ def as_text_tower(model: nn.Module, tokenizer: Callable[..., Any]) -> TextTower:
         if (tower := getattr(views, "wrap_text", lambda *_: None)(model, tokenizer)) is not None:
             return tower
     raise UserError(
-        f"{type(model).__name__} has no text side that is supported: give an open_clip CLIP or CustomTextCLIP, or a "
-        "transformers CLIPModel."
+        f"{type(model).__name__} has no text side that is supported: give an open_clip CLIP, CustomTextCLIP or CoCa, "
+        "or a transformers CLIPModel."
     )
