@@ -95,7 +95,9 @@ class Encoder(nn.Module):
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
 @pytest.mark.parametrize(
-    ("case", "name"), [("open_clip", "evit"), ("transformers", "pitome"), ("timm-clip", "cls-attention")], indirect=["case"]
+    ("case", "name"),
+    [("open_clip", "evit"), ("transformers", "pitome"), ("timm-clip", "cls-attention")],
+    indirect=["case"],
 )
 def test_compiled_and_exported_it_is_the_same(case, name):
     tower, dense = case.tower, case.encode(case.pixels)

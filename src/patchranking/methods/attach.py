@@ -16,7 +16,7 @@ from patchranking.pruning.inside import attach_inside
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower, as_tower
 
-__all__ = ["attach", "attachable", "check_class_token", "pruner_or_method"]
+__all__ = ["attach", "attachable", "check_class_token", "fitted_pruner", "pruner_or_method"]
 
 
 def attach(
@@ -47,6 +47,8 @@ def attach(
     """
     chosen, tower = attachable(method), as_tower(model)
     check_class_token(chosen, tower)
+    if chosen.inside or chosen.needs_class_token:
+        tower.check_plain()
     own = Schedule.default(Schedule.first_block(tower.depth), tower.depth, keep) if schedule is None else schedule
     own.check(tower)
     tower.check_dense()
@@ -85,6 +87,18 @@ def pruner_or_method(given: str | Path) -> Pruner | Attachable:
     return Pruner.from_pretrained(given)
 
 
+def fitted_pruner(given: str | Path) -> Pruner:
+    """The pruner that ``--pruner`` names, where nothing but a fitted one will do.
+
+    Raises:
+        UserError: If it names a method, or there is no pruner.
+    """
+    found = pruner_or_method(given)
+    if not isinstance(found, Pruner):
+        raise UserError(f"'{given}' needs no fit and has nothing to go on with: give the folder of a fitted pruner.")
+    return found
+
+
 class _Step:
     """What a method does at one block of a model; that of a copy belongs to the copy, and is made when it runs."""
 
@@ -96,6 +110,6 @@ class _Step:
 
     def __call__(self, *given: Any) -> Any:
         if self._do is None:
-            method, *at = self._of
-            self._do = method.steps(*at)[self._block]
+            method, tower, schedule, seed = self._of
+            self._do = method.steps(tower, schedule, seed)[self._block]
         return self._do(*given)

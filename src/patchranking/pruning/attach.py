@@ -16,7 +16,17 @@ from patchranking.pruning.grid import check_grid
 from patchranking.towers import VisionTower
 from patchranking.towers.hooks import TokenHook, token_hooks
 
-__all__ = ["Hooks", "Reduced", "Reduction", "Scorer", "attach_reductions", "composed", "detach", "in_backward", "run_reduced"]
+__all__ = [
+    "Hooks",
+    "Reduced",
+    "Reduction",
+    "Scorer",
+    "attach_reductions",
+    "composed",
+    "detach",
+    "in_backward",
+    "run_reduced",
+]
 
 Scorer = Callable[[Tensor], Tensor]
 """Maps tokens ``(batch, prefix + patches, width)`` to importance ``(batch, patches)``, higher = keep."""

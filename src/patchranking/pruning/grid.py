@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import FrameType
 
 import torch
 
@@ -21,7 +22,7 @@ def check_grid() -> None:
     """
     if torch.compiler.is_compiling():
         return
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name in _MAPS:
             raise UserError(

@@ -103,7 +103,7 @@ class _Stream(threading.local):
 
 
 class _Before(TokenHook):
-    """Runs a block by its halves, and has the block itself run on one patch; without a reduction, tells it positions."""
+    """Runs a block by its halves, and has the block itself run on one patch; without a reduction, passes positions."""
 
     def __init__(self, tower: VisionTower, block: int, reduce: Inside | None, stream: _Stream, first: bool) -> None:
         self.tower, self.block, self.reduce, self.stream, self.first = tower, block, reduce, stream, first

@@ -254,6 +254,11 @@ class VisionTower(ABC):
         """Raises UserError when the model's pooling cannot be gated, before any work is done."""
         self.pool(self._no_tokens(), gates=torch.ones(1, self.num_patches, device=self.device))
 
+    def check_plain(self) -> None:
+        """Raises UserError when some block is not norm, attention, norm, MLP, each with plain projections."""
+        for block in self.blocks:
+            self._check_plain(block)
+
     def check_dense(self) -> None:
         """Raises UserError when a pruner is attached to the model, at whatever keep rate."""
         if next(token_hooks(self.module), None) is not None:
