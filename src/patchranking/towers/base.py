@@ -124,8 +124,10 @@ class VisionTower(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Type of the weights."""
-        return next(self.module.parameters()).dtype
+        """Type of the tokens that blocks take: that of their matrices, whatever their norms are kept in."""
+        weights = list(self.blocks.parameters())
+        matrix = next(weight for weight in weights if weight.ndim > 1)
+        return next(weight.dtype for weight in (matrix, *weights) if weight.is_floating_point())
 
     def embed(self, pixels: Tensor, upto: int = 0) -> Tensor:
         """Returns the tokens that enter block ``upto``.
