@@ -56,12 +56,24 @@ class Hooks:
 
     def __init__(self, handles: list[RemovableHandle]) -> None:
         self._handles = handles
+        self._compiled_for = set[float]()
         _forget_compiled()
 
     @property
     def on(self) -> bool:
         """Whether any of them still is on a model that is alive."""
         return any(handle.id in (handle.hooks_dict_ref() or ()) for handle in self._handles)
+
+    def runs_at(self, keep: float) -> None:
+        """Has compiled code forgotten when it is of too many keep rates, at which PyTorch would refuse to compile.
+
+        It takes as many versions of a function as ``torch._dynamo.config.recompile_limit`` says; half of them are for
+        keep rates, and leave two of each for batches of one size and of others.
+        """
+        self._compiled_for.add(keep)
+        if "torch._dynamo" in sys.modules and len(self._compiled_for) > torch._dynamo.config.recompile_limit // 2:
+            self._compiled_for = {keep}
+            _forget_compiled()
 
     def close(self) -> None:
         """Takes them off."""

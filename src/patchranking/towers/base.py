@@ -126,8 +126,8 @@ class VisionTower(ABC):
     def dtype(self) -> torch.dtype:
         """Type of the tokens that blocks take: that of their matrices, whatever their norms are kept in."""
         weights = list(self.blocks.parameters())
-        matrix = next(weight for weight in weights if weight.ndim > 1)
-        return next(weight.dtype for weight in (matrix, *weights) if weight.is_floating_point())
+        matrices = [weight for weight in weights if weight.ndim > 1][:1]
+        return next(weight.dtype for weight in (*matrices, *weights) if weight.is_floating_point())
 
     def embed(self, pixels: Tensor, upto: int = 0) -> Tensor:
         """Returns the tokens that enter block ``upto``.
