@@ -93,7 +93,8 @@ def test_visual_tokens_run_beside_the_patches_and_are_never_pruned(case, depth, 
 
     tokens = tower.embed(case.pixels)
     prefix, patches = tokens[:, :first], tokens[:, first:]
-    beside, places = visual[0].expand(len(tokens), -1, -1), None
+    beside = visual[0].expand(len(tokens), -1, -1)
+    places = torch.arange(tower.num_patches).expand(len(tokens), -1)
     for index in range(tower.depth):
         if 0 < index < depth:
             beside = visual[index].expand(len(tokens), -1, -1)

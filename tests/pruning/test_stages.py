@@ -26,6 +26,8 @@ def numbered(seed=0):
 class NoBlocks:
     """A tower of any depth whose blocks do nothing."""
 
+    rotary = False
+
     def run(self, tokens, start, stop=None, key_bias=None, positions=None):
         return tokens
 

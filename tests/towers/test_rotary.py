@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from patchranking.errors import UserError
 from patchranking.prompts.insert import with_visual_tokens
 from patchranking.pruning.attach import Reduced, attach_reductions, run_reduced
 from patchranking.pruning.schedule import Schedule
@@ -84,6 +85,13 @@ def test_where_a_patch_is_from_matters(rotary_case):
 
 
 @torch.inference_mode()
+def test_fewer_patches_without_their_positions_are_an_error(rotary_case):
+    tower = rotary_case.tower
+    with pytest.raises(RuntimeError, match="must match the size"):
+        tower.run(tower.embed(rotary_case.pixels)[:, :-1], 0)
+
+
+@torch.inference_mode()
 def test_visual_tokens_are_not_rotated(rotary_case):
     """They run beside the patches like prefix tokens, at keep 1 and where patches go in two stages."""
     case, tower, prefix = rotary_case, rotary_case.tower, rotary_case.tower.num_prefix_tokens
@@ -104,6 +112,14 @@ def test_visual_tokens_are_not_rotated(rotary_case):
         tokens = run_reduced(like, tokens, 0, steps).tokens
         tokens = torch.cat([tokens[:, :prefix], tokens[:, prefix + 2 :]], 1)
         torch.testing.assert_close(found, tower.pool(tokens), rtol=0, atol=1e-5)
+
+
+def test_what_is_read_beside_the_model_needs_images_of_its_own_size():
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
+    tower = as_tower(timm.create_model("vit_small_patch16_dinov3", **sizes, dynamic_img_size=True).eval())
+    for read in (tower.attend, tower.class_attention, lambda tokens, _: tower(torch.randn(1, 3, 48, 40))):
+        with pytest.raises(UserError, match="rotates 16 patches by their places, and 30 came: give it images of its"):
+            read(torch.randn(1, 35, 32), 0)
 
 
 @torch.inference_mode()

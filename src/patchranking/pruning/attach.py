@@ -214,11 +214,13 @@ def run_reduced(
     Returns:
         The tokens after block ``stop - 1``, and which patches of those in ``tokens`` are kept.
     """
-    keep_indices = sizes = None
+    everywhere = torch.arange(tower.num_patches, device=tokens.device).expand(len(tokens), -1) if tower.rotary else None
+    keep_indices, sizes, positions = None, None, everywhere
     for block, reduce in sorted(reductions.items()):
-        tokens, chosen, sizes = reduce(tower.run(tokens, start, block, _bias(sizes, tokens), keep_indices), sizes)
+        tokens, chosen, sizes = reduce(tower.run(tokens, start, block, _bias(sizes, tokens), positions), sizes)
         keep_indices, start = composed(keep_indices, chosen), block
-    return Reduced(tower.run(tokens, start, stop, _bias(sizes, tokens), keep_indices), keep_indices, sizes)
+        positions = everywhere if keep_indices is None else keep_indices
+    return Reduced(tower.run(tokens, start, stop, _bias(sizes, tokens), positions), keep_indices, sizes)
 
 
 def composed(earlier: Tensor | None, chosen: Tensor | None) -> Tensor | None:

@@ -157,15 +157,17 @@ class VisionTower(ABC):
             stop: One past the last block; the tower's depth when omitted.
             key_bias: Added to the attention logits towards each token in each of these blocks, ``(batch, tokens)``,
                 through the library's own mask argument; ``-inf`` hides a token from all others.
-            positions: Cell of the grid that each patch is from, int64 ``(batch, patches)``, row by row; all cells in
-                order when omitted. Tokens between the prefix and these patches are in no cell. Only blocks that rotate
-                ask for it.
+            positions: Cell of the grid that each patch is from, int64 ``(batch, patches)``, row by row; tokens between
+                the prefix and these patches are in no cell. Only blocks that rotate ask for it, and take tokens for the
+                prefix and all cells in order when it is omitted.
 
         Returns:
             Tokens of the same shape.
         """
         for block in range(self.depth)[start:stop]:
-            turns = self.turns_at(self.turns(block), tokens, positions)
+            turns = self.turns(block)
+            if positions is not None:
+                turns = self.turns_at(turns, tokens, positions)
             tokens = self.blocks[block](tokens, **self.mask_arguments(tokens, key_bias), **turns)
         return tokens
 
@@ -189,10 +191,12 @@ class VisionTower(ABC):
             positions: As in ``run``.
 
         Raises:
-            UserError: If the block is not norm, attention, norm, MLP, each with plain projections.
+            UserError: If the block is not norm, attention, norm, MLP, each with plain projections, or patches of a
+                rotary model have no place.
         """
         part = self.blocks[block]
         self._check_plain(part)
+        self._check_places(tokens, positions)
         queries, keys, values = (some.transpose(1, 2) for some in self._queries_keys_values(part, tokens))
         turns = self.turns_at(self.turns(block), tokens, positions)
         queries, keys = self._turned(part, queries, turns), self._turned(part, keys, turns)
@@ -218,9 +222,10 @@ class VisionTower(ABC):
             Probabilities ``(batch, patches)``; they sum to less than one, the rest goes to prefix tokens.
 
         Raises:
-            UserError: If the model has no class token.
+            UserError: If the model has no class token, or patches of a rotary model have no place.
         """
         self._check_class_token()
+        self._check_places(tokens, positions)
         part = self.blocks[block]
         self._check_plain(part)
         query, keys = self._class_query_and_keys(part, tokens)
@@ -235,6 +240,15 @@ class VisionTower(ABC):
     def _check_class_token(self) -> None:
         if not self.has_class_token:
             raise UserError("Class attention needs a class token, and this model has none; use another method.")
+
+    def _check_places(self, tokens: Tensor, positions: Tensor | None) -> None:
+        """Raises UserError when blocks rotate and not every patch among the tokens has a place in the model's grid."""
+        places = self.num_patches if positions is None else positions.shape[1]
+        if self.rotary and tokens.shape[1] != self.num_prefix_tokens + places:
+            raise UserError(
+                f"This model rotates {places} patches by their places, and {tokens.shape[1] - self.num_prefix_tokens} "
+                "came: give it images of its own size here."
+            )
 
     def _class_row(self, query: Tensor, keys: Tensor) -> Tensor:
         logits = torch.einsum("bhd,bhnd->bhn", query, keys) * query.shape[-1] ** -0.5

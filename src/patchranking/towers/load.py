@@ -168,6 +168,8 @@ def _quiet(logging: ModuleType) -> Iterator[None]:
 
 def _load_timm(name: str, rest: str) -> LoadedModel:
     timm = _library("timm", "timm")
+    with torch.device("meta"):
+        as_tower(timm.create_model(rest))  # before anything is downloaded
     model = timm.create_model(rest, pretrained=True)
     shown = timm.data.resolve_model_data_config(model)
     preprocess = timm.data.create_transform(**shown, is_training=False)

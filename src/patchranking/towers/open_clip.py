@@ -57,8 +57,8 @@ def check_configuration(name: str, configuration: Mapping[str, Any]) -> None:
 
 def _unsupported(model: str, tower: str) -> UserError:
     return UserError(
-        f"{model} is not supported, its image tower is a {tower}: patchranking needs a vision transformer with "
-        "absolute or rotary positions, as ViT-B-16, ViT-B-16-SigLIP2 and PE-Core-B-16 have."
+        f"{model} is not supported, its image tower is a {tower}: patchranking needs a vision transformer with one "
+        "grid of absolute or rotary positions, as ViT-B-16, ViT-B-16-SigLIP2 and PE-Core-B-16 have."
     )
 
 

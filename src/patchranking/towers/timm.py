@@ -158,6 +158,7 @@ class EvaTower(TimmTower):
 
     def _embed(self, pixels: Tensor) -> Tensor:
         tokens, _ = self.module._pos_embed(self.module.patch_embed(pixels))
+        self._check_places(tokens, None)
         return self.module.norm_pre(tokens)
 
     def turns(self, block: int) -> dict[str, Any]:
