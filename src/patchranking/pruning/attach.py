@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from patchranking.errors import UserError
-from patchranking.pruning.grid import check_grid
-from patchranking.towers import VisionTower
+from patchranking.pruning.grid import check_grid, watch_hidden_states
+from patchranking.towers import VisionTower, as_tower
 from patchranking.towers.hooks import TokenHook, token_hooks
 
 __all__ = [
@@ -107,7 +107,7 @@ def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction], s
         The hooks; their ``close()`` restores the model.
     """
     stream, first = _Stream(), min(reductions)
-    follows, handles = sized or tower.rotary, []
+    follows, handles = sized or tower.rotary, watch_hidden_states(tower)
     for block in range(first, tower.depth) if follows else [block for block in reductions if block < tower.depth]:
         hook = _Before(reductions.get(block), stream, block == first, tower if follows else None)
         handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))
@@ -122,7 +122,8 @@ def detach(model: nn.Module | VisionTower) -> None:
     Args:
         model: Any module; copies of attached models and wrappers of them too. One that is not pruned stays as it is.
     """
-    for places, key in list(token_hooks(model.module if isinstance(model, VisionTower) else model)):
+    part = model if isinstance(model, nn.Module) else as_tower(model).module
+    for places, key in list(token_hooks(part)):
         for hooks in places:
             hooks.pop(key, None)
     _forget_compiled()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from patchranking.errors import UserError
 from patchranking.pruning.attach import Hooks, composed, in_backward
-from patchranking.pruning.grid import check_grid
+from patchranking.pruning.grid import check_grid, watch_hidden_states
 from patchranking.pruning.select import gather_tokens
 from patchranking.towers import VisionTower
 from patchranking.towers.base import Attended
@@ -83,7 +83,7 @@ def attach_inside(tower: VisionTower, reductions: Mapping[int, Inside]) -> Hooks
     Returns:
         The hooks; their ``close()`` restores the model.
     """
-    stream, handles = _Stream(), []
+    stream, handles = _Stream(), watch_hidden_states(tower) if reductions else []
     for block in range(min(reductions), tower.depth) if reductions and tower.rotary else reductions:
         hook = _Before(tower, block, reductions.get(block), stream, block == min(reductions))
         handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))
