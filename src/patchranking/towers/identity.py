@@ -124,6 +124,7 @@ def matches(first: list[float | None], second: list[float | None]) -> bool:
 
 
 def _numbers(values: object) -> bool:
-    return isinstance(values, list) and all(
-        value is None or (isinstance(value, float | int) and abs(value) < 2**63) for value in values
-    )
+    """Whether these are numbers, and None for some of them."""
+    if not isinstance(values, list) or all(value is None for value in values):
+        return False
+    return all(value is None or (isinstance(value, float | int) and abs(value) < 2**63) for value in values)
