@@ -4,6 +4,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -71,6 +72,50 @@ def _timm(name: str, **changes: object) -> Case:
     return Case(model, model, as_tower(model), torch.randn(3, 3, 32, 32))
 
 
+def _tiny_timm(name: str) -> str:
+    """The name of a timm model that is ``name`` with few and narrow blocks, for what takes nothing but names."""
+
+    def make(num_classes: int = 1000, global_pool: str | None = None, **_: object) -> nn.Module:
+        sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 5, "num_heads": 2}
+        return timm.create_model(name, **sizes, num_classes=num_classes, global_pool=global_pool)
+
+    make.__name__ = f"tiny_{name}"
+    if not timm.is_model(make.__name__):
+        timm.models.register_model(make)
+    return make.__name__
+
+
+def _open_clip_timm(name: str, **vision: object) -> Case:
+    """A CLIP of open_clip whose image side is one of timm's, with open_clip's own projection if it has one."""
+    vision = {"timm_model_name": _tiny_timm(name), "image_size": 32, **vision}
+    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    model = open_clip.CustomTextCLIP(24, vision, text)
+    return Case(model, model.encode_image, as_tower(model), torch.randn(3, 3, 32, 32))
+
+
+def _coca() -> Case:
+    vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 5, "output_tokens": True}
+    vision |= {"attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 2}
+    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    text |= {"embed_cls": True, "output_tokens": True}
+    captions = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    model = open_clip.CoCa(16, captions, text, vision)
+    return Case(model, partial(model.encode_image, normalize=False), as_tower(model), torch.randn(3, 3, 32, 32))
+
+
+def _eva(name: str) -> Case:
+    """With weights as large as trained ones: at the start, timm's layer scales, heads and logits nearly are zero."""
+    case = _timm(name, num_classes=24)
+    with torch.no_grad():
+        case.model.head.weight.normal_(std=0.2)
+        for own, weight in case.model.named_parameters():
+            if "gamma_" in own:
+                weight.fill_(1.0)
+            elif own.startswith("blocks.") and weight.ndim == 2:
+                weight.mul_(4)
+    return case
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "open_clip": lambda: _open_clip(False),
     "open_clip-layerscale-no-ln-pre": lambda: _open_clip(False, ls_init_value=1.0, no_ln_pre=True),
@@ -81,18 +126,52 @@ CASES: dict[str, Callable[[], Case]] = {
     "timm-clip": lambda: _timm("vit_base_patch16_clip_224", num_classes=24),
     "timm-dinov2-registers": lambda: _timm("vit_small_patch14_reg4_dinov2"),
     "timm-average-pool": lambda: _timm("vit_base_patch16_224", global_pool="avg", class_token=False, num_classes=0),
+    "timm-eva02": lambda: _eva("eva02_base_patch16_clip_224"),
+    "timm-dinov3": lambda: _eva("vit_small_plus_patch16_dinov3"),
     "timm-siglip": lambda: _timm("vit_base_patch16_siglip_224", num_classes=0),
+    "open_clip-siglip": lambda: _open_clip_timm("vit_base_patch16_siglip_224", timm_pool="map", timm_proj="none"),
+    "open_clip-coca": _coca,
     "open_clip-attention-pool": lambda: _open_clip(False, attentional_pool=True, attn_pooler_queries=4),
 }
+
+
+ROTARY: dict[str, Callable[[], Case]] = {
+    "timm-eva02": CASES["timm-eva02"],
+    "timm-dinov3": CASES["timm-dinov3"],
+    "timm-pe": lambda: _eva("vit_pe_core_tiny_patch16_384"),
+    "timm-mixed-rope": lambda: _eva("vit_small_patch16_rope_mixed_224"),
+}
+
+
+def _made(make: Callable[[], Case]) -> Case:
+    torch.manual_seed(0)
+    made = make()
+    made.model.eval().requires_grad_(False)
+    return made
 
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     """Every kind of model, small, with random weights."""
-    torch.manual_seed(0)
-    made = CASES[request.param]()
-    made.model.eval().requires_grad_(False)
-    return made
+    return _made(CASES[request.param])
+
+
+@pytest.fixture(params=ROTARY)
+def rotary_case(request: pytest.FixtureRequest) -> Case:
+    """Models whose blocks rotate queries and keys."""
+    return _made(ROTARY[request.param])
+
+
+@pytest.fixture
+def coca() -> Case:
+    """A small CoCa."""
+    return _made(_coca)
+
+
+@pytest.fixture
+def on_timm() -> Callable[..., Case]:
+    """Makes a CLIP of open_clip from the name of a timm model, and open_clip's options."""
+    return lambda name, **vision: _made(partial(_open_clip_timm, name, **vision))
 
 
 @pytest.fixture

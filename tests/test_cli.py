@@ -482,6 +482,25 @@ def test_choose_needs_no_new_fit(run, mistake, tmp_path):
     assert "captioned images" in mistake(*job, "--budget", "0.5 recall")
 
 
+def test_a_method_goes_wherever_a_pruner_does(run, mistake, tmp_path):
+    few = ["--limit", "4"]
+    common = ["--methods", "tome", "--keep", "0.5", "--timing_batch", "0", "--out", tmp_path / "evaluate"]
+    status, out, _ = run("evaluate", "demo", "demo:test", "--pruner", "cls-attention", "tome", *common, *few)
+    assert status == 0
+    rows = json.loads((tmp_path / "evaluate/results.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["dense", "tome", "cls-attention"]
+    timed = ["--batches", "1", "--repeats", "1", "--seconds", "0", "--keep", "0.5", "--out", tmp_path / "benchmark"]
+    assert run("benchmark", "demo", "--pruner", "evit", *timed)[0] == 0
+    rows = json.loads((tmp_path / "benchmark/throughput.json").read_text())["rows"]
+    assert [(row["pruner"], row["keep_rate"]) for row in rows] == [("evit", 1.0), ("evit", 0.5)]
+    status, out, _ = run("choose", "cls-attention", "demo:test", "--model", "demo", "--budget", "0.2 cosine", *few)
+    assert status == 0
+    assert re.search(r'patchranking.attach\(model, "cls-attention", schedule=patchranking.Schedule\(\{\d: ', out)
+    assert "give --model" in mistake("choose", "tome", "demo:test")
+    assert "needs no fit" in mistake("tune", "demo", "demo", "--pruner", "tome")
+    assert "attach tome" in mistake("evaluate", "demo", "demo", "--pruner", "low-res")
+
+
 def test_stages_of_a_schedule_score_again(run, mistake, tmp_path):
     job = ["fit", "demo", "demo:train", "--limit", 8, "--objective", "distill", "--steps", 1, "--out", tmp_path]
     job += ["--schedule", "{3: 0.6, 5: 0.5}", "--merge", "false"]

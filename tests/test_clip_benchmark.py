@@ -9,7 +9,7 @@ import tarfile
 import pytest
 import torch
 
-from patchranking import Pruner, load_data, load_model
+from patchranking import Pruner, attach, load_data, load_model
 from patchranking.clip_benchmark import accuracy, load_pruned
 from patchranking.errors import UserError
 from patchranking.prompts.tokens import Prompts
@@ -40,6 +40,15 @@ def test_the_model_prunes_at_the_rate_asked_for(model, pruner, tmp_path):
             texts = loaded.encode_text(tokenizer(["a star.", "a sun."]))
             assert torch.equal(texts, model.text(["a star.", "a sun."]))
             assert transform is not None
+
+
+def test_a_method_needs_no_fit(model):
+    pixels = torch.randn(2, 3, *model.tower.image_size)
+    with torch.inference_mode():
+        for name, rate in (("cls-attention", 0.5), ("tome@0.3", 0.3)):
+            loaded, *_ = load_pruned("demo", name)
+            with attach(model.model, name.partition("@")[0], keep=rate):
+                assert torch.equal(loaded.encode_image(pixels), model.tower(pixels))
 
 
 def test_accuracy_counts_targets_among_the_first():

@@ -9,6 +9,7 @@ Models and images
 
 Pruning
     Pruner                       the artefact: attach it to a model, set its keep rate, save and load it
+    attach                       prune at once, without a fit, by a method such as cls-attention or tome
     detach                       restore a model exactly, also when its pruner is lost
     Predictor                    the tiny network that scores patches
     Schedule                     where patches are dropped and how many stay

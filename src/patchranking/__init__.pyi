@@ -3,6 +3,7 @@ from .data import ImageData, load_data
 from .errors import MissingExtraError, UserError
 from .evaluation.evaluate import EvaluationSettings, evaluate
 from .fitting.fit import FitReport, FitSettings, fit
+from .methods.attach import attach
 from .predictor.networks import Predictor
 from .pruner import Pruner
 from .pruning.attach import detach
@@ -38,6 +39,7 @@ __all__ = [
     "__version__",
     "as_text_tower",
     "as_tower",
+    "attach",
     "demo",
     "detach",
     "evaluate",

@@ -4,7 +4,8 @@
         --dataset cifar10 --output result.json
 
 ``--model`` is a MODEL argument of patchranking, ``--pretrained`` the folder of a pruner and, after ``@``, a keep rate;
-``--pretrained dense`` runs the model as it is. All other options, and what is written, are CLIP_benchmark's.
+``--pretrained cls-attention@0.5`` needs no fit, and ``--pretrained dense`` runs the model as it is. All other options,
+and what is written, are CLIP_benchmark's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from patchranking.errors import UserError
 from patchranking.extras import import_extra
+from patchranking.methods.attach import attach, pruner_or_method
 from patchranking.pruner import Pruner
 from patchranking.pruning.select import check_keep_rate
 from patchranking.towers.load import LoadedModel, load_model
@@ -51,7 +53,7 @@ def load_pruned(
 
     Args:
         model_name: A MODEL argument, e.g. ``open_clip:ViT-B-16/openai``.
-        pretrained: ``FOLDER``, ``FOLDER@KEEP_RATE``, or ``dense``.
+        pretrained: ``FOLDER``, ``FOLDER@KEEP_RATE``, ``METHOD@KEEP_RATE`` or ``dense``.
         cache_dir: Unused; every loader takes it.
         device: Where to put it.
 
@@ -67,7 +69,10 @@ def load_pruned(
         raise UserError(f"CLIP_benchmark needs a text encoder, and '{model_name}' has none: choose a CLIP.")
     if pretrained != "dense":
         folder, _, keep = pretrained.rpartition("@") if "@" in pretrained else (pretrained, "", "")
-        pruner = Pruner.from_pretrained(folder)
+        pruner = pruner_or_method(folder)
+        if not isinstance(pruner, Pruner):
+            attach(loaded.model, pruner.name, _rate(keep or "0.5"))
+            return _Encoders(loaded).eval(), loaded.preprocess, loaded.text.tokenize
         if pruner.tuned in ("text", "both"):
             raise UserError(
                 "CLIP_benchmark writes prompts of its own, and this pruner has tuned text tokens: tune visual ones."

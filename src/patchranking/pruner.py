@@ -93,8 +93,8 @@ class Pruner(nn.Module, ModelHubMixin):
         self.prompts = None if prompts is None else prompts.requires_grad_(False)
         self.base = base
         self.fitted = schedule
-        self.keep = schedule.keep if keep is None else keep
         self._hooks: Hooks | None = None
+        self.keep = schedule.keep if keep is None else keep
 
     @classmethod
     def unfitted(cls, tower: VisionTower, name: str, schedule: Schedule) -> Self:
@@ -105,12 +105,18 @@ class Pruner(nn.Module, ModelHubMixin):
 
     @property
     def keep(self) -> float:
-        """Share of the patches that reaches the end, above 0 and at most 1; may be set at any time, attached or not."""
+        """Share of the patches that reaches the end, above 0 and at most 1; may be set at any time, attached or not.
+
+        Compiled code is kept for four keep rates, half of ``torch._dynamo.config.recompile_limit``; with the next one
+        all is compiled anew.
+        """
         return self._schedule.keep
 
     @keep.setter
     def keep(self, rate: float) -> None:
         self._schedule = self.fitted.at(rate)
+        if self._hooks is not None:
+            self._hooks.runs_at(rate)
 
     @property
     def schedule(self) -> Schedule:
@@ -155,6 +161,7 @@ class Pruner(nn.Module, ModelHubMixin):
         self.to(tower.device)
         steps: dict[int, Reduction] = {block: _Step(self, block) for block in self.reductions()}
         self._hooks = attach_reductions(tower, steps, sized=self.merges)
+        self._hooks.runs_at(self.keep)
         return self
 
     def detach(self) -> None:

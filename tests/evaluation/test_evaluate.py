@@ -15,8 +15,6 @@ from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.methods import METHODS
-from patchranking.methods.batch import Batch
-from patchranking.methods.evit import evit
 from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
 from patchranking.methods.tome import tome_schedule
@@ -182,7 +180,7 @@ def test_stages_and_evit_in_stages_are_measured_as_they_run(loaded, data):
         with pruner.attached(tower):
             cosine = F.cosine_similarity(tower(pixels), full).mean().item()
         merged = F.cosine_similarity(METHODS["tome"].at(tower, schedule, 0)(pixels), full).mean().item()
-        fused = F.cosine_similarity(evit(tower, Batch(tower, pixels), schedule), full).mean().item()
+        fused = F.cosine_similarity(METHODS["evit"].at(tower, schedule, 0)(pixels), full).mean().item()
     assert rows["evit", 0.5]["feature_cosine"] == pytest.approx(fused, abs=1e-5)
     assert rows["tome", 0.5]["feature_cosine"] == pytest.approx(merged, abs=1e-5)
     assert rows["patchranking", 0.5]["feature_cosine"] == pytest.approx(cosine, abs=1e-5)

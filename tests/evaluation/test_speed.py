@@ -11,6 +11,8 @@ from patchranking.evaluation import speed
 from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.memory import peak_activations
 from patchranking.evaluation.speed import SpeedSettings, measure_speed
+from patchranking.methods import METHODS
+from patchranking.methods.attach import attach
 from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
@@ -44,6 +46,14 @@ def test_rows_are_consistent_and_the_model_stays_as_it_was(case):
     assert torch.equal(case.encode(case.pixels), before)
     assert list(case.model.state_dict()) == keys
     assert not any(block._forward_pre_hooks for block in as_tower(case.model).blocks)
+
+
+@pytest.mark.parametrize("case", ["transformers", "timm-siglip"], indirect=True)
+def test_a_method_that_needs_no_fit_is_timed_as_it_is_attached(case):
+    rows = measure_speed(case.model, METHODS["tome"], "tiny", SpeedSettings([0.5], batches=[1], repeats=1, seconds=0))
+    with attach(case.model, "tome", keep=0.5):
+        assert rows[1]["gmacs"] == pytest.approx(count_macs(case.tower, case.pixels[:1]) / 1e9)
+    assert rows[1]["gmacs"] != rows[0]["gmacs"]
 
 
 def test_another_models_pruner_is_refused(case):

@@ -74,3 +74,12 @@ def test_an_error_on_the_way_leaves_the_positions_as_they_were(tower):
     with pytest.raises(TypeError):
         low_res(tower, torch.randn(1, 3, 32, 32), Schedule({0: 0.25}))
     assert torch.equal(tower.position_embedding, before)
+
+
+@torch.inference_mode()
+def test_a_rotary_model_rotates_like_the_patches_under_those_of_the_small_picture(rotary_case, monkeypatch):
+    tower, seen = rotary_case.tower, []
+    run = tower.run
+    monkeypatch.setattr(tower, "run", lambda *given, **named: seen.append(named) or run(*given, **named))
+    low_res(tower, rotary_case.pixels, Schedule({0: 0.25}))
+    assert seen[-1]["positions"].tolist() == [[5, 7, 13, 15]] * 3

@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchranking.errors import UserError
 from patchranking.pruning.attach import attach_reductions, run_reduced
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import dropping, staged
@@ -27,7 +26,9 @@ def numbered(seed=0):
 class NoBlocks:
     """A tower of any depth whose blocks do nothing."""
 
-    def run(self, tokens, start, stop=None, key_bias=None):
+    rotary = False
+
+    def run(self, tokens, start, stop=None, key_bias=None, positions=None):
         return tokens
 
 
@@ -78,10 +79,14 @@ def test_the_schedule_is_asked_at_every_call_and_at_1_tokens_pass_as_they_are():
     assert reduce(tokens, None).tokens.shape[1] == PREFIX + 8
 
 
-def test_another_number_of_patches_is_refused():
-    reduce = staged(lambda: Schedule({0: 0.5}), PATCHES, PREFIX, {0: channel(0)})[0]
-    with pytest.raises(UserError, match="for 16 patches, not 15"):
-        reduce(numbered()[:, :-1], None)
+@pytest.mark.parametrize(("patches", "left"), [(16, (12, 7)), (30, (22, 13)), (3, (2, 1)), (1, (1, 1))])
+def test_of_another_number_of_patches_each_stage_keeps_the_same_share(patches, left):
+    """12 of 16, then 7 of 12."""
+    stages = staged(lambda: Schedule({0: 0.75, 1: 0.45}), PATCHES, PREFIX, {0: channel(0)})
+    tokens = torch.randn(2, PREFIX + patches, 4)
+    for block, expected in enumerate(left):
+        tokens = stages[block](tokens, None).tokens
+        assert tokens.shape[1] == PREFIX + expected
 
 
 @torch.inference_mode()
@@ -94,7 +99,7 @@ def test_in_a_running_model_stages_equal_gathering_by_hand(case):
     order = tokens[:, prefix:, 0].argsort(dim=1, descending=True, stable=True)
     most, half = schedule.kept(patches).values()
     index = (order[:, :most] + prefix).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-    kept = tower.run(torch.cat([tokens[:, :prefix], tokens.gather(1, index)], 1), 1, 3)
-    expected = tower.pool(tower.run(kept[:, : prefix + half], 3))
+    kept = tower.run(torch.cat([tokens[:, :prefix], tokens.gather(1, index)], 1), 1, 3, positions=order[:, :most])
+    expected = tower.pool(tower.run(kept[:, : prefix + half], 3, positions=order[:, :half]))
     with attach_reductions(tower, staged(lambda: schedule, patches, prefix, {1: first})):
         assert torch.equal(case.encode(case.pixels), expected)

@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import copy
 
+import peft
 import pytest
 import torch
+from torch import nn
 
+from patchranking.errors import UserError
+from patchranking.pruner import Pruner
+from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
-from patchranking.towers.identity import fingerprint, matches
+from patchranking.towers.identity import _places, fingerprint, matches
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -57,3 +62,40 @@ def test_it_is_of_the_patch_embedding_the_last_mlp_and_the_last_norm(case):
     if "norm.weight" in names and "norm.weight" not in weights:
         names = [*names[:2], "fc_norm.weight"]
     assert [id(weight) for weight in case.tower.identity()] == [id(weights[name]) for name in names]
+
+
+def test_places_are_exact_however_long_a_matrix_is():
+    for length in (1792 * 15360, 2**24 + 2, 2**31 + 7):
+        places = _places(length).tolist()
+        assert (places[0], places[-1], len(places)) == (0, length - 1, 32)
+        assert all(place == number * (length - 1) // 31 for number, place in enumerate(places))
+    assert torch.equal(_places(2**24), torch.linspace(0, 2**24 - 1, 32).long())
+
+
+def test_a_quantised_model_is_told_by_what_is_not_quantised(case):
+    pruner = Pruner.unfitted(case.tower, "tiny", Schedule({1: 0.5}))
+    quantised = torch.ao.quantization.quantize_dynamic(case.model, {nn.Linear})
+    tower = as_tower(quantised)
+    assert fingerprint(tower)[32:64] == [None] * 32
+    assert matches(fingerprint(tower), fingerprint(case.tower))
+    with torch.inference_mode(), pruner.attached(quantised):
+        pruned = tower(case.pixels)
+    assert not torch.equal(pruned, tower(case.pixels))
+    with torch.no_grad():
+        tower.identity()[0].mul_(1.05)
+    with pytest.raises(UserError, match="other weights"):
+        pruner.attach(quantised)
+
+
+def test_without_a_weight_as_it_was_a_model_is_refused(tower, monkeypatch):
+    monkeypatch.setattr(type(tower), "identity", lambda _: [torch.zeros(64, dtype=torch.int8)] * 3)
+    with pytest.raises(UserError, match="quantised or sharded"):
+        fingerprint(tower)
+    assert not matches([None, None], [None, 1.0])
+
+
+@pytest.mark.parametrize("case", ["transformers", "timm-clip"], indirect=True)
+def test_adapters_leave_the_fingerprint_of_the_model_under_them(case):
+    before = fingerprint(case.tower)
+    adapted = peft.get_peft_model(case.model, peft.LoraConfig(target_modules=["fc1", "qkv", "q_proj"], r=2))
+    assert fingerprint(as_tower(adapted)) == before

@@ -8,6 +8,7 @@ from typing import Any
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.speed import SpeedSettings, measure_speed
 from patchranking.files import make_folder, write_json
+from patchranking.methods.attach import pruner_or_method
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.seeding import seeded
@@ -30,20 +31,21 @@ def benchmark(
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
         settings: What to time.
         out: Folder for throughput.json.
-        pruner: Folders written by fit or tune; without one, a predictor that has learned nothing, which takes as long.
+        pruner: Folders written by fit or tune, or names of methods that need no fit; without one, a predictor that has
+            learned nothing, which takes as long.
         block: Where patches are dropped when no pruner is given.
         device: cpu, cuda, cuda:1, mps, ...
     """
-    artefacts = {str(folder): Pruner.from_pretrained(folder) for folder in pruner}
+    given = {str(one): pruner_or_method(one) for one in pruner}
     loaded = load_model(model, device)
     tower = loaded.tower
-    if not artefacts:
+    if not given:
         with seeded(settings.seed):
-            artefacts["not fitted"] = Pruner.unfitted(tower, model, Schedule({block: 0.5}))
+            given["not fitted"] = Pruner.unfitted(tower, model, Schedule({block: 0.5}))
     folder = make_folder(out)
     rows: list[dict[str, Any]] = []
-    for name, artefact in artefacts.items():
-        found = measure_speed(loaded.model, artefact.to(tower.device), model, settings)
+    for name, one in given.items():
+        found = measure_speed(loaded.model, one.to(tower.device) if isinstance(one, Pruner) else one, model, settings)
         rows += [row | {"pruner": name} for row in found]
     parameters = sum(weight.numel() for weight in tower.module.parameters())
     results = {"environment": environment(tower.device), "parameters": parameters, "rows": rows}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from patchranking.evaluation.evaluate import EvaluationSettings
 from patchranking.evaluation.evaluate import evaluate as run_evaluation
 from patchranking.evaluation.rows import comparable
 from patchranking.files import make_folder, write_json
+from patchranking.methods.attach import pruner_or_method
 from patchranking.pruner import Pruner
 from patchranking.report.page import write_report
 from patchranking.report.text import model_name
@@ -44,13 +46,17 @@ def evaluate(
             of captions (.tsv, .csv, .json).
         settings: What to compare.
         out: Folder for results.json and report.html.
-        pruner: Folders written by fit and tune: one not tuned, and at most one of each kind of tokens.
+        pruner: Folders written by fit and tune: one not tuned, and at most one of each kind of tokens; and names of
+            methods that need no fit, which join those of --methods.
         templates: Prompt templates with one {}; the data set's own when omitted.
         classes: All classes, the first half of them (base), or the second (new).
         limit: Maximum number of images, drawn by seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
-    artefacts = [Pruner.from_pretrained(folder) for folder in pruner]
+    given = [pruner_or_method(one) for one in pruner]
+    artefacts = [one for one in given if isinstance(one, Pruner)]
+    more = [one.name for one in given if not isinstance(one, Pruner)]
+    settings = replace(settings, methods=list(dict.fromkeys([*settings.methods, *more])))
     loaded = load_model(model, device)
     images = of_classes(load_data(data, limit, settings.seed), classes)
     if templates:

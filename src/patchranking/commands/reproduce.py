@@ -14,7 +14,7 @@ from patchranking.evaluation.reproduce import Job, TableName
 from patchranking.evaluation.reproduce import reproduce as reproduce_table
 from patchranking.files import as_file_name, make_folder, write_json
 from patchranking.fitting.fit import FitSettings
-from patchranking.pruner import Pruner
+from patchranking.methods.attach import fitted_pruner
 from patchranking.towers.load import load_model
 from patchranking.tuning.tune import TuneSettings
 
@@ -62,7 +62,7 @@ def reproduce(
         raise UserError(f"Give one --train for each of --data, in the same order: {len(data)}, not {len(train)}.")
     if not train and {name.partition(":")[0] for name in data} == {"demo"}:
         train = ["demo:train"] * len(data)
-    fitted = None if pruner is None else Pruner.from_pretrained(pruner)
+    fitted = None if pruner is None else fitted_pruner(pruner)
     loaded, folder = load_model(model, device), make_folder(out)
     fitting = FitSettings("both" if steps else "imitate", ranked=ranked, steps=steps, seed=seed)
     tuning = TuneSettings(num_tokens=num_tokens, epochs=epochs, learning_rate=learning_rate, augment=augment)

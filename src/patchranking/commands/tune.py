@@ -7,7 +7,7 @@ from pathlib import Path
 
 from patchranking.commands.common import print_left_out, print_skipped
 from patchranking.data import ClassesName, load_data, of_classes
-from patchranking.pruner import Pruner
+from patchranking.methods.attach import fitted_pruner
 from patchranking.towers.load import load_model
 from patchranking.tuning.tune import TuneSettings
 from patchranking.tuning.tune import tune as tune_tokens
@@ -40,7 +40,7 @@ def tune(
         limit: Maximum number of images, drawn by seed, of which shots are drawn.
         device: cpu, cuda, cuda:1, mps, ...
     """
-    artefact = Pruner.from_pretrained(pruner).untuned
+    artefact = fitted_pruner(pruner).untuned
     if keep is not None:
         artefact.keep = keep
     loaded = load_model(model, device)

@@ -13,7 +13,9 @@ from patchranking.errors import UserError
 from patchranking.evaluation.cost import images_per_second, noise
 from patchranking.evaluation.rows import caption_features, dense_neighbours, index_measures, recalls
 from patchranking.methods import PatchRanking
+from patchranking.methods.attach import check_class_token
 from patchranking.methods.measure import measure
+from patchranking.methods.method import Attachable, Method
 from patchranking.methods.tally import DENSE
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import analytic_macs
@@ -115,7 +117,7 @@ class OperatingPoint:
 def measure_curve(
     model: LoadedModel,
     data: ImageData,
-    pruner: Pruner,
+    pruner: Pruner | Attachable,
     rates: Sequence[float] = _RATES,
     timing_batch: int = 0,
     batch_size: int = 32,
@@ -127,7 +129,7 @@ def measure_curve(
     Args:
         model: The model the pruner was fitted to.
         data: Images that the fit has not seen; labelled for points.
-        pruner: The pruner; it stays as it is.
+        pruner: The pruner, which stays as it is, or a method that needs no fit.
         rates: Keep rates.
         timing_batch: Images per batch when timing; 0 leaves timing out.
         batch_size: Images per batch otherwise.
@@ -140,13 +142,18 @@ def measure_curve(
     Raises:
         UserError: If the pruner belongs to another model, or no image can be read.
     """
-    tower, first = model.tower, pruner.fitted.block
-    pruner.base.check(tower)
-    every_second = list(range(first, tower.depth, _BLOCKS_BETWEEN_STAGES))
-    shapes = {tuple(blocks): blocks for blocks in (list(pruner.fitted.stages), [first], every_second)}
+    tower = model.tower
+    method: Method
+    if isinstance(pruner, Pruner):
+        pruner.base.check(tower)
+        own, method = pruner.fitted, PatchRanking(pruner.untuned)
+    else:
+        check_class_token(pruner, tower)
+        own, method = Schedule.default(tower.depth, 0.5), pruner
+    every_second = list(range(own.block, tower.depth, _BLOCKS_BETWEEN_STAGES))
+    shapes = {tuple(blocks): blocks for blocks in (list(own.stages), [own.block], every_second)}
     schedules = [Schedule.spread(blocks, rate) for blocks in shapes.values() for rate in rates]
-    method = PatchRanking(pruner.untuned)
-    encodings = {schedule: method.at(tower, schedule) for schedule in schedules}
+    encodings = {schedule: method.at(tower, schedule, 0) for schedule in schedules}
     index = frozenset(sample(len(data), _INDEX_IMAGES, 0)) if indexed else frozenset[int]()
     tally = measure(model, data, encodings, indexed=index, batch_size=batch_size)
     if skipped is not None:
@@ -174,14 +181,14 @@ def measure_curve(
 
 
 def find_point(
-    model: LoadedModel, data: ImageData, pruner: Pruner, budget: Budget
+    model: LoadedModel, data: ImageData, pruner: Pruner | Attachable, budget: Budget
 ) -> tuple[OperatingPoint, dict[str, str]]:
     """Measures a pruner's curve and chooses from it.
 
     Args:
         model: The model the pruner was fitted to.
         data: Images that the fit has not seen.
-        pruner: The pruner; it stays as it is.
+        pruner: The pruner, which stays as it is, or a method that needs no fit.
         budget: The budget; a time is that of one image.
 
     Returns:

@@ -18,6 +18,7 @@ from patchranking.evaluation.examples import Example, examples, farthest
 from patchranking.evaluation.recommend import recommend, spotlight
 from patchranking.evaluation.rows import Entry, rows_of
 from patchranking.methods import Dense, PatchRanking, named
+from patchranking.methods.attach import check_class_token
 from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
 from patchranking.methods.tally import DENSE
@@ -91,12 +92,14 @@ def evaluate(
         The content of results.json, and the examples of the report, the worst ones first.
 
     Raises:
-        UserError: If two pruners are of a kind, one is another model's, tuned tokens do not fit the classes, no image
-            can be read, or ``progress`` is that of another evaluation.
+        UserError: If two pruners are of a kind, one is another model's, a method needs a class token and there is none,
+            tuned tokens do not fit the classes, no image can be read, or ``progress`` is that of another evaluation.
     """
     own = _pruners(model, data, pruners)
     reference = schedule or (own[0].pruner.fitted if own else Schedule({3: 0.6}))
     reference.check(model.tower)
+    for method in named(settings.methods):
+        check_class_token(method, model.tower)
     order = np.random.default_rng(settings.seed).permutation(len(data)).tolist()
     oracle_images = frozenset(order[: settings.golden_images])
     entries = _entries(model, own, reference, settings, oracle_images)

@@ -16,6 +16,8 @@ from tqdm import tqdm
 from patchranking.errors import UserError, check_numbers
 from patchranking.evaluation.cost import count_macs, noise, time_in_turn
 from patchranking.evaluation.memory import peak_activations
+from patchranking.methods.attach import attach
+from patchranking.methods.method import Attachable
 from patchranking.pruner import Pruner
 from patchranking.pruning.attach import detach
 from patchranking.pruning.select import check_keep_rate
@@ -60,14 +62,16 @@ class SpeedSettings:
             raise UserError("A batch has 1 image or more: give --batches 1 8 32, for example.")
 
 
-def measure_speed(model: nn.Module, pruner: Pruner, name: str, settings: SpeedSettings) -> list[dict[str, Any]]:
+def measure_speed(
+    model: nn.Module, pruner: Pruner | Attachable, name: str, settings: SpeedSettings
+) -> list[dict[str, Any]]:
     """Times the dense and the pruned model in alternation, on random pictures.
 
     Time does not depend on what the predictor has learnt or the pictures show.
 
     Args:
         model: The model, from any supported library.
-        pruner: Fitted to it.
+        pruner: Fitted to it, or a method that needs no fit.
         name: For the rows.
         settings: What to time.
 
@@ -80,7 +84,8 @@ def measure_speed(model: nn.Module, pruner: Pruner, name: str, settings: SpeedSe
         UserError: If the pruner is another model's, a batch does not fit into memory, or compiled encoders do not give
             the features that they give in eager mode.
     """
-    pruner.base.check(as_tower(model))
+    if isinstance(pruner, Pruner):
+        pruner.base.check(as_tower(model))
     rows: list[dict[str, Any]] = []
     plans = [(backend, precision) for precision in settings.precisions for backend in settings.backends]
     with tqdm(total=len(plans) * len(settings.batches), desc="time", unit="batch size") as bar:
@@ -96,7 +101,7 @@ def measure_speed(model: nn.Module, pruner: Pruner, name: str, settings: SpeedSe
 
 
 def _encoders(
-    model: nn.Module, pruner: Pruner, settings: SpeedSettings, dtype: torch.dtype
+    model: nn.Module, pruner: Pruner | Attachable, settings: SpeedSettings, dtype: torch.dtype
 ) -> tuple[dict[float, Encoder], dict[float, float]]:
     """Encoders by keep rate, each with hooks of its own on shared weights; and their MACs."""
     base = copy.deepcopy(model).to(dtype)
@@ -107,8 +112,11 @@ def _encoders(
     for rate in (1.0, *(rate for rate in settings.keep if rate < 1)):
         tower = as_tower(copy.deepcopy(base, dict(shared)))
         if rate < 1:
-            own = copy.deepcopy(pruner.at(rate))
-            own.to(dtype).attach(tower)
+            if isinstance(pruner, Pruner):
+                own = copy.deepcopy(pruner.at(rate))
+                own.to(dtype).attach(tower)
+            else:
+                attach(tower, pruner.name, rate)
         macs[rate] = count_macs(tower, torch.zeros(1, 3, *tower.image_size, dtype=dtype, device=tower.device))
         encoders[rate] = tower
     return encoders, macs

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor
 
-from patchranking.methods.method import Encoded, Encoding, Method
+from patchranking.methods.method import BetweenHalves
+from patchranking.pruning.inside import Inside, Left
 from patchranking.pruning.merge import Matching, merge
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
+from patchranking.towers.base import Attended
 
 __all__ = ["Merging"]
 
 
-class Merging(Method):
-    """Merges patches between the attention and the MLP of every block, with the MACs of the reference."""
+class Merging(BetweenHalves):
+    """Merges patches between the attention and the MLP of every block, with the MACs of the reference.
+
+    Attention is proportional: a key counts by its size (Bolya et al., 2023, Eq. 1).
+    """
 
     @abstractmethod
     def schedule(self, tower: VisionTower, reference: Schedule) -> Schedule:
@@ -31,29 +37,34 @@ class Merging(Method):
             passed: Share of the blocks that have run before.
         """
 
-    def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
-        own = self.schedule(tower, schedule)
-        return Encoding(tower, own, lambda batch: Encoded(self.encode(tower, batch.entering(0), own)), inside=True)
-
-    def encode(self, tower: VisionTower, tokens: Tensor, schedule: Schedule) -> Tensor:
-        """Features under merging, with proportional attention: a key counts by its size (Bolya et al., 2023, Eq. 1).
+    def reductions(self, tower: VisionTower, schedule: Schedule) -> dict[int, Inside]:
+        """Block -> what merges inside it, for every block.
 
         Args:
             tower: The image encoder.
-            tokens: Tokens that enter block 0, ``(batch, prefix + patches, width)``.
             schedule: Patches left inside blocks, in each at least half of those that enter it.
-
-        Returns:
-            ``(batch, features)``.
         """
         counts, prefix = schedule.kept(tower.num_patches), tower.num_prefix_tokens
-        sizes = None
-        for block in range(tower.depth):
-            attended = tower.attend(tokens, block, None if sizes is None else sizes.log())
-            tokens, patches = attended.tokens, tokens.shape[1] - prefix
-            if (merged := patches - counts.get(block, patches)) > 0:
+
+        def inside(block: int) -> Inside:
+            def reduce(attended: Attended, sizes: Tensor | None) -> Left:
+                tokens, patches = attended.tokens, attended.tokens.shape[1] - prefix
+                merged = patches - counts.get(block, patches)
+                if merged <= 0:
+                    return Left(tokens, None, sizes)
                 sizes = tokens.new_ones(tokens.shape[:2]) if sizes is None else sizes
                 matching = self.match(attended.keys.mean(1)[:, prefix:], merged, block / tower.depth)
                 tokens, sizes = merge(tokens, sizes, matching, prefix)
-            tokens = tower.feed_forward(tokens, block)
-        return tower.pool(tokens, gates=None if sizes is None else sizes[:, prefix:])
+                return Left(tokens, matching.stays, sizes, _into(matching, patches))
+
+            return reduce
+
+        return {block: inside(block) for block in range(tower.depth)}
+
+
+def _into(matching: Matching, patches: int) -> Tensor:
+    """For every patch before merging, its place after it, ``(batch, patches)``."""
+    stays = matching.stays
+    places = torch.arange(stays.shape[1], device=stays.device).expand_as(stays)
+    into = stays.new_zeros(len(stays), patches).scatter(1, stays, places)
+    return into.scatter(1, matching.sources, into.gather(1, matching.targets))

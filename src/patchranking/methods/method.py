@@ -12,11 +12,22 @@ from torch import Tensor
 from patchranking.methods.batch import Batch
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.attach import Reduction, Scorer, run_reduced
+from patchranking.pruning.inside import Inside, run_inside
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import by_scores
 from patchranking.towers import VisionTower
 
-__all__ = ["Dropping", "Encoded", "Encoding", "Method", "Style", "by_importance", "reducing"]
+__all__ = [
+    "Attachable",
+    "BetweenHalves",
+    "Dropping",
+    "Encoded",
+    "Encoding",
+    "Method",
+    "Style",
+    "by_importance",
+    "reducing",
+]
 
 
 @dataclass(frozen=True)
@@ -106,10 +117,12 @@ class Method(ABC):
         shown: Whether the patches that it keeps are worth a look in the report.
         tuned: Which tokens are tuned: ``none``, ``text``, ``visual`` or ``both``.
         prompts: The tuned tokens.
+        needs_class_token: Whether it reads the attention of a class token.
     """
 
     name: str
     style: Style
+    needs_class_token: bool = False
     oracle: bool = False
     shown: bool = False
     tuned: str = "none"
@@ -127,11 +140,28 @@ class Method(ABC):
         """
 
 
-class Dropping(Method):
+class Attachable(Method):
+    """A method that also runs by hooks inside the library's own model.
+
+    Attributes:
+        inside: Whether its steps go between the attention and the MLP of blocks, not before blocks.
+    """
+
+    inside: bool = False
+
+    @abstractmethod
+    def steps(
+        self, tower: VisionTower, schedule: Schedule, seed: int
+    ) -> Mapping[int, Reduction] | Mapping[int, Inside]:
+        """Block -> what happens there; nothing where all patches stay. Arguments as in ``at``."""
+
+
+class Dropping(Attachable):
     """Drops the patches that a scorer puts last, and leaves the others as they are.
 
     Attributes:
-        rescore: Whether every stage scores again; otherwise patches go by the scores of the first.
+        rescore: Whether every stage scores again, except in rotary models; otherwise patches go by the scores of the
+            first.
     """
 
     rescore: bool = False
@@ -140,7 +170,42 @@ class Dropping(Method):
     def scorer(self, tower: VisionTower, block: int, seed: int) -> Scorer:
         """What scores the tokens that enter a block."""
 
+    def steps(self, tower: VisionTower, schedule: Schedule, seed: int) -> dict[int, Reduction]:
+        blocks = list(schedule.stages) if self.rescore and not tower.rotary else [schedule.block]
+        return by_scores(tower, schedule, {block: self.scorer(tower, block, seed) for block in blocks})
+
     def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
-        blocks = list(schedule.stages) if self.rescore else [schedule.block]
-        scorers = {block: self.scorer(tower, block, seed) for block in blocks}
-        return reducing(tower, schedule, by_scores(tower, schedule, scorers))
+        return reducing(tower, schedule, self.steps(tower, schedule, seed))
+
+
+class BetweenHalves(Attachable):
+    """Reduces tokens between the attention and the MLP of blocks."""
+
+    inside = True
+
+    def schedule(self, tower: VisionTower, reference: Schedule) -> Schedule:
+        """Patches that the MLPs of blocks see, as shares of all: those of the reference, unless the method has its own.
+
+        One that has takes the MACs of the reference.
+        """
+        return reference
+
+    @abstractmethod
+    def reductions(self, tower: VisionTower, schedule: Schedule) -> dict[int, Inside]:
+        """Block -> what happens inside it on the method's own schedule."""
+
+    def steps(self, tower: VisionTower, schedule: Schedule, seed: int) -> dict[int, Inside]:
+        return {} if schedule.keep == 1 else self.reductions(tower, self.schedule(tower, schedule))
+
+    def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
+        own = self.schedule(tower, schedule)
+
+        def run(batch: Batch) -> Encoded:
+            return Encoded(self.encode(tower, batch.entering(own.block), own, own.block))
+
+        return Encoding(tower, own, run, inside=True)
+
+    def encode(self, tower: VisionTower, tokens: Tensor, schedule: Schedule, start: int = 0) -> Tensor:
+        """Features ``(batch, features)`` of tokens that enter block ``start``, on the method's own schedule."""
+        left = run_inside(tower, tokens, start, self.reductions(tower, schedule))
+        return tower.pool(left.tokens, gates=None if left.sizes is None else left.sizes[:, tower.num_prefix_tokens :])

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 
 from patchranking.methods.batch import Batch
-from patchranking.methods.method import Encoding, Method, Style, by_importance
+from patchranking.methods.method import Attachable, Encoding, Style, by_importance
+from patchranking.pruning.attach import Reduction
 from patchranking.pruning.schedule import Schedule
+from patchranking.pruning.stages import by_scores
 from patchranking.towers import VisionTower
 
 __all__ = ["Random", "random_importance"]
 
 
-class Random(Method):
-    """Uniform scores."""
+class Random(Attachable):
+    """Uniform scores, of every image its own; attached, where images have no numbers, all have those of the first."""
 
     name = "random"
     style = Style("#8d939e", "d")
@@ -27,6 +29,10 @@ class Random(Method):
             return random_importance(tower.num_patches, batch.images, seed).to(tower.device)
 
         return Encoding(tower, schedule, by_importance(tower, schedule, importance))
+
+    def steps(self, tower: VisionTower, schedule: Schedule, seed: int) -> dict[int, Reduction]:
+        drawn = random_importance(tower.num_patches, [0], seed)
+        return by_scores(tower, schedule, {schedule.block: lambda t: drawn.to(t.device).expand(len(t), -1)})
 
 
 def random_importance(patches: int, images: Iterable[int], seed: int) -> Tensor:

@@ -12,10 +12,21 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from patchranking.errors import UserError
-from patchranking.towers import VisionTower
+from patchranking.pruning.grid import check_grid, watch_hidden_states
+from patchranking.towers import VisionTower, as_tower
 from patchranking.towers.hooks import TokenHook, token_hooks
 
-__all__ = ["Hooks", "Reduced", "Reduction", "Scorer", "attach_reductions", "detach", "run_reduced"]
+__all__ = [
+    "Hooks",
+    "Reduced",
+    "Reduction",
+    "Scorer",
+    "attach_reductions",
+    "composed",
+    "detach",
+    "in_backward",
+    "run_reduced",
+]
 
 Scorer = Callable[[Tensor], Tensor]
 """Maps tokens ``(batch, prefix + patches, width)`` to importance ``(batch, patches)``, higher = keep."""
@@ -27,7 +38,7 @@ class Reduced(NamedTuple):
     Attributes:
         tokens: The tokens that go on, ``(batch, tokens, width)``.
         keep_indices: Which of the patches that came are kept, ``(batch, kept)``, in the order in which they go on;
-            None where all are, or where patches were mixed.
+            None where all are, or where patches were mixed. One that others merged into is kept where it was.
         sizes: How many patches each token stands for, ``(batch, tokens)``; None where each stands for itself.
     """
 
@@ -45,11 +56,24 @@ class Hooks:
 
     def __init__(self, handles: list[RemovableHandle]) -> None:
         self._handles = handles
+        self._compiled_for = set[float]()
+        _forget_compiled()
 
     @property
     def on(self) -> bool:
         """Whether any of them still is on a model that is alive."""
         return any(handle.id in (handle.hooks_dict_ref() or ()) for handle in self._handles)
+
+    def runs_at(self, keep: float) -> None:
+        """Has compiled code forgotten when it is of too many keep rates, at which PyTorch would refuse to compile.
+
+        It takes as many versions of a function as ``torch._dynamo.config.recompile_limit`` says; half of them are for
+        keep rates, and leave two of each for batches of one size and of others.
+        """
+        self._compiled_for.add(keep)
+        if "torch._dynamo" in sys.modules and len(self._compiled_for) > torch._dynamo.config.recompile_limit // 2:
+            self._compiled_for = {keep}
+            _forget_compiled()
 
     def close(self) -> None:
         """Takes them off."""
@@ -77,19 +101,18 @@ def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction], s
         reductions: Block index -> reduction; the tower's depth stands for "after the last block".
         sized: Whether tokens may come to stand for several patches. In every block from the first reduction on, the
             logarithm of its size is then added to the attention logits towards a token, through the mask argument of
-            the library.
+            the library. In a rotary model every block from there on gets the rotations of the patches that are left.
 
     Returns:
         The hooks; their ``close()`` restores the model.
     """
     stream, first = _Stream(), min(reductions)
-    handles = []
-    for block in range(first, tower.depth) if sized else [block for block in reductions if block < tower.depth]:
-        hook = _Before(reductions.get(block), stream, block == first, tower if sized else None)
+    follows, handles = sized or tower.rotary, watch_hidden_states(tower)
+    for block in range(first, tower.depth) if follows else [block for block in reductions if block < tower.depth]:
+        hook = _Before(reductions.get(block), stream, block == first, tower if follows else None)
         handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))
     if tower.depth in reductions:
         handles.append(tower.blocks[-1].register_forward_hook(_After(reductions[tower.depth], stream)))
-    _forget_compiled()
     return Hooks(handles)
 
 
@@ -99,7 +122,8 @@ def detach(model: nn.Module | VisionTower) -> None:
     Args:
         model: Any module; copies of attached models and wrappers of them too. One that is not pruned stays as it is.
     """
-    for places, key in list(token_hooks(model.module if isinstance(model, VisionTower) else model)):
+    part = model if isinstance(model, nn.Module) else as_tower(model).module
+    for places, key in list(token_hooks(part)):
         for hooks in places:
             hooks.pop(key, None)
     _forget_compiled()
@@ -115,6 +139,7 @@ class _Stream(threading.local):
     """What goes along with the tokens from hook to hook, in each thread for itself."""
 
     sizes: Tensor | None = None
+    positions: Tensor | None = None
 
     def __reduce__(self) -> tuple[type[_Stream], tuple[()]]:
         return type(self), ()
@@ -130,16 +155,20 @@ class _Hook(TokenHook):
         if self.reduce is None:
             return tokens
         with torch.set_grad_enabled(torch.is_grad_enabled() and tokens.requires_grad):
-            tokens, _, self.stream.sizes = self.reduce(tokens, self.stream.sizes)
-        return tokens
+            reduced, chosen, self.stream.sizes = self.reduce(tokens, self.stream.sizes)
+        self.stream.positions = composed(self.stream.positions, chosen)
+        if reduced.shape[1] < tokens.shape[1]:
+            check_grid()
+        return reduced
 
 
-def _in_backward() -> bool:
+def in_backward() -> bool:
+    """Whether a backward pass is running, as gradient checkpointing does when it runs blocks again."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class _Before(_Hook):
-    """Reduces the tokens that enter a block; with a tower, attention in the block counts them by their sizes."""
+    """Reduces the tokens that enter a block; with a tower, the block is told their sizes and positions."""
 
     def __init__(self, reduce: Reduction | None, stream: _Stream, first: bool, tower: VisionTower | None) -> None:
         super().__init__(reduce, stream)
@@ -149,17 +178,19 @@ class _Before(_Hook):
         self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self.first:
-            self.stream.sizes = None
-        elif self.tower is not None and _in_backward():
+            self.stream.sizes = self.stream.positions = None
+        elif self.tower is not None and in_backward():
             raise UserError(
-                "Gradient checkpointing runs blocks again one by one, and a pruner that merges patches needs them in a "
-                "row: switch checkpointing off, or fit with --merge false."
+                "Gradient checkpointing runs blocks again one by one, and here pruning needs them in a row: switch "
+                "checkpointing off" + ("." if self.tower.rotary else ", or fit with --merge false.")
             )
         tokens = self.reduced(inputs[0])
-        if self.tower is None or self.stream.sizes is None:
+        if self.tower is None:
             return (tokens, *inputs[1:]), named
-        masked = self.tower.mask_arguments(tokens, _bias(self.stream.sizes, tokens))
-        return (tokens,), named | masked
+        named = named | self.tower.turns_at(named, tokens, self.stream.positions)
+        if self.stream.sizes is None:
+            return (tokens, *inputs[1:]), named
+        return (tokens,), named | self.tower.mask_arguments(tokens, _bias(self.stream.sizes, tokens))
 
 
 class _After(_Hook):
@@ -184,13 +215,20 @@ def run_reduced(
     Returns:
         The tokens after block ``stop - 1``, and which patches of those in ``tokens`` are kept.
     """
-    keep_indices = sizes = None
+    everywhere = torch.arange(tower.num_patches, device=tokens.device).expand(len(tokens), -1) if tower.rotary else None
+    keep_indices, sizes, positions = None, None, everywhere
     for block, reduce in sorted(reductions.items()):
-        tokens, chosen, sizes = reduce(tower.run(tokens, start, block, _bias(sizes, tokens)), sizes)
-        if chosen is not None:
-            keep_indices = chosen if keep_indices is None else keep_indices.gather(1, chosen)
-        start = block
-    return Reduced(tower.run(tokens, start, stop, _bias(sizes, tokens)), keep_indices, sizes)
+        tokens, chosen, sizes = reduce(tower.run(tokens, start, block, _bias(sizes, tokens), positions), sizes)
+        keep_indices, start = composed(keep_indices, chosen), block
+        positions = everywhere if keep_indices is None else keep_indices
+    return Reduced(tower.run(tokens, start, stop, _bias(sizes, tokens), positions), keep_indices, sizes)
+
+
+def composed(earlier: Tensor | None, chosen: Tensor | None) -> Tensor | None:
+    """Which patches are left of all, where some of those were chosen that had been left before."""
+    if earlier is None or chosen is None:
+        return earlier if chosen is None else chosen
+    return earlier.gather(1, chosen)
 
 
 def _bias(sizes: Tensor | None, tokens: Tensor) -> Tensor | None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import zip_longest
 
 import torch
 from torch import Tensor
 
-from patchranking.errors import UserError
 from patchranking.pruning.attach import Reduced, Reduction, Scorer
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import best_first, gather_tokens, top_patches
@@ -49,7 +47,7 @@ def staged(
 
     Args:
         schedule: Gives the current schedule; its blocks stay the same.
-        num_patches: Patches before the first stage.
+        num_patches: Patches before the first stage; of images with more or fewer, stages keep the same shares.
         num_prefix_tokens: Tokens before the patches.
         drops: Block -> what chooses there; the first block needs one.
 
@@ -58,17 +56,17 @@ def staged(
     """
     blocks = list(schedule().stages)
 
-    def stage(block: int, following: int | None) -> Reduction:
-        drop, first = drops.get(block), block == blocks[0]
+    def stage(earlier: int | None, block: int, following: int | None) -> Reduction:
+        drop = drops.get(block)
         choose = top_patches if following is None or following in drops else best_first
 
         def reduce(tokens: Tensor, sizes: Tensor | None) -> Reduced:
-            patches = tokens.shape[1] - num_prefix_tokens
-            if first and patches != num_patches:
-                raise UserError(f"This pruner is for {num_patches} patches, not {patches}: fit one per image size.")
             if schedule().keep == 1:
                 return Reduced(tokens, None, sizes)
-            count = schedule().kept(num_patches)[block]
+            counts, patches = schedule().kept(num_patches), tokens.shape[1] - num_prefix_tokens
+            count, expected = counts[block], num_patches if earlier is None else counts[earlier]
+            if patches != expected:
+                count = max(1, round(patches * count / expected))
             if drop is not None:
                 return drop(tokens, count, choose, sizes)
             first_ones, left = torch.arange(count, device=tokens.device), num_prefix_tokens + count
@@ -77,7 +75,8 @@ def staged(
 
         return reduce
 
-    return {block: stage(block, following) for block, following in zip_longest(blocks, blocks[1:])}
+    around = zip([None, *blocks], blocks, [*blocks[1:], None], strict=False)
+    return {block: stage(earlier, block, following) for earlier, block, following in around}
 
 
 def by_scores(tower: VisionTower, schedule: Schedule, scorers: Mapping[int, Scorer]) -> dict[int, Reduction]:

@@ -25,7 +25,10 @@ def _views() -> Iterator[ModuleType]:
 
 
 def _unwrapped(model: Any) -> Any:
-    """The model inside torch.compile's, DataParallel's, DistributedDataParallel's and PEFT's wrappers, which share it.
+    """The model inside the wrappers that share it.
+
+    These are torch.compile's, DataParallel's, DistributedDataParallel's and PEFT's, those of transformers around timm,
+    its pipelines, and sentence-transformers' models.
 
     Raises:
         UserError: If a wrapper copies or shards the model.
@@ -43,6 +46,13 @@ def _unwrapped(model: Any) -> Any:
         return _unwrapped(model._orig_mod)
     if "peft" in sys.modules and isinstance(model, sys.modules["peft"].PeftModel):
         return _unwrapped(model.get_base_model())
+    library, names = type(model).__module__.partition(".")[0], {kind.__name__ for kind in type(model).__mro__}
+    if library == "transformers" and names & {"TimmWrapperModel", "TimmWrapperForImageClassification"}:
+        return _unwrapped(model.timm_model)
+    if library == "transformers" and "Pipeline" in names:
+        return _unwrapped(model.model)
+    if library == "sentence_transformers":
+        return next((part for part in model.modules() if type(part).__module__.startswith("transformers.")), model)
     return model
 
 
@@ -54,10 +64,11 @@ def as_tower(model: nn.Module | VisionTower) -> VisionTower:
     """Returns the tower view of a model.
 
     Args:
-        model: An open_clip ``CLIP`` or ``CustomTextCLIP`` (or its ``visual``), a transformers ``CLIPModel`` or
-            ``CLIPVisionModelWithProjection``, a timm ``VisionTransformer``, one of these inside the wrapper of
-            ``torch.compile``, ``DataParallel`` on one device, ``DistributedDataParallel`` or PEFT, or a tower, which is
-            returned as it is.
+        model: An open_clip ``CLIP``, ``CustomTextCLIP`` or ``CoCa`` (or its ``visual``), a transformers ``CLIPModel``
+            or ``CLIPVisionModelWithProjection``, a timm ``VisionTransformer`` or ``Eva``, one of these inside the
+            wrapper of ``torch.compile``, ``DataParallel`` on one device, ``DistributedDataParallel``, PEFT,
+            sentence-transformers, or transformers' ``TimmWrapperModel`` and pipelines, or a tower, which is returned as
+            it is.
 
     Raises:
         UserError: If the model is none of these; where it holds one, the sentence says how to get at it.
@@ -74,9 +85,9 @@ def as_tower(model: nn.Module | VisionTower) -> VisionTower:
                 f"model.get_submodule('{name}'), a {type(part).__name__}."
             )
     raise UserError(
-        f"{type(model).__name__} is not supported: patchranking works on open_clip CLIP and CustomTextCLIP with the "
-        "built-in VisionTransformer, transformers CLIPModel and CLIPVisionModelWithProjection, and timm "
-        "VisionTransformer."
+        f"{type(model).__name__} is not supported: patchranking works on open_clip CLIP, CustomTextCLIP and CoCa with "
+        "a vision transformer, transformers CLIPModel and CLIPVisionModelWithProjection, and timm VisionTransformer "
+        "and Eva."
     )
 
 
@@ -84,7 +95,7 @@ def as_text_tower(model: nn.Module, tokenizer: Callable[..., Any]) -> TextTower:
     """Returns the text side of a model.
 
     Args:
-        model: An open_clip ``CLIP`` or ``CustomTextCLIP``, or a transformers ``CLIPModel``.
+        model: An open_clip ``CLIP``, ``CustomTextCLIP`` or ``CoCa``, or a transformers ``CLIPModel``.
         tokenizer: The one that belongs to it, ``open_clip.get_tokenizer(...)`` or
             ``AutoTokenizer.from_pretrained(...)``.
 
@@ -96,6 +107,6 @@ def as_text_tower(model: nn.Module, tokenizer: Callable[..., Any]) -> TextTower:
         if (tower := getattr(views, "wrap_text", lambda *_: None)(model, tokenizer)) is not None:
             return tower
     raise UserError(
-        f"{type(model).__name__} has no text side that is supported: give an open_clip CLIP or CustomTextCLIP, or a "
-        "transformers CLIPModel."
+        f"{type(model).__name__} has no text side that is supported: give an open_clip CLIP, CustomTextCLIP or CoCa, "
+        "or a transformers CLIPModel."
     )

@@ -15,6 +15,8 @@ __all__ = ["BaseModel", "fingerprint", "matches"]
 
 _SAMPLES = 32
 _TOLERANCE = 2**-7
+_EXACT = 2**24
+"""Whole numbers up to here are exact in float32, by which places were found from the start."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class BaseModel:
         width: Channels of a token.
         depth: Transformer blocks.
         activation: Activation of the MLPs.
-        fingerprint: A few weights of the model.
+        fingerprint: A few weights of the model; None for those of a quantised matrix.
     """
 
     name: str
@@ -39,7 +41,7 @@ class BaseModel:
     width: int
     depth: int
     activation: str
-    fingerprint: list[float]
+    fingerprint: list[float | None]
 
     @classmethod
     def of(cls, tower: VisionTower, name: str) -> Self:
@@ -82,31 +84,47 @@ class BaseModel:
             )
 
 
-def fingerprint(tower: VisionTower) -> list[float]:
+def fingerprint(tower: VisionTower) -> list[float | None]:
     """Samples a few weights: equal for the same weights in any library and, nearly, in any floating type.
 
+    None stands for those of a quantised or sharded matrix, which are not what they were.
+
     Raises:
-        UserError: If these weights are quantised or sharded.
+        UserError: If no weight is as it was.
     """
-    values = []
+    found: list[float | None] = []
     for weight in tower.identity():
-        if type(weight) not in (Tensor, nn.Parameter) or not weight.is_floating_point():
-            raise UserError(
-                "The weights of this model are quantised or sharded, so it cannot be told from others: attach the "
-                "pruner to the model first, and quantise or shard it then."
-            )
-        flat = weight.detach().flatten()
-        values.append(flat[torch.linspace(0, len(flat) - 1, _SAMPLES).long()].float().cpu())
-    return [round(value, 7) for value in torch.cat(values).tolist()]
+        if type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point() and weight.itemsize > 1:
+            flat = weight.detach().flatten()
+            values = flat[_places(len(flat))].float().cpu().tolist()
+            found += [round(value, 7) for value in values]
+        else:
+            found += [None] * _SAMPLES
+    if all(value is None for value in found):
+        raise UserError(
+            "The weights of this model are quantised or sharded, so it cannot be told from others: attach the pruner "
+            "to the model first, and quantise or shard it then."
+        )
+    return found
 
 
-def matches(first: list[float], second: list[float]) -> bool:
-    """Whether two fingerprints agree up to the rounding of bfloat16; what is no fingerprint agrees with none."""
-    if not (_numbers(first) and _numbers(second)):
+def _places(length: int) -> Tensor:
+    """Indices from the first to the last, at equal distances."""
+    if length <= _EXACT:
+        return torch.linspace(0, length - 1, _SAMPLES).long()
+    return torch.tensor([place * (length - 1) // (_SAMPLES - 1) for place in range(_SAMPLES)])
+
+
+def matches(first: list[float | None], second: list[float | None]) -> bool:
+    """Whether two fingerprints agree, where both are known, up to the rounding of bfloat16."""
+    if not (_numbers(first) and _numbers(second)) or len(first) != len(second):
         return False
-    a, b = torch.tensor(first), torch.tensor(second)
-    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=_TOLERANCE, atol=1e-5))
+    known = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    return bool(known) and all(abs(a - b) <= 1e-5 + _TOLERANCE * abs(b) for a, b in known)
 
 
 def _numbers(values: object) -> bool:
-    return isinstance(values, list) and all(isinstance(value, float | int) and abs(value) < 2**63 for value in values)
+    """Whether these are numbers, and None for some of them."""
+    if not isinstance(values, list) or all(value is None for value in values):
+        return False
+    return all(value is None or (isinstance(value, float | int) and abs(value) < 2**63) for value in values)

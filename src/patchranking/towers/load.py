@@ -111,8 +111,12 @@ def _load_open_clip(name: str, rest: str) -> LoadedModel:
     architecture, tag = (rest, None) if ":" in rest else (rest.partition("/")[0], rest.partition("/")[2] or None)
     if tag is None and ":" not in rest:
         raise UserError(f"'{name}' names no weights: give open_clip:NAME/TAG, for example open_clip:ViT-B-16/openai.")
+    from patchranking.towers.open_clip import check_configuration
+
     if rest.startswith("local-dir:"):
         _check_folder(rest.removeprefix("local-dir:"))
+    if (configuration := open_clip.get_model_config(architecture)) is not None:
+        check_configuration(architecture, configuration)
     model, preprocess = open_clip.create_model_from_pretrained(architecture, pretrained=tag)
     text = as_text_tower(model, open_clip.get_tokenizer(architecture))
     shown = open_clip.get_model_preprocess_cfg(model)
@@ -164,6 +168,8 @@ def _quiet(logging: ModuleType) -> Iterator[None]:
 
 def _load_timm(name: str, rest: str) -> LoadedModel:
     timm = _library("timm", "timm")
+    with torch.device("meta"):
+        as_tower(timm.create_model(rest))  # before anything is downloaded
     model = timm.create_model(rest, pretrained=True)
     shown = timm.data.resolve_model_data_config(model)
     preprocess = timm.data.create_transform(**shown, is_training=False)

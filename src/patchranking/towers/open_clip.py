@@ -1,38 +1,77 @@
-"""View of an open_clip image encoder with the built-in vision transformer."""
+"""Views of open_clip's image encoders: the built-in vision transformer, and those of timm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from open_clip import CLIP, CustomTextCLIP
+import torch
+from open_clip import CLIP, CoCa, CustomTextCLIP
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
+from timm import create_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
+from patchranking.towers import timm
 from patchranking.towers.base import VisionTower, activation_name, masked, weighted
 from patchranking.towers.text import TextTower
 
-__all__ = ["OpenClipTower", "wrap", "wrap_text"]
+__all__ = ["OpenClipTower", "check_configuration", "wrap", "wrap_text"]
 
 
-def wrap(model: nn.Module) -> OpenClipTower | None:
-    """Returns a tower for a CLIP (or its ``visual``) whose image side is open_clip's own transformer, else None."""
-    visual = model.visual if isinstance(model, CLIP | CustomTextCLIP) else model
-    return OpenClipTower(visual) if isinstance(visual, VisionTransformer) else None
+def wrap(model: nn.Module) -> VisionTower | None:
+    """Returns a tower for a CLIP, a CoCa or its ``visual``, open_clip's own transformer or one of timm's, else None.
+
+    Raises:
+        UserError: If the image side is anything but a vision transformer.
+    """
+    visual: Any = model.visual if isinstance(model, CLIP | CustomTextCLIP | CoCa) else model
+    if isinstance(visual, VisionTransformer):
+        return OpenClipTower(visual)
+    trunk = visual.trunk if isinstance(visual, TimmModel) else visual
+    if trunk is not visual and (tower := timm.wrap(trunk, visual.head)) is not None:
+        return tower
+    if trunk is not model:
+        raise _unsupported(f"This {type(model).__name__}", type(trunk).__name__)
+    return None
+
+
+def check_configuration(name: str, configuration: Mapping[str, Any]) -> None:
+    """Raises UserError, before any weights are there, where a model would be refused by its configuration.
+
+    Args:
+        name: For the sentence.
+        configuration: As ``open_clip.get_model_config`` returns it.
+    """
+    vision = configuration["vision_cfg"]
+    if trunk := vision.get("timm_model_name"):
+        with torch.device("meta"):
+            model = create_model(trunk)
+        if timm.wrap(model) is None:
+            raise _unsupported(name, type(model).__name__)
+    elif isinstance(vision["layers"], Sequence):
+        raise _unsupported(name, "ModifiedResNet")
+
+
+def _unsupported(model: str, tower: str) -> UserError:
+    return UserError(
+        f"{model} is not supported, its image tower is a {tower}: patchranking needs a vision transformer with one "
+        "grid of absolute or rotary positions, as ViT-B-16, ViT-B-16-SigLIP2 and PE-Core-B-16 have."
+    )
 
 
 def wrap_text(model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> TextTower | None:
-    """Returns the text side of a CLIP with its tokenizer, else None."""
-    if not isinstance(model, CLIP | CustomTextCLIP):
+    """Returns the text side of a CLIP or CoCa with its tokenizer, else None."""
+    if not isinstance(model, CLIP | CustomTextCLIP | CoCa):
         return None
     built_in: Any = model if isinstance(model, CLIP) else model.text
     known = isinstance(built_in, CLIP | TextTransformer)
     return TextTower(
         tokenize=lambda texts: tokenizer(texts).to(model.logit_scale.device),
         encode=lambda ids: model.encode_text(ids, normalize=True),
-        context_length=model.context_length,
+        context_length=built_in.context_length,
         embedding=built_in.token_embedding if known else None,
         blocks=built_in.transformer.resblocks if known else (),
     )
