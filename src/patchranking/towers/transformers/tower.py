@@ -1,0 +1,157 @@
+"""View of the image encoders of Hugging Face transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from patchranking.errors import UserError
+from patchranking.towers.base import VisionTower
+from patchranking.towers.transformers.families import FAMILIES, Kind, kind_of
+
+__all__ = ["Siglip2Tower", "TransformersTower", "wrap"]
+
+_MASKED_ATTENTION = ("eager", "sdpa")
+
+
+def wrap(model: nn.Module) -> TransformersTower | None:
+    """Returns a tower for a model of ``families.CLASSES``, None for anything else.
+
+    Raises:
+        UserError: If the installed transformers builds this class in another way.
+    """
+    kind = kind_of(model)
+    if kind is None:
+        return None
+    try:
+        tower = Siglip2Tower if _model_type(model) == "siglip2" else TransformersTower
+        return tower(model, kind)
+    except AttributeError as error:
+        raise UserError(
+            f"The installed transformers builds {type(model).__name__} in a way that patchranking does not know "
+            f"({error}): install the latest transformers."
+        ) from error
+
+
+def _model_type(model: Any) -> str:
+    return str(model.config.model_type).removesuffix("_vision_model")
+
+
+def _pair(size: int | Iterable[int]) -> tuple[int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+class TransformersTower(VisionTower):
+    """The image side of a transformers model; ``families.CLASSES`` says what its features are.
+
+    ``CLIPModel`` and its like have ``image_embeds``, image encoders their ``pooler_output``, and classifiers, as those
+    of timm, their logits.
+    """
+
+    def __init__(self, model: Any, kind: Kind) -> None:
+        self._parts, self._pool = FAMILIES[_model_type(model)], kind.pool
+        self.module = getattr(model, kind.encoder, model)
+        self.blocks = attrgetter(self._parts.blocks)(self.module)
+        self.norm = attrgetter(self._parts.norm)(self.module)
+        self._head = nn.Identity() if kind.head is None else getattr(model, kind.head)
+        config = self.module.config
+        self.num_prefix_tokens = self._parts.prefix + getattr(config, "num_register_tokens", 0)
+        self.has_class_token = self._parts.prefix > 0
+        self.image_size = self._image_size(config)
+        height, width = _pair(config.patch_size)
+        self.grid = (self.image_size[0] // height, self.image_size[1] // width)
+        self.width = config.hidden_size
+        self.num_heads = config.num_attention_heads
+        self.mlp_width = self.blocks[0].mlp.fc1.out_features
+        self.activation = config.hidden_act
+
+    def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
+        return self._head(self._pool(self, tokens, gates))
+
+    @property
+    def position_embedding(self) -> Tensor:
+        embedding = attrgetter(self._parts.positions)(self.module)
+        weight = embedding.weight if isinstance(embedding, nn.Embedding) else embedding
+        if weight.shape[-2] != self._parts.prefix + self.num_patches:
+            raise UserError("This model fits its positions to the size of the image, which low-res cannot: leave it out.")
+        return weight
+
+    def identity(self) -> Sequence[Tensor]:
+        patches = attrgetter(self._parts.patches)(self.module)
+        return patches.weight, self.blocks[-1].mlp.fc1.weight, self.norm.weight
+
+    def mask_arguments(self, tokens: Tensor, key_bias: Tensor | None) -> dict[str, Tensor | None]:
+        if key_bias is None:
+            return {"attention_mask": None} if self._parts.maskable else {}
+        if not self._parts.maskable:
+            raise UserError(
+                f"The attention of {type(self.module).__name__} takes no mask: rank with the leave-out or the "
+                "iterative search, and fit with --objective imitate --merge false."
+            )
+        kernel = self.module.config._attn_implementation
+        if kernel not in _MASKED_ATTENTION:
+            raise UserError(
+                f"The attention kernel '{kernel}' takes no mask that weighs tokens: load the model with "
+                "attn_implementation='sdpa', or use a pruner fitted with --merge false."
+            )
+        return {"attention_mask": key_bias[:, None, None]}
+
+    def _image_size(self, config: Any) -> tuple[int, int]:
+        return _pair(config.image_size)
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        tokens = self.module.embeddings(pixels)
+        return tokens if self._parts.pre_norm is None else getattr(self.module, self._parts.pre_norm)(tokens)
+
+    def _check_plain(self, block: Any) -> None:
+        """All blocks of these models are alike."""
+
+    def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        if len(self._parts.projections) == 1:
+            queries, keys, _ = self._queries_keys_values(block, tokens)
+            return queries[:, 0], keys
+        query, key, _ = self._projections(block)
+        normed = getattr(block, self._parts.norms[0])(tokens)
+        return self._by_head(query(normed[:, 0])), self._by_head(key(normed))
+
+    def _queries_keys_values(self, block: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+        normed = getattr(block, self._parts.norms[0])(tokens)
+        together = torch.cat([project(normed) for project in self._projections(block)], -1)
+        return tuple(self._by_head(part) for part in together.chunk(3, -1))
+
+    def _projections(self, block: Any) -> list[nn.Linear]:
+        attention = getattr(block, self._parts.attention)
+        return [getattr(attention, name) for name in self._parts.projections]
+
+    def _by_head(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(-1, (self.num_heads, -1))
+
+    def _add_attention(self, block: Any, tokens: Tensor, mixed: Tensor) -> Tensor:
+        attention = getattr(block, self._parts.attention)
+        return tokens + self._passed(block, 0, getattr(attention, self._parts.out)(mixed))
+
+    def _feed_forward(self, block: Any, tokens: Tensor) -> Tensor:
+        return tokens + self._passed(block, 1, block.mlp(getattr(block, self._parts.norms[1])(tokens)))
+
+    def _passed(self, block: Any, half: int, tokens: Tensor) -> Tensor:
+        return reduce(lambda passing, name: getattr(block, name)(passing), self._parts.after[half], tokens)
+
+
+class Siglip2Tower(TransformersTower):
+    """The image side of a SigLIP 2 that takes images of any shape (NaFlex), on the square grid it has positions for."""
+
+    def _image_size(self, config: Any) -> tuple[int, int]:
+        side = int(config.num_patches**0.5) * config.patch_size
+        return side, side
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        height, width = (pixels.shape[2] // self.grid[0], pixels.shape[3] // self.grid[1])
+        patches = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        flat = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+        return self.module.embeddings(flat, torch.tensor(self.grid).expand(len(pixels), -1))
