@@ -229,8 +229,10 @@ class VisionTower(ABC):
         """
 
     def check_gates(self) -> None:
-        """Raises UserError when the model's pooling cannot be gated, before any work is done."""
-        self.pool(self._no_tokens(), gates=torch.ones(1, self.num_patches, device=self.device))
+        """Raises UserError when the model takes no mask, or no gates where it pools, before any work is done."""
+        tokens = self._no_tokens()
+        self.mask_arguments(tokens, torch.zeros(tokens.shape[:2], device=self.device))
+        self.pool(tokens, gates=torch.ones(1, self.num_patches, device=self.device))
 
     def check_dense(self) -> None:
         """Raises UserError when a pruner is attached to the model, at whatever keep rate."""

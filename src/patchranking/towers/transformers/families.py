@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
 from patchranking.towers.transformers import pooling
 from patchranking.towers.transformers.pooling import Pool
 
-__all__ = ["CLASSES", "FAMILIES", "Family", "Kind", "kind_of"]
+__all__ = ["CLASSES", "FAMILIES", "Family", "Kind", "family_name", "kind_of"]
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,12 @@ CLASSES: Mapping[str, Kind] = {
     ),
 }
 """Class of transformers -> what it makes of the tokens; its feature is what a user calls the image feature."""
+
+
+def family_name(model: Any) -> str:
+    """The family of a model, or of a class of models, by the model type of its configuration."""
+    config = getattr(model, "config_class" if isinstance(model, type) else "config")
+    return str(config.model_type).removesuffix("_vision_model")
 
 
 def kind_of(model: nn.Module) -> Kind | None:

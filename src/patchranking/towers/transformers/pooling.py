@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 Pool = Callable[["TransformersTower", Tensor, Tensor | None], Tensor]
-"""Maps a tower, tokens ``(batch, prefix + patches, width)`` and gates of the patches, or none, to ``(batch, width)``."""
+"""Maps a tower, tokens ``(batch, prefix + patches, width)`` and any gates of the patches to ``(batch, channels)``."""
 
 
 def class_token(tower: TransformersTower, tokens: Tensor, gates: Tensor | None) -> Tensor:

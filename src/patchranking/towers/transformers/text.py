@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from patchranking.towers.text import TextTower
-from patchranking.towers.transformers.families import kind_of
+from patchranking.towers.transformers.families import family_name, kind_of
 
 __all__ = ["wrap_text"]
 
@@ -41,7 +41,8 @@ _BERT = _Family("text_model.embeddings.word_embeddings", "text_model.encoder.lay
 _ROBERTA = replace(
     _BERT,
     embedding="text_model.roberta.embeddings.word_embeddings",
-    blocks="text_model.roberta.encoder.layer",
+    blocks="text_model.roberta.encoder.layers",
+    reserved=2,
 )
 
 _FAMILIES: Mapping[str, _Family] = {
@@ -62,9 +63,9 @@ def wrap_text(model: Any, tokenizer: Any) -> TextTower | None:
     Texts are padded as the model was trained with them, and the padding is masked where the tokenizer says so and
     other tokens would see it.
     """
-    if not isinstance(model, nn.Module) or kind_of(model) is None or not hasattr(model, "get_text_features"):
+    if kind_of(model) is None or not hasattr(model, "get_text_features"):
         return None
-    family = _FAMILIES.get(model.config.model_type)
+    family = _FAMILIES.get(family_name(model))
     if family is None:
         return None
     positions = model.config.text_config.max_position_embeddings - family.reserved

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from patchranking.errors import UserError
 from patchranking.towers.base import VisionTower
-from patchranking.towers.transformers.families import FAMILIES, Kind, kind_of
+from patchranking.towers.transformers.families import FAMILIES, Kind, family_name, kind_of
 
 __all__ = ["Siglip2Tower", "TransformersTower", "wrap"]
 
@@ -29,17 +29,13 @@ def wrap(model: nn.Module) -> TransformersTower | None:
     if kind is None:
         return None
     try:
-        tower = Siglip2Tower if _model_type(model) == "siglip2" else TransformersTower
+        tower = Siglip2Tower if family_name(model) == "siglip2" else TransformersTower
         return tower(model, kind)
     except AttributeError as error:
         raise UserError(
             f"The installed transformers builds {type(model).__name__} in a way that patchranking does not know "
             f"({error}): install the latest transformers."
         ) from error
-
-
-def _model_type(model: Any) -> str:
-    return str(model.config.model_type).removesuffix("_vision_model")
 
 
 def _pair(size: int | Iterable[int]) -> tuple[int, int]:
@@ -55,7 +51,7 @@ class TransformersTower(VisionTower):
     """
 
     def __init__(self, model: Any, kind: Kind) -> None:
-        self._parts, self._pool = FAMILIES[_model_type(model)], kind.pool
+        self._parts, self._pool = FAMILIES[family_name(model)], kind.pool
         self.module = getattr(model, kind.encoder, model)
         self.blocks = attrgetter(self._parts.blocks)(self.module)
         self.norm = attrgetter(self._parts.norm)(self.module)
@@ -79,7 +75,7 @@ class TransformersTower(VisionTower):
         embedding = attrgetter(self._parts.positions)(self.module)
         weight = embedding.weight if isinstance(embedding, nn.Embedding) else embedding
         if weight.shape[-2] != self._parts.prefix + self.num_patches:
-            raise UserError("This model fits its positions to the size of the image, which low-res cannot: leave it out.")
+            raise UserError("This model fits its positions to the size of the image, and low-res cannot: leave it out.")
         return weight
 
     def identity(self) -> Sequence[Tensor]:
