@@ -71,6 +71,19 @@ def _timm(name: str, **changes: object) -> Case:
     return Case(model, model, as_tower(model), torch.randn(3, 3, 32, 32))
 
 
+def _eva(name: str) -> Case:
+    """With weights as large as trained ones: at the start, timm's layer scales, heads and logits nearly are zero."""
+    case = _timm(name, num_classes=24)
+    with torch.no_grad():
+        case.model.head.weight.normal_(std=0.2)
+        for own, weight in case.model.named_parameters():
+            if "gamma_" in own:
+                weight.fill_(1.0)
+            elif own.startswith("blocks.") and weight.ndim == 2:
+                weight.mul_(4)
+    return case
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "open_clip": lambda: _open_clip(False),
     "open_clip-layerscale-no-ln-pre": lambda: _open_clip(False, ls_init_value=1.0, no_ln_pre=True),
@@ -81,18 +94,32 @@ CASES: dict[str, Callable[[], Case]] = {
     "timm-clip": lambda: _timm("vit_base_patch16_clip_224", num_classes=24),
     "timm-dinov2-registers": lambda: _timm("vit_small_patch14_reg4_dinov2"),
     "timm-average-pool": lambda: _timm("vit_base_patch16_224", global_pool="avg", class_token=False, num_classes=0),
+    "timm-eva02": lambda: _eva("eva02_base_patch16_clip_224"),
+    "timm-dinov3": lambda: _eva("vit_small_plus_patch16_dinov3"),
+    "timm-pe": lambda: _eva("vit_pe_core_tiny_patch16_384"),
+    "timm-mixed-rope": lambda: _eva("vit_small_patch16_rope_mixed_224"),
     "timm-siglip": lambda: _timm("vit_base_patch16_siglip_224", num_classes=0),
     "open_clip-attention-pool": lambda: _open_clip(False, attentional_pool=True, attn_pooler_queries=4),
 }
 
 
+def _made(name: str) -> Case:
+    torch.manual_seed(0)
+    made = CASES[name]()
+    made.model.eval().requires_grad_(False)
+    return made
+
+
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     """Every kind of model, small, with random weights."""
-    torch.manual_seed(0)
-    made = CASES[request.param]()
-    made.model.eval().requires_grad_(False)
-    return made
+    return _made(request.param)
+
+
+@pytest.fixture(params=["timm-eva02", "timm-dinov3", "timm-pe", "timm-mixed-rope"])
+def rotary_case(request: pytest.FixtureRequest) -> Case:
+    """Those whose blocks rotate queries and keys."""
+    return _made(request.param)
 
 
 @pytest.fixture

@@ -151,12 +151,13 @@ def gradients(case, pruner, checkpointing):
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")
 @pytest.mark.parametrize("merges", [True, False])
 def test_gradient_checkpointing_is_right_or_refused_in_one_sentence(case, merges):
-    """Refused where a block's hooks run again with it, in open_clip and timm, and only where patches merge."""
+    """Refused where a block's hooks run again with it, in open_clip and timm, and where patches merge or have places."""
     pruner = make(case.tower, merges)
     expected = gradients(case, pruner, False)
     assert any(own.any() for own in expected)
-    if merges and not hasattr(case.model, "gradient_checkpointing_enable"):
-        with pytest.raises(UserError, match=r"^Gradient checkpointing .* --merge false\.$"):
+    if (merges or case.tower.rotary) and not hasattr(case.model, "gradient_checkpointing_enable"):
+        advice = r"checkpointing off\." if case.tower.rotary else r"--merge false\."
+        with pytest.raises(UserError, match=rf"^Gradient checkpointing .* {advice}$"):
             gradients(case, pruner, True)
     else:
         found = gradients(case, pruner, True)

@@ -11,7 +11,7 @@ from patchranking.pruning.schedule import Schedule
 
 def test_fuse_equals_the_loop_over_patches():
     tokens, attention = torch.randn(3, 2 + 7, 5), torch.rand(3, 7)
-    found = fuse(tokens, attention, 3, 2)
+    found, places = fuse(tokens, attention, 3, 2)
     for row in range(3):
         best = sorted(sorted(range(7), key=lambda p, row=row: -attention[row, p].item())[:3])
         fused = torch.zeros(5)
@@ -19,6 +19,8 @@ def test_fuse_equals_the_loop_over_patches():
             fused += attention[row, patch] * tokens[row, 2 + patch]
         expected = [tokens[row, 0], tokens[row, 1], *(tokens[row, 2 + patch] for patch in best), fused]
         torch.testing.assert_close(found[row], torch.stack(expected))
+        most = max(set(range(7)) - set(best), key=lambda p, row=row: attention[row, p].item())
+        assert places[row].tolist() == [*best, most]
 
 
 def literal_evit(tower, tokens, counts):

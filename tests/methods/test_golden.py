@@ -52,8 +52,8 @@ def test_every_stage_goes_by_the_search_before_the_first(case):
     order = sketched(tower, case.pixels, 1).importance.argsort(1, descending=True)
     most, half = schedule.kept(tower.num_patches).values()
     tokens = gather_tokens(tower.embed(case.pixels, 1), order[:, :most], prefix)
-    tokens = tower.run(tokens, 1, 3)[:, : prefix + half]
-    assert torch.equal(found.features, tower.pool(tower.run(tokens, 3)))
+    tokens = tower.run(tokens, 1, 3, positions=order[:, :most])[:, : prefix + half]
+    assert torch.equal(found.features, tower.pool(tower.run(tokens, 3, positions=order[:, :half])))
     assert torch.equal(found.keep_indices, order[:, :half])
 
 

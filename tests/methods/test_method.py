@@ -118,7 +118,7 @@ def test_reducing_equals_attaching_where_tokens_are_added_mixed_and_taken_away(t
     pixels, added = torch.randn(2, 3, 32, 32), torch.randn(1, 3, 32)
     reductions = {
         0: lambda tokens, sizes: Reduced(torch.cat([tokens, added.expand(len(tokens), -1, -1)], 1)),
-        2: lambda tokens, sizes: Reduced(fuse(tokens, tokens[:, 1:, 0].abs(), 9, 1)),
+        2: lambda tokens, sizes: Reduced(fuse(tokens, tokens[:, 1:, 0].abs(), 9, 1)[0]),
         tower.depth: lambda tokens, sizes: Reduced(tokens + tokens.mean(1, keepdim=True)),
     }
     found = reducing(tower, SCHEDULE, reductions)(pixels)

@@ -88,11 +88,12 @@ def test_it_merges_inside_blocks_with_a_margin_that_falls_and_protects_in_the_se
     tokens = tower.embed(case.pixels)
     found = PiToMe().encode(tower, tokens, schedule)
     for feature, own in zip(found, tokens, strict=True):
-        sizes = torch.ones(len(own))
+        sizes, places = torch.ones(len(own)), torch.arange(tower.num_patches)
         for block in range(5):
-            attended = tower.attend(own[None], block, sizes.log()[None])
+            attended = tower.attend(own[None], block, sizes.log()[None], places[None])
             own, keys = attended.tokens[0], attended.keys[0].mean(0)[prefix:]
             merging, stays = literal_matching(keys, len(keys) - counts[block], 0.9 - 0.9 * block / 5, block >= 3)
+            places = places[list(stays)]
             groups = [[token] for token in range(prefix)]
             groups += [[prefix + p, *(prefix + a for a, into in merging.items() if into == p)] for p in stays]
             means = [sum(sizes[i] * own[i] for i in group) / sizes[group].sum() for group in groups]

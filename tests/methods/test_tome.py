@@ -88,7 +88,7 @@ def test_no_block_merges_more_than_half(deep):
         left -= gone
 
 
-def literal_attention(tower, tokens, block, sizes):
+def literal_attention(tower, tokens, block, sizes, _):
     """A transformers block's attention with its residual (Eq. 1), for one image, and keys averaged over heads."""
     layer, (count, width) = tower.blocks[block], tokens.shape
     attention, normed = layer.self_attn, layer.layer_norm1(tokens)
@@ -106,9 +106,9 @@ def literal_mlp(tower, tokens, block):
     return tokens + layer.mlp(layer.layer_norm2(tokens))
 
 
-def halves_attention(tower, tokens, block, sizes):
+def halves_attention(tower, tokens, block, sizes, places):
     """The same by the halves of any tower."""
-    attended = tower.attend(tokens[None], block, sizes.log()[None])
+    attended = tower.attend(tokens[None], block, sizes.log()[None], places[None])
     return attended.tokens[0], attended.keys[0].mean(0)
 
 
@@ -134,16 +134,18 @@ def literal_merge(tokens, sizes, metric, r, prefix):
     groups = [[token] for token in (*range(prefix), *(a for a in in_a if a not in merging))]
     groups += [[b, *(a for a, into in merging.items() if into == b)] for b in in_b]
     mean = [sum(tokens[i] * sizes[i] for i in group) / sum(sizes[i] for i in group) for group in groups]
-    return torch.stack(mean), torch.stack([sum(sizes[i] for i in group) for group in groups])
+    stays = torch.tensor([group[0] - prefix for group in groups[prefix:]])
+    return torch.stack(mean), torch.stack([sum(sizes[i] for i in group) for group in groups]), stays
 
 
 def literal_tome(tower, tokens, numbers, attention, mlp):
     """ToMe on one image ``(tokens, width)``: attention, merging, MLP, in every block; numbers of patches to merge."""
-    sizes = torch.ones(len(tokens))
+    sizes, places = torch.ones(len(tokens)), torch.arange(tower.num_patches)
     for block, r in enumerate(numbers):
-        tokens, metric = attention(tower, tokens, block, sizes)
+        tokens, metric = attention(tower, tokens, block, sizes, places)
         if r > 0:
-            tokens, sizes = literal_merge(tokens, sizes, metric, r, tower.num_prefix_tokens)
+            tokens, sizes, stays = literal_merge(tokens, sizes, metric, r, tower.num_prefix_tokens)
+            places = places[stays]
         tokens = mlp(tower, tokens, block)
     assert sizes.sum() == tower.num_prefix_tokens + tower.num_patches
     return tower.pool(tokens[None], gates=sizes[None, tower.num_prefix_tokens :])[0]

@@ -89,17 +89,17 @@ def test_visual_tokens_run_beside_the_patches_and_are_never_pruned(case, depth, 
 
     def drop(tokens, sizes):
         seen.append(tokens.shape[1])
-        return Reduced(gather_tokens(tokens, chosen, first))
+        return Reduced(gather_tokens(tokens, chosen, first), chosen)
 
     tokens = tower.embed(case.pixels)
     prefix, patches = tokens[:, :first], tokens[:, first:]
-    beside = visual[0].expand(len(tokens), -1, -1)
+    beside, places = visual[0].expand(len(tokens), -1, -1), None
     for index in range(tower.depth):
         if 0 < index < depth:
             beside = visual[index].expand(len(tokens), -1, -1)
         if index == block:
-            patches = patches[:, chosen[0]]
-        out = tower.run(torch.cat([prefix, beside, patches], 1), index, index + 1)
+            patches, places = patches[:, chosen[0]], chosen
+        out = tower.run(torch.cat([prefix, beside, patches], 1), index, index + 1, positions=places)
         prefix, beside, patches = out.split([first, number, patches.shape[1]], 1)
     expected = tower.pool(torch.cat([prefix, patches], 1))
     dense = case.encode(case.pixels)

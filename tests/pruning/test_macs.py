@@ -95,13 +95,15 @@ def test_the_formula_equals_counting_every_multiplication_of_every_layer(case, s
         for layer in part.modules():
             if isinstance(layer, torch.nn.Conv2d if part is tower.module else torch.nn.Linear):
                 layer.register_forward_hook(product)
-    for stage, rate in schedule.stages.items():
-        kept = prefix + extra + round(rate * tower.num_patches)
-        tower.blocks[stage].register_forward_pre_hook(lambda _, inputs, kept=kept: (inputs[0][:, :kept], *inputs[1:]))
     for block in tower.blocks:
         block.register_forward_pre_hook(attention)
-    tokens = tower.embed(case.pixels)
-    features = tower.pool(tower.run(torch.cat([tokens[:, :1].expand(-1, extra, -1), tokens], 1), 0)).shape[-1]
+    tokens, kept = tower.embed(case.pixels), tower.num_patches
+    tokens = torch.cat([tokens[:, :1].expand(-1, extra, -1), tokens], 1)
+    for block in range(tower.depth):
+        kept = round(schedule.stages.get(block, kept / tower.num_patches) * tower.num_patches)
+        positions = torch.arange(kept).expand(len(tokens), -1)
+        tokens = tower.run(tokens[:, : prefix + extra + kept], block, block + 1, positions=positions)
+    features = tower.pool(tokens).shape[-1]
     assert analytic_macs(tower, features, schedule, extra) == sum(found) + tower.width * features
 
 

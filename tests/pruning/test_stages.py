@@ -27,7 +27,7 @@ def numbered(seed=0):
 class NoBlocks:
     """A tower of any depth whose blocks do nothing."""
 
-    def run(self, tokens, start, stop=None, key_bias=None):
+    def run(self, tokens, start, stop=None, key_bias=None, positions=None):
         return tokens
 
 
@@ -94,7 +94,7 @@ def test_in_a_running_model_stages_equal_gathering_by_hand(case):
     order = tokens[:, prefix:, 0].argsort(dim=1, descending=True, stable=True)
     most, half = schedule.kept(patches).values()
     index = (order[:, :most] + prefix).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-    kept = tower.run(torch.cat([tokens[:, :prefix], tokens.gather(1, index)], 1), 1, 3)
-    expected = tower.pool(tower.run(kept[:, : prefix + half], 3))
+    kept = tower.run(torch.cat([tokens[:, :prefix], tokens.gather(1, index)], 1), 1, 3, positions=order[:, :most])
+    expected = tower.pool(tower.run(kept[:, : prefix + half], 3, positions=order[:, :half]))
     with attach_reductions(tower, staged(lambda: schedule, patches, prefix, {1: first})):
         assert torch.equal(case.encode(case.pixels), expected)

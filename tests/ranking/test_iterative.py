@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from patchranking.errors import UserError
+from patchranking.pruning.select import gather_tokens
 from patchranking.ranking.iterative import iterative
 from patchranking.ranking.leave_out import leave_out
 from patchranking.ranking.ranking import places
@@ -18,9 +19,9 @@ def brute_force(tower, pixels, block, group):
     while len(alive) > 1:
         damage = {}
         for patch in alive:
-            others = [tower.num_prefix_tokens + i for i in alive if i != patch]
-            kept = tokens[:, [*range(tower.num_prefix_tokens), *others]]
-            feature = tower.pool(tower.run(kept, block))[0]
+            others = torch.tensor([[i for i in alive if i != patch]])
+            kept = gather_tokens(tokens, others, tower.num_prefix_tokens)
+            feature = tower.pool(tower.run(kept, block, positions=others))[0]
             damage[patch] = 1 - torch.cosine_similarity(feature.double(), full.double(), dim=0).item()
         gone = sorted(alive, key=damage.__getitem__)[:group]
         order += gone

@@ -19,7 +19,8 @@ def brute_force(tower, pixels, block, size, stride):
         damage = []
         for window in removed:
             keep = [i for i in range(tokens.shape[1]) if i - tower.num_prefix_tokens not in window]
-            pruned = tower.pool(tower.run(tokens[:, keep], block))[0].double()
+            places = torch.tensor([[i for i in range(tower.num_patches) if i not in window]])
+            pruned = tower.pool(tower.run(tokens[:, keep], block, positions=places))[0].double()
             damage.append(1 - torch.cosine_similarity(pruned, full, dim=0).item())
         for patch in range(tower.num_patches):
             covering = [d for d, window in zip(damage, removed, strict=True) if patch in window]
@@ -45,7 +46,7 @@ def test_sign_a_planted_useless_patch_goes_first_and_a_decisive_one_last(tower, 
     useless, decisive = 5, 10
     run = tower.run
 
-    def planted(tokens, start, stop=None):
+    def planted(tokens, start, stop=None, positions=None):
         if start == 0:
             tokens = run(tokens, start, stop)
             tokens[:, 1:] = 0

@@ -15,7 +15,7 @@ from patchranking.towers.base import masked, weighted
 def sharpened(model, tower):
     """Makes attention far from even, as it is in trained models, and calculates in double precision."""
     for name, weight in model.double().named_parameters():
-        if name.endswith(("gamma", "ls1", "ls2")):
+        if name.endswith(("gamma", "gamma_1", "gamma_2", "ls1", "ls2")):
             weight.fill_(1.0)
         elif weight.ndim == 2 and "pos" not in name:
             weight.mul_(5)
@@ -27,13 +27,16 @@ def test_a_bias_of_log_2_towards_a_token_equals_that_token_twice(case):
     """In every block, in every head, and for every image its own token."""
     tower = sharpened(case.model, case.tower)
     tokens = tower.embed(case.pixels.double())
-    twice = torch.randperm(tokens.shape[1])[: len(tokens)]
+    first, prefix = tower.num_prefix_tokens if tower.rotary else 0, tower.num_prefix_tokens
+    twice = first + torch.randperm(tokens.shape[1] - first)[: len(tokens)]
+    positions = torch.arange(tower.num_patches).expand(len(tokens), -1)
+    positions = torch.cat([positions, twice[:, None] - prefix], 1)
     images = torch.arange(len(tokens))
     bias = torch.zeros(tokens.shape[:2], dtype=torch.float64)
     bias[images, twice] = torch.tensor(2.0).double().log()
     found = tower.run(tokens, 1, 4, bias)
     doubled = torch.cat([tokens, tokens[images, twice][:, None]], 1)
-    expected = tower.run(doubled, 1, 4)[:, :-1]
+    expected = tower.run(doubled, 1, 4, positions=positions)[:, :-1]
     torch.testing.assert_close(found, expected)
     assert (found - tower.run(tokens, 1, 4)).abs().max() > 1e-2
 
@@ -179,6 +182,9 @@ def test_patches_are_counted_row_by_row_after_the_prefix_tokens(case):
 @torch.no_grad()
 def test_position_embeddings_of_patches_come_last(case):
     tower = case.tower
+    if tower.position_embedding is None:
+        assert tower.rotary
+        return
     before = tower.embed(case.pixels)
     for patch in (0, 5, tower.num_patches - 1):
         tower.position_embedding[..., patch - tower.num_patches, 0] += 1
@@ -193,8 +199,9 @@ def test_a_tower_says_the_sizes_of_its_model(case):
     assert tower.grid == (tower.image_size[0] // 8, tower.image_size[1] // 8)
     assert tower.num_patches == tower.grid[0] * tower.grid[1]
     assert (tower.width, tower.num_heads, tower.depth) == (32, 2, 5)
-    weights = dict(tower.blocks[0].named_parameters())
-    assert tower.mlp_width == next(len(weight) for name, weight in weights.items() if name.startswith("mlp."))
+    weights = [weight for weight in tower.blocks[0].mlp.parameters() if weight.ndim == 2]
+    assert tower.mlp_width == weights[-1].shape[1]
+    assert tower.mlp_layers == sum(weight.numel() for weight in weights) / weights[-1].numel()
     assert tower.has_class_token is (tower.num_prefix_tokens > 0)
     assert tower.dtype == torch.float32
     assert as_tower(case.model.half()).dtype == torch.float16

@@ -52,7 +52,7 @@ def a_vit(tower: VisionTower, tokens: Tensor, schedule: Schedule) -> Encoded:
             patches = top_patches(-total, counts[block])
             tokens, total = gather_tokens(tokens, patches, prefix), total.gather(1, patches)
             keep_indices = keep_indices.gather(1, patches)
-        tokens = tower.run(tokens, block, block + 1)
+        tokens = tower.run(tokens, block, block + 1, positions=keep_indices)
         total = total + halting(tokens[:, prefix:])
     return Encoded(tower.pool(tokens), keep_indices)
 

@@ -14,7 +14,10 @@ __all__ = ["ClsAttention"]
 
 
 class ClsAttention(Dropping):
-    """Scores are the class token's attention in a block, on the tokens that enter it; every stage scores again."""
+    """Scores are the class token's attention in a block, on the tokens that enter it; every stage scores again.
+
+    Not so in a rotary model, where attention depends on where the patches are from, which a scorer is not told.
+    """
 
     name = "cls-attention"
     style = Style("#2f7fd0", "s")

@@ -14,7 +14,7 @@ from patchranking.towers import VisionTower
 __all__ = ["EViT", "evit", "fuse"]
 
 
-def fuse(tokens: Tensor, attention: Tensor, kept: int, num_prefix_tokens: int) -> Tensor:
+def fuse(tokens: Tensor, attention: Tensor, kept: int, num_prefix_tokens: int) -> tuple[Tensor, Tensor]:
     """Keeps the patches with the most attention and appends one token for the others (Liang et al., 2022, Eq. 5).
 
     The fused token is the sum of the dropped tokens, each times its attention, as the paper has it: not normalised.
@@ -26,12 +26,14 @@ def fuse(tokens: Tensor, attention: Tensor, kept: int, num_prefix_tokens: int) -
         num_prefix_tokens: Tokens before the patches.
 
     Returns:
-        ``(batch, prefix + kept + 1, width)``.
+        Tokens ``(batch, prefix + kept + 1, width)`` and the patches at whose places they go on, ``(batch, kept + 1)``:
+        the fused one at that of the others with the most attention.
     """
     patches = top_patches(attention, kept)
     weights = attention.scatter(1, patches, 0).to(tokens.dtype)
     fused = torch.einsum("bp,bpd->bd", weights, tokens[:, num_prefix_tokens:])
-    return torch.cat([gather_tokens(tokens, patches, num_prefix_tokens), fused.unsqueeze(1)], dim=1)
+    places = torch.cat([patches, weights.argmax(1, keepdim=True)], dim=1)
+    return torch.cat([gather_tokens(tokens, patches, num_prefix_tokens), fused.unsqueeze(1)], dim=1), places
 
 
 def evit(tower: VisionTower, batch: Batch, schedule: Schedule) -> Tensor:
@@ -47,13 +49,15 @@ def evit(tower: VisionTower, batch: Batch, schedule: Schedule) -> Tensor:
     """
     start, prefix = schedule.block, tower.num_prefix_tokens
     tokens = batch.entering(start)
+    positions = torch.arange(tower.num_patches, device=tokens.device).expand(len(tokens), -1)
     for block, kept in schedule.kept(tower.num_patches).items():
-        attended = tower.attend(tower.run(tokens, start, block), block)
+        attended = tower.attend(tower.run(tokens, start, block, positions=positions), block, positions=positions)
         tokens = attended.tokens
         if kept < tokens.shape[1] - prefix:
-            tokens = fuse(tokens, tower.class_attention_in(attended), kept, prefix)
+            tokens, places = fuse(tokens, tower.class_attention_in(attended), kept, prefix)
+            positions = positions.gather(1, places)
         tokens, start = tower.feed_forward(tokens, block), block + 1
-    return tower.pool(tower.run(tokens, start))
+    return tower.pool(tower.run(tokens, start, positions=positions))
 
 
 class EViT(Method):

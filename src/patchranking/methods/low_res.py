@@ -51,6 +51,8 @@ def low_res_schedule(tower: VisionTower, reference: Schedule) -> Schedule:
 def low_res(tower: VisionTower, pixels: Tensor, schedule: Schedule) -> Tensor:
     """Features of the picture made smaller, with the position embedding interpolated to the smaller grid.
 
+    A rotary model rotates each patch like the one of the full grid under its middle.
+
     The small picture is laid into the corner of an empty one of full size, whose other patches go before the first
     block, so that any model takes it; the empty patches cost one patch embedding.
 
@@ -73,13 +75,18 @@ def low_res(tower: VisionTower, pixels: Tensor, schedule: Schedule) -> Tensor:
     corner = numbers[:rows, :columns].flatten()
     with _positions_of(tower, rows, columns, corner):
         tokens = tower.embed(canvas)
-    return tower.pool(tower.run(gather_tokens(tokens, corner.expand(len(pixels), -1), tower.num_prefix_tokens), 0))
+    tokens = gather_tokens(tokens, corner.expand(len(pixels), -1), tower.num_prefix_tokens)
+    under = F.interpolate(numbers[None, None].float(), (rows, columns), mode="nearest-exact").flatten().long()
+    return tower.pool(tower.run(tokens, 0, positions=under.expand(len(pixels), -1)))
 
 
 @contextmanager
 def _positions_of(tower: VisionTower, rows: int, columns: int, corner: Tensor) -> Iterator[None]:
     """Gives the corner's patches the interpolated positions of the whole picture, for the length of a block."""
     embedding = tower.position_embedding
+    if embedding is None:
+        yield
+        return
     own, first = embedding.data, embedding.shape[-2] - tower.num_patches
     grid = own[..., first:, :].reshape(1, *tower.grid, -1).permute(0, 3, 1, 2)
     between = F.interpolate(grid.float(), (rows, columns), mode="bicubic", antialias=True).flatten(2).mT[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
+import torch
 from torch import Tensor
 
 from patchranking.methods.method import Encoded, Encoding, Method
@@ -47,13 +48,14 @@ class Merging(Method):
             ``(batch, features)``.
         """
         counts, prefix = schedule.kept(tower.num_patches), tower.num_prefix_tokens
-        sizes = None
+        sizes, positions = None, torch.arange(tower.num_patches, device=tokens.device).expand(len(tokens), -1)
         for block in range(tower.depth):
-            attended = tower.attend(tokens, block, None if sizes is None else sizes.log())
+            attended = tower.attend(tokens, block, None if sizes is None else sizes.log(), positions)
             tokens, patches = attended.tokens, tokens.shape[1] - prefix
             if (merged := patches - counts.get(block, patches)) > 0:
                 sizes = tokens.new_ones(tokens.shape[:2]) if sizes is None else sizes
                 matching = self.match(attended.keys.mean(1)[:, prefix:], merged, block / tower.depth)
                 tokens, sizes = merge(tokens, sizes, matching, prefix)
+                positions = positions.gather(1, matching.stays)
             tokens = tower.feed_forward(tokens, block)
         return tower.pool(tokens, gates=None if sizes is None else sizes[:, prefix:])

@@ -131,7 +131,8 @@ class Dropping(Method):
     """Drops the patches that a scorer puts last, and leaves the others as they are.
 
     Attributes:
-        rescore: Whether every stage scores again; otherwise patches go by the scores of the first.
+        rescore: Whether every stage scores again, except in rotary models; otherwise patches go by the scores of the
+            first.
     """
 
     rescore: bool = False
@@ -141,6 +142,6 @@ class Dropping(Method):
         """What scores the tokens that enter a block."""
 
     def at(self, tower: VisionTower, schedule: Schedule, seed: int) -> Encoding:
-        blocks = list(schedule.stages) if self.rescore else [schedule.block]
+        blocks = list(schedule.stages) if self.rescore and not tower.rotary else [schedule.block]
         scorers = {block: self.scorer(tower, block, seed) for block in blocks}
         return reducing(tower, schedule, by_scores(tower, schedule, scorers))

@@ -27,7 +27,7 @@ class Reduced(NamedTuple):
     Attributes:
         tokens: The tokens that go on, ``(batch, tokens, width)``.
         keep_indices: Which of the patches that came are kept, ``(batch, kept)``, in the order in which they go on;
-            None where all are, or where patches were mixed.
+            None where all are, or where patches were mixed. One that others merged into is kept where it was.
         sizes: How many patches each token stands for, ``(batch, tokens)``; None where each stands for itself.
     """
 
@@ -77,15 +77,15 @@ def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction], s
         reductions: Block index -> reduction; the tower's depth stands for "after the last block".
         sized: Whether tokens may come to stand for several patches. In every block from the first reduction on, the
             logarithm of its size is then added to the attention logits towards a token, through the mask argument of
-            the library.
+            the library. In a rotary model every block from there on gets the rotations of the patches that are left.
 
     Returns:
         The hooks; their ``close()`` restores the model.
     """
     stream, first = _Stream(), min(reductions)
-    handles = []
-    for block in range(first, tower.depth) if sized else [block for block in reductions if block < tower.depth]:
-        hook = _Before(reductions.get(block), stream, block == first, tower if sized else None)
+    follows, handles = sized or tower.rotary, []
+    for block in range(first, tower.depth) if follows else [block for block in reductions if block < tower.depth]:
+        hook = _Before(reductions.get(block), stream, block == first, tower if follows else None)
         handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))
     if tower.depth in reductions:
         handles.append(tower.blocks[-1].register_forward_hook(_After(reductions[tower.depth], stream)))
@@ -115,6 +115,7 @@ class _Stream(threading.local):
     """What goes along with the tokens from hook to hook, in each thread for itself."""
 
     sizes: Tensor | None = None
+    positions: Tensor | None = None
 
     def __reduce__(self) -> tuple[type[_Stream], tuple[()]]:
         return type(self), ()
@@ -130,7 +131,8 @@ class _Hook(TokenHook):
         if self.reduce is None:
             return tokens
         with torch.set_grad_enabled(torch.is_grad_enabled() and tokens.requires_grad):
-            tokens, _, self.stream.sizes = self.reduce(tokens, self.stream.sizes)
+            tokens, chosen, self.stream.sizes = self.reduce(tokens, self.stream.sizes)
+        self.stream.positions = _composed(self.stream.positions, chosen)
         return tokens
 
 
@@ -139,7 +141,7 @@ def _in_backward() -> bool:
 
 
 class _Before(_Hook):
-    """Reduces the tokens that enter a block; with a tower, attention in the block counts them by their sizes."""
+    """Reduces the tokens that enter a block; with a tower, the block is told their sizes and positions."""
 
     def __init__(self, reduce: Reduction | None, stream: _Stream, first: bool, tower: VisionTower | None) -> None:
         super().__init__(reduce, stream)
@@ -149,17 +151,19 @@ class _Before(_Hook):
         self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self.first:
-            self.stream.sizes = None
+            self.stream.sizes = self.stream.positions = None
         elif self.tower is not None and _in_backward():
             raise UserError(
-                "Gradient checkpointing runs blocks again one by one, and a pruner that merges patches needs them in a "
-                "row: switch checkpointing off, or fit with --merge false."
+                "Gradient checkpointing runs blocks again one by one, and here pruning needs them in a row: switch "
+                "checkpointing off" + ("." if self.tower.rotary else ", or fit with --merge false.")
             )
         tokens = self.reduced(inputs[0])
-        if self.tower is None or self.stream.sizes is None:
+        if self.tower is None:
             return (tokens, *inputs[1:]), named
-        masked = self.tower.mask_arguments(tokens, _bias(self.stream.sizes, tokens))
-        return (tokens,), named | masked
+        named = named | self.tower.turns_at(named, tokens, self.stream.positions)
+        if self.stream.sizes is None:
+            return (tokens, *inputs[1:]), named
+        return (tokens,), named | self.tower.mask_arguments(tokens, _bias(self.stream.sizes, tokens))
 
 
 class _After(_Hook):
@@ -186,11 +190,16 @@ def run_reduced(
     """
     keep_indices = sizes = None
     for block, reduce in sorted(reductions.items()):
-        tokens, chosen, sizes = reduce(tower.run(tokens, start, block, _bias(sizes, tokens)), sizes)
-        if chosen is not None:
-            keep_indices = chosen if keep_indices is None else keep_indices.gather(1, chosen)
-        start = block
-    return Reduced(tower.run(tokens, start, stop, _bias(sizes, tokens)), keep_indices, sizes)
+        tokens, chosen, sizes = reduce(tower.run(tokens, start, block, _bias(sizes, tokens), keep_indices), sizes)
+        keep_indices, start = _composed(keep_indices, chosen), block
+    return Reduced(tower.run(tokens, start, stop, _bias(sizes, tokens), keep_indices), keep_indices, sizes)
+
+
+def _composed(earlier: Tensor | None, chosen: Tensor | None) -> Tensor | None:
+    """Which patches are left of all, where some of those were chosen that had been left before."""
+    if earlier is None or chosen is None:
+        return earlier if chosen is None else chosen
+    return earlier.gather(1, chosen)
 
 
 def _bias(sizes: Tensor | None, tokens: Tensor) -> Tensor | None:

@@ -18,7 +18,7 @@ def analytic_macs(
     """MACs of one image by formula, without the predictor.
 
     Per block with T tokens of width D and MLP width H: ``4 T D^2 + 2 T D H`` for the projections and the MLP and
-    ``2 T^2 D`` for attention. What a pooling attention costs is left out.
+    ``2 T^2 D`` for attention; a gated MLP takes ``3 T D H``. What a pooling attention costs is left out.
 
     Args:
         tower: The image encoder.
@@ -27,7 +27,7 @@ def analytic_macs(
         visual_tokens: Learnable tokens that run alongside the patches.
         inside: Whether patches go between the attention and the MLP of the schedule's blocks, not before these.
     """
-    width, mlp = tower.width, tower.mlp_width
+    width, mlp = tower.width, tower.mlp_layers * tower.mlp_width
 
     def attention(tokens: int) -> int:
         return 4 * tokens * width**2 + 2 * tokens**2 * width
@@ -39,7 +39,7 @@ def analytic_macs(
     patches, blocks = tower.num_patches, 0
     for block in range(tower.depth):
         left = stages.get(block, patches)
-        blocks += attention(others + (patches if inside else left)) + 2 * (others + left) * width * mlp
+        blocks += attention(others + (patches if inside else left)) + (others + left) * width * mlp
         patches = left
     return embedding + blocks + width * features
 

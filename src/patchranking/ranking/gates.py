@@ -15,7 +15,9 @@ from patchranking.towers import VisionTower
 __all__ = ["gated_features", "open_gates", "probes", "sketched_jacobian"]
 
 
-def gated_features(tower: VisionTower, tokens: Tensor, log_gates: Tensor, block: int) -> Tensor:
+def gated_features(
+    tower: VisionTower, tokens: Tensor, log_gates: Tensor, block: int, positions: Tensor | None = None
+) -> Tensor:
     """Features with the attention logits towards patch j shifted by ``log g_j`` in every block from ``block`` on.
 
     ``log g = 0`` leaves a patch alone; ``log g = -inf`` equals dropping it, because no token attends to it any more.
@@ -25,6 +27,7 @@ def gated_features(tower: VisionTower, tokens: Tensor, log_gates: Tensor, block:
         tokens: Tokens that enter ``block``, ``(batch, prefix + patches, width)``.
         log_gates: ``(batch, patches)``.
         block: The first gated block.
+        positions: Which patches these are, ``(batch, patches)``; all of the image when omitted.
 
     Returns:
         ``(batch, features)``.
@@ -33,7 +36,8 @@ def gated_features(tower: VisionTower, tokens: Tensor, log_gates: Tensor, block:
         UserError: If the model pools by anything but its class token, a mean or attention.
     """
     bias = F.pad(log_gates, (tower.num_prefix_tokens, 0)).to(tokens.dtype)
-    return tower.pool(tower.run(tokens, block, key_bias=bias), gates=log_gates.exp().to(tokens.dtype))
+    tokens = tower.run(tokens, block, key_bias=bias, positions=positions)
+    return tower.pool(tokens, gates=log_gates.exp().to(tokens.dtype))
 
 
 def probes(count: int, features: int, seed: int) -> Tensor:

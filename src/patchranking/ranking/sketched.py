@@ -112,7 +112,8 @@ def _damage_gradient(
     """
     place = places(importance.argsort(dim=1, stable=True)).requires_grad_()
     patches, log_gates = open_gates(place, share, softness, _REACH)
-    features = gated_features(tower, gather_tokens(tokens, patches, tower.num_prefix_tokens), log_gates, block)
+    some = gather_tokens(tokens, patches, tower.num_prefix_tokens)
+    features = gated_features(tower, some, log_gates, block, patches)
     images = torch.arange(len(tokens), device=tokens.device)
     (gradient,) = torch.autograd.grad(damage(features, images).sum(), place)
     opening = log_gates.detach().exp()

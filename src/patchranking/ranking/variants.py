@@ -35,6 +35,7 @@ def variant_damage(tower: VisionTower, tokens: Tensor, block: int, kept: Tensor,
     found = []
     for variants in torch.arange(len(tokens) * count, device=tokens.device).split(per_batch):
         image = variants // count
-        pruned = gather_tokens(tokens[image], kept[image, variants % count], tower.num_prefix_tokens)
-        found.append(damage(tower.pool(tower.run(pruned, block)), image))
+        patches = kept[image, variants % count]
+        pruned = gather_tokens(tokens[image], patches, tower.num_prefix_tokens)
+        found.append(damage(tower.pool(tower.run(pruned, block, positions=patches)), image))
     return torch.cat(found).view(len(tokens), count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -88,11 +88,15 @@ class VisionTower(ABC):
         width: Channels of a token.
         num_heads: Attention heads of a block.
         mlp_width: Hidden units of a block's MLP.
+        mlp_layers: Its linear layers: 2, or 3 where one gates another; two in one count as two.
         activation: Name of the MLP activation, e.g. ``"gelu"`` or ``"quick_gelu"``.
         has_class_token: Whether token 0 is a class token.
+        rotary: Whether blocks rotate queries and keys by where their patches are, so that ``positions`` count.
     """
 
     has_class_token: bool = True
+    rotary: bool = False
+    mlp_layers: int = 2
     module: Any
     blocks: Any
     num_prefix_tokens: int
@@ -135,7 +139,14 @@ class VisionTower(ABC):
         """
         return self.run(self._embed(pixels), 0, upto)
 
-    def run(self, tokens: Tensor, start: int, stop: int | None = None, key_bias: Tensor | None = None) -> Tensor:
+    def run(
+        self,
+        tokens: Tensor,
+        start: int,
+        stop: int | None = None,
+        key_bias: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """Runs blocks ``start`` to ``stop - 1`` on tokens of any number.
 
         Args:
@@ -144,19 +155,25 @@ class VisionTower(ABC):
             stop: One past the last block; the tower's depth when omitted.
             key_bias: Added to the attention logits towards each token in each of these blocks, ``(batch, tokens)``,
                 through the library's own mask argument; ``-inf`` hides a token from all others.
+            positions: Cell of the grid that each patch is from, int64 ``(batch, patches)``, row by row; all cells in
+                order when omitted. Tokens between the prefix and these patches are in no cell. Only blocks that rotate
+                ask for it.
 
         Returns:
             Tokens of the same shape.
         """
-        for block in list(self.blocks)[start:stop]:
-            tokens = self._run_block(block, tokens, key_bias)
+        for block in range(self.depth)[start:stop]:
+            turns = self.turns_at(self.turns(block), tokens, positions)
+            tokens = self.blocks[block](tokens, **self.mask_arguments(tokens, key_bias), **turns)
         return tokens
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Image features as the library returns them, ``(batch, features)``, not normalised."""
         return self.pool(self.run(self.embed(pixels), 0))
 
-    def attend(self, tokens: Tensor, block: int, key_bias: Tensor | None = None) -> Attended:
+    def attend(
+        self, tokens: Tensor, block: int, key_bias: Tensor | None = None, positions: Tensor | None = None
+    ) -> Attended:
         """Runs the first half of a block, its attention, and shows the queries and keys that it computed.
 
         ``feed_forward(attend(tokens, block).tokens, block)`` is ``run(tokens, block, block + 1)``, up to rounding and
@@ -167,6 +184,7 @@ class VisionTower(ABC):
             tokens: Tokens entering ``block``, ``(batch, tokens, width)``.
             block: Block index.
             key_bias: As in ``run``.
+            positions: As in ``run``.
 
         Raises:
             UserError: If the block is not norm, attention, norm, MLP, each with plain projections.
@@ -174,6 +192,8 @@ class VisionTower(ABC):
         part = self.blocks[block]
         self._check_plain(part)
         queries, keys, values = (some.transpose(1, 2) for some in self._queries_keys_values(part, tokens))
+        turns = self.turns_at(self.turns(block), tokens, positions)
+        queries, keys = self._turned(part, queries, turns), self._turned(part, keys, turns)
         mask = None if key_bias is None else key_bias[:, None, None].to(queries.dtype)
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         return Attended(self._add_attention(part, tokens, mixed.transpose(1, 2).flatten(2)), queries, keys)
@@ -182,7 +202,7 @@ class VisionTower(ABC):
         """Runs the second half of a block, its MLP, on tokens of any number that ``attend`` has left."""
         return self._feed_forward(self.blocks[block], tokens)
 
-    def class_attention(self, tokens: Tensor, block: int) -> Tensor:
+    def class_attention(self, tokens: Tensor, block: int, positions: Tensor | None = None) -> Tensor:
         """Attention of the class token to every patch in one block, averaged over heads.
 
         Computed outside the block from its own norm and projections, so the attention kernel stays untouched.
@@ -190,6 +210,7 @@ class VisionTower(ABC):
         Args:
             tokens: Tokens entering ``block``, ``(batch, prefix + patches, width)``.
             block: Block index.
+            positions: As in ``run``.
 
         Returns:
             Probabilities ``(batch, patches)``; they sum to less than one, the rest goes to prefix tokens.
@@ -201,7 +222,8 @@ class VisionTower(ABC):
         part = self.blocks[block]
         self._check_plain(part)
         query, keys = self._class_query_and_keys(part, tokens)
-        return self._class_row(query, keys.transpose(1, 2))
+        turns = self.turns_at(self.turns(block), tokens, positions)
+        return self._class_row(query, self._turned(part, keys.transpose(1, 2), turns))
 
     def class_attention_in(self, attended: Attended) -> Tensor:
         """The same from a block whose first half has run: one row of its attention, computed from what that shows."""
@@ -257,8 +279,11 @@ class VisionTower(ABC):
 
     @property
     @abstractmethod
-    def position_embedding(self) -> Tensor:
-        """The model's own position embedding, ``(..., positions, width)``; the patches' come last, row by row."""
+    def position_embedding(self) -> Tensor | None:
+        """The model's own position embedding, ``(..., positions, width)``; the patches' come last, row by row.
+
+        None where positions are told by rotations alone.
+        """
 
     @abstractmethod
     def identity(self) -> Sequence[Tensor]:
@@ -267,12 +292,27 @@ class VisionTower(ABC):
     @abstractmethod
     def _embed(self, pixels: Tensor) -> Tensor: ...
 
-    def _run_block(self, block: Any, tokens: Tensor, key_bias: Tensor | None) -> Tensor:
-        return block(tokens, **self.mask_arguments(tokens, key_bias))
-
     @abstractmethod
     def mask_arguments(self, tokens: Tensor, key_bias: Tensor | None) -> dict[str, Tensor | None]:
         """The arguments by which a block adds ``key_bias``, as in ``run``, to its attention logits."""
+
+    def turns(self, block: int) -> dict[str, Any]:
+        """The argument by which the library tells a block how to rotate all patches in order; empty where none does."""
+        return {}
+
+    def turns_at(self, given: Mapping[str, Any], tokens: Tensor, positions: Tensor | None) -> dict[str, Any]:
+        """The same argument for some of the patches; empty where blocks do not rotate.
+
+        Args:
+            given: The arguments that a block is given for all patches in order, those of ``turns`` among them.
+            tokens: What enters the block.
+            positions: As in ``run``.
+        """
+        return {}
+
+    def _turned(self, block: Any, heads: Tensor, turns: Mapping[str, Any]) -> Tensor:
+        """Queries or keys, ``(batch, heads, tokens, head width)``, as the block rotates them."""
+        return heads
 
     @abstractmethod
     def _check_plain(self, block: Any) -> None:

@@ -1,29 +1,35 @@
-"""View of a timm vision transformer, registers included."""
+"""Views of timm's vision transformers, registers included: the plain one, and the rotary ones of its ``Eva`` class."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from timm.layers import AttentionRope, apply_rot_embed_cat
+from timm.models.eva import Eva, EvaAttention, EvaBlock
 from timm.models.vision_transformer import Attention, Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
 from patchranking.towers.base import VisionTower, activation_name, masked, weighted
+from patchranking.towers.rotary import waves_at
 
-__all__ = ["TimmTower", "wrap"]
+__all__ = ["EvaTower", "TimmTower", "wrap"]
 
 
 def wrap(model: nn.Module) -> TimmTower | None:
-    """Returns a tower for timm's ``VisionTransformer``, None for anything else."""
+    """Returns a tower for timm's ``VisionTransformer`` or ``Eva``, None for anything else."""
+    if isinstance(model, Eva):
+        return EvaTower(model)
     return TimmTower(model) if isinstance(model, VisionTransformer) else None
 
 
 class TimmTower(VisionTower):
     """A timm vision transformer; features are what ``model(pixels)`` returns."""
 
-    def __init__(self, model: VisionTransformer) -> None:
+    def __init__(self, model: VisionTransformer | Eva) -> None:
         self.module = model
         self.blocks = model.blocks
         self.num_prefix_tokens = model.num_prefix_tokens
@@ -32,7 +38,10 @@ class TimmTower(VisionTower):
         self.image_size = tuple(model.patch_embed.img_size)
         self.width = model.embed_dim
         self.num_heads = model.blocks[0].attn.num_heads
-        self.mlp_width = model.blocks[0].mlp.fc1.out_features
+        mlp = model.blocks[0].mlp
+        self.mlp_width = mlp.fc2.in_features
+        weights = [weight.numel() for weight in mlp.parameters() if weight.ndim == 2]
+        self.mlp_layers = sum(weights) // mlp.fc2.weight.numel()
         self.activation = activation_name(model.blocks[0].mlp.act)
 
     def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
@@ -40,22 +49,28 @@ class TimmTower(VisionTower):
         if gates is not None and self.module.attn_pool is not None:
             if self.module.attn_pool.pos_embed is not None:
                 raise self._no_gated_pool()
-            prefix = self.num_prefix_tokens if self.module.pool_include_prefix else 0
+            prefix = self.num_prefix_tokens if self._pools_prefix else 0
             with masked(self.module.attn_pool, F.pad(gates, (prefix, 0), value=1.0)):
                 return self.module.forward_head(normed)
         if gates is not None and self.module.global_pool != "token":
-            if self.module.global_pool != "avg" or self.module.pool_include_prefix:
+            if self.module.global_pool != "avg" or self._pools_prefix:
                 raise self._no_gated_pool()
             normed = weighted(normed, gates)
         return self.module.forward_head(normed)
 
     @property
-    def position_embedding(self) -> Tensor:
+    def _pools_prefix(self) -> bool:
+        return bool(self.module.pool_include_prefix)
+
+    @property
+    def position_embedding(self) -> Tensor | None:
         return self.module.pos_embed
 
     def identity(self) -> Sequence[Tensor]:
         norm = self.module.norm if hasattr(self.module.norm, "weight") else self.module.fc_norm
-        return self.module.patch_embed.proj.weight, self.blocks[-1].mlp.fc1.weight, norm.weight
+        mlp = self.blocks[-1].mlp
+        first = mlp.fc1_x if hasattr(mlp, "fc1_x") else mlp.fc1
+        return self.module.patch_embed.proj.weight, first.weight, norm.weight
 
     def _embed(self, pixels: Tensor) -> Tensor:
         tokens = self.module._pos_embed(self.module.patch_embed(pixels))
@@ -65,9 +80,11 @@ class TimmTower(VisionTower):
         return {} if key_bias is None else {"attn_mask": key_bias[:, None, None]}
 
     def _check_plain(self, block: Any) -> None:
-        plain = isinstance(block, Block) and isinstance(block.attn, Attention)
-        if not plain or getattr(block.attn, "gate", None) is not None:
+        if not self._is_plain(block) or getattr(block.attn, "gate", None) is not None:
             raise UserError("Attention cannot be read in this kind of timm's blocks: use another method.")
+
+    def _is_plain(self, block: Any) -> bool:
+        return isinstance(block, Block) and isinstance(block.attn, Attention)
 
     def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
         attention, normed = block.attn, block.norm1(tokens)
@@ -87,3 +104,72 @@ class TimmTower(VisionTower):
 
     def _feed_forward(self, block: Any, tokens: Tensor) -> Tensor:
         return tokens + block.drop_path2(block.ls2(block.mlp(block.norm2(tokens))))
+
+
+class EvaTower(TimmTower):
+    """A timm ``Eva``: EVA-01 and EVA-02, DINOv3, the Perception Encoder and other ViTs with rotations or gated MLPs."""
+
+    def __init__(self, model: Eva) -> None:
+        super().__init__(model)
+        self.rotary = model.rope is not None
+
+    @property
+    def _pools_prefix(self) -> bool:
+        return self.module.attn_pool is not None
+
+    def _embed(self, pixels: Tensor) -> Tensor:
+        tokens, _ = self.module._pos_embed(self.module.patch_embed(pixels))
+        return self.module.norm_pre(tokens)
+
+    def turns(self, block: int) -> dict[str, Any]:
+        if not self.rotary:
+            return {}
+        rope = self.module.rope
+        cached = hasattr(rope, "feat_shape") and not self.module.dynamic_img_size
+        waves = rope.get_embed() if cached else rope.get_embed(shape=self.grid)
+        return {"rope": waves[block] if self.module.rope_mixed else waves}
+
+    def turns_at(self, given: Mapping[str, Any], tokens: Tensor, positions: Tensor | None) -> dict[str, Any]:
+        if not self.rotary:
+            return {}
+        patches, waves = tokens.shape[1] - self.num_prefix_tokens, given["rope"]
+        if positions is None and patches == waves.shape[-2]:
+            return {"rope": waves}
+        sines, cosines = waves.chunk(2, -1)
+        turns = waves_at(sines, positions, patches, still=0), waves_at(cosines, positions, patches, still=1)
+        return {"rope": torch.cat(turns, -1)}
+
+    def _turned(self, block: Any, heads: Tensor, turns: Mapping[str, Any]) -> Tensor:
+        if not turns:
+            return heads
+        still, patches = heads.tensor_split([self.num_prefix_tokens], dim=2)
+        turned = apply_rot_embed_cat(patches, turns["rope"], half=block.attn.rotate_half)
+        return torch.cat([still, turned], dim=2).to(heads.dtype)
+
+    def _is_plain(self, block: Any) -> bool:
+        plain = isinstance(block, EvaBlock) and isinstance(block.attn, EvaAttention | AttentionRope)
+        return plain and getattr(block.attn, "num_kv_groups", 1) == 1
+
+    def _class_query_and_keys(self, block: Any, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        queries, keys, _ = self._queries_keys_values(block, tokens)
+        return queries[:, 0], keys
+
+    def _queries_keys_values(self, block: Any, tokens: Tensor) -> tuple[Tensor, ...]:
+        attention, normed = block.attn, block.norm1(tokens)
+        if attention.qkv is None:
+            three = [project(normed) for project in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        else:
+            together = attention.qkv(normed)
+            if getattr(attention, "q_bias", None) is not None:
+                together = together + torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+            three = list(together.chunk(3, -1))
+        queries, keys, values = (own.unflatten(-1, (self.num_heads, -1)) for own in three)
+        return attention.q_norm(queries), attention.k_norm(keys), values
+
+    def _add_attention(self, block: Any, tokens: Tensor, mixed: Tensor) -> Tensor:
+        added = block.attn.proj(block.attn.norm(mixed))
+        return tokens + block.drop_path1(added if block.gamma_1 is None else block.gamma_1 * added)
+
+    def _feed_forward(self, block: Any, tokens: Tensor) -> Tensor:
+        added = block.mlp(block.norm2(tokens))
+        return tokens + block.drop_path2(added if block.gamma_2 is None else block.gamma_2 * added)
