@@ -57,7 +57,7 @@ def _config(kind: type, **vision: object) -> transformers.PreTrainedConfig:
         sizes["mlp_ratio"] = 2
     elif family == "blip":
         sizes["initializer_range"] = 0.1
-    if "registers" in family:
+    if "registers" in family or family == "dinov3_vit":
         sizes["num_register_tokens"] = 3
     sizes |= vision
     if "vision_config" not in config.sub_configs:

@@ -39,7 +39,7 @@ def sharp(make):
 def dropping(tower, patches):
     """A reduction that keeps the same patches of every image."""
     kept = [*range(tower.num_prefix_tokens), *(tower.num_prefix_tokens + patch for patch in patches)]
-    return lambda tokens, _: Reduced(tokens[:, kept])
+    return lambda tokens, _: Reduced(tokens[:, kept], torch.tensor(list(patches)).expand(len(tokens), -1))
 
 
 @torch.inference_mode()
@@ -86,7 +86,8 @@ def test_sizes_reach_the_attention_through_the_mask_of_the_library(sharp, name, 
     made = sharp(name, attention)
     tower = as_tower(made.model)
     twice, tokens = tower.num_prefix_tokens + 5, tower.embed(PIXELS, 1)
-    expected = tower.pool(tower.run(torch.cat([tokens, tokens[:, [twice]]], 1), 1)[:, :-1])
+    doubled, places = torch.cat([tokens, tokens[:, [twice]]], 1), torch.tensor([*range(16), 5]).expand(3, -1)
+    expected = tower.pool(tower.run(doubled, 1, positions=places)[:, :-1])
 
     def sized(tokens, _):
         sizes = torch.ones(tokens.shape[:2])
@@ -216,6 +217,7 @@ SIZES = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 3, "num_head
         ("SiglipModel", "vit_base_patch16_siglip_224", {"act_layer": "gelu_tanh"}),
         ("Dinov2WithRegistersModel", "vit_small_patch14_reg4_dinov2", {"reg_tokens": 3}),
         ("ViTModel", "vit_base_patch16_224", {}),
+        ("DINOv3ViTModel", "vit_small_patch16_dinov3", {"num_reg_tokens": 3}),
     ],
 )
 def test_the_same_weights_in_timm_are_the_same_model(make, name, other, changes):

@@ -23,7 +23,7 @@ class Family:
         pre_norm: What runs between the embeddings and the blocks, if anything.
         norm: The norm after the blocks.
         patches: The layer that embeds patches.
-        positions: The position embedding, a parameter or an ``nn.Embedding``.
+        positions: The position embedding, a parameter or an ``nn.Embedding``; None where blocks rotate instead.
         prefix: Tokens before the patches, apart from registers.
         norms: In a block, the norms before the attention and before the MLP.
         attention: In a block, the attention.
@@ -38,7 +38,7 @@ class Family:
     pre_norm: str | None = None
     norm: str = "post_layernorm"
     patches: str = "embeddings.patch_embedding"
-    positions: str = "embeddings.position_embedding"
+    positions: str | None = "embeddings.position_embedding"
     prefix: int = 1
     norms: tuple[str, str] = ("layer_norm1", "layer_norm2")
     attention: str = "self_attn"
@@ -70,6 +70,7 @@ _DINOV2 = replace(
     after=(("layer_scale1", "drop_path"), ("layer_scale2", "drop_path")),
     any_size=True,
 )
+_DINOV3 = replace(_DINOV2, blocks="model.layer", norm="norm", patches="embeddings.patch_embeddings", positions=None)
 
 FAMILIES: Mapping[str, Family] = {
     "clip": _CLIP,
@@ -86,6 +87,7 @@ FAMILIES: Mapping[str, Family] = {
     "deit": replace(_VIT, prefix=2),
     "dinov2": _DINOV2,
     "dinov2_with_registers": _DINOV2,
+    "dinov3_vit": _DINOV3,
 }
 """``config.model_type`` -> where the parts are; the model types of image encoders end in ``_vision_model``."""
 
@@ -139,6 +141,7 @@ CLASSES: Mapping[str, Kind] = {
     "Dinov2WithRegistersForImageClassification": Kind(
         pooling.class_token_and_mean, "classifier", "dinov2_with_registers"
     ),
+    "DINOv3ViTModel": Kind(pooling.class_token),
 }
 """Class of transformers -> what it makes of the tokens; its feature is what a user calls the image feature."""
 

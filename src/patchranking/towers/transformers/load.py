@@ -18,11 +18,11 @@ from patchranking.errors import UserError
 from patchranking.towers import as_text_tower, as_tower
 from patchranking.towers.load import LoadedModel
 from patchranking.towers.transformers.families import CLASSES, FAMILIES, family_name
-from patchranking.towers.transformers.tower import Siglip2Tower
+from patchranking.towers.transformers.siglip2 import Siglip2Tower
 
 __all__ = ["load"]
 
-_WITH_A_WHOLE_ENCODER = ("clipseg", "deit", "dinov2", "dinov2_with_registers", "owlv2", "owlvit", "vit")
+_WITH_A_WHOLE_ENCODER = ("clipseg", "deit", "dinov2", "dinov2_with_registers", "dinov3_vit", "owlv2", "owlvit", "vit")
 """Model types of which every class, say one for segmentation, holds what ``AutoModel`` loads."""
 
 

@@ -12,30 +12,11 @@ from torch import Tensor, nn
 
 from patchranking.errors import UserError
 from patchranking.towers.base import VisionTower
-from patchranking.towers.transformers.families import FAMILIES, Kind, family_name, kind_of
+from patchranking.towers.transformers.families import FAMILIES, Kind, family_name
 
-__all__ = ["Siglip2Tower", "TransformersTower", "wrap"]
+__all__ = ["TransformersTower"]
 
 _MASKED_ATTENTION = ("eager", "sdpa")
-
-
-def wrap(model: nn.Module) -> TransformersTower | None:
-    """Returns a tower for a model of ``families.CLASSES``, None for anything else.
-
-    Raises:
-        UserError: If the installed transformers builds this class in another way.
-    """
-    kind = kind_of(model)
-    if kind is None:
-        return None
-    try:
-        tower = Siglip2Tower if family_name(model) == "siglip2" else TransformersTower
-        return tower(model, kind)
-    except AttributeError as error:
-        raise UserError(
-            f"The installed transformers builds {type(model).__name__} in a way that patchranking does not know "
-            f"({error}): install the latest transformers."
-        ) from error
 
 
 def _pair(size: int | Iterable[int]) -> tuple[int, int]:
@@ -59,19 +40,23 @@ class TransformersTower(VisionTower):
         config = self.module.config
         self.num_prefix_tokens = self._parts.prefix + getattr(config, "num_register_tokens", 0)
         self.has_class_token = self._parts.prefix > 0
-        self.image_size = self._image_size(config)
+        self.image_size = _pair(self._size(config))
         height, width = _pair(config.patch_size)
         self.grid = (self.image_size[0] // height, self.image_size[1] // width)
         self.width = config.hidden_size
         self.num_heads = config.num_attention_heads
-        self.mlp_width = self.blocks[0].mlp.fc1.out_features
-        self.activation = config.hidden_act
+        mlp = self.blocks[0].mlp
+        self.mlp_width = mlp.fc2.in_features if hasattr(mlp, "fc2") else mlp.down_proj.in_features
+        self.mlp_layers = 3 if hasattr(mlp, "gate_proj") else 2
+        self.activation = "silu" if getattr(config, "use_swiglu_ffn", False) else config.hidden_act
 
     def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
         return self._head(self._pool(self, tokens, gates))
 
     @property
-    def position_embedding(self) -> Tensor:
+    def position_embedding(self) -> Tensor | None:
+        if self._parts.positions is None:
+            return None
         embedding = attrgetter(self._parts.positions)(self.module)
         weight = embedding.weight if isinstance(embedding, nn.Embedding) else embedding
         if weight.shape[-2] != self._parts.prefix + self.num_patches:
@@ -79,8 +64,9 @@ class TransformersTower(VisionTower):
         return weight
 
     def identity(self) -> Sequence[Tensor]:
-        patches = attrgetter(self._parts.patches)(self.module)
-        return patches.weight, self.blocks[-1].mlp.fc1.weight, self.norm.weight
+        patches, mlp = attrgetter(self._parts.patches)(self.module), self.blocks[-1].mlp
+        first = mlp.fc1 if hasattr(mlp, "fc1") else mlp.up_proj
+        return patches.weight, first.weight, self.norm.weight
 
     def mask_arguments(self, tokens: Tensor, key_bias: Tensor | None) -> dict[str, Tensor | None]:
         if key_bias is None:
@@ -98,8 +84,9 @@ class TransformersTower(VisionTower):
             )
         return {"attention_mask": key_bias[:, None, None]}
 
-    def _image_size(self, config: Any) -> tuple[int, int]:
-        return _pair(config.image_size)
+    def _size(self, config: Any) -> int | Iterable[int]:
+        size: int | Iterable[int] = config.image_size
+        return size
 
     def _embed(self, pixels: Tensor) -> Tensor:
         tokens = self.module.embeddings(pixels)
@@ -137,17 +124,3 @@ class TransformersTower(VisionTower):
 
     def _passed(self, block: Any, half: int, tokens: Tensor) -> Tensor:
         return reduce(lambda passing, name: getattr(block, name)(passing), self._parts.after[half], tokens)
-
-
-class Siglip2Tower(TransformersTower):
-    """The image side of a SigLIP 2 that takes images of any shape (NaFlex), on the square grid it has positions for."""
-
-    def _image_size(self, config: Any) -> tuple[int, int]:
-        side = int(config.num_patches**0.5) * config.patch_size
-        return side, side
-
-    def _embed(self, pixels: Tensor) -> Tensor:
-        height, width = (pixels.shape[2] // self.grid[0], pixels.shape[3] // self.grid[1])
-        patches = pixels.unflatten(3, (-1, width)).unflatten(2, (-1, height))
-        flat = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        return self.module.embeddings(flat, torch.tensor(self.grid).expand(len(pixels), -1))
