@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +22,8 @@ TOKENIZERS = {
     "siglip": (["<pad>", "<e>"], "$A <e>", "<e>", ["input_ids"]),
     "siglip2": (["<pad>", "<e>"], "$A <e>", "<pad>", ["input_ids", "attention_mask"]),
 }
-TOKENIZERS |= {"clipseg": TOKENIZERS["clip"], "altclip": TOKENIZERS["metaclip_2"]}
+TOKENIZERS |= dict.fromkeys(("clipseg", "owlvit", "owlv2"), TOKENIZERS["clip"])
+TOKENIZERS |= {"altclip": TOKENIZERS["metaclip_2"]}
 TOKENIZERS |= {
     name: (["<pad>", "<s>", "<e>"], "<s> $A <e>", "<pad>", ["input_ids", "attention_mask"])
     for name in ("chinese_clip", "blip")
@@ -70,7 +72,7 @@ def _config(kind: type, **vision: object) -> transformers.PreTrainedConfig:
     return config(text_config=text, vision_config=sizes, projection_dim=24, num_labels=7)
 
 
-def _encode(model: nn.Module, pixels: Tensor) -> Tensor:
+def encode(model: nn.Module, pixels: Tensor) -> Tensor:
     """The image feature as a user of the library gets it."""
     if "Siglip2" in type(model).__name__:
         flat = torch.stack([convert_image_to_patches(image, 8) for image in pixels])
@@ -102,7 +104,36 @@ def make(name: str, attention: str = "sdpa", **vision: object) -> Made:
     for weight in model.parameters():
         if not weight.any():
             nn.init.normal_(weight, std=0.1)
-    return Made(model.requires_grad_(False), partial(_encode, model))
+    return Made(model.requires_grad_(False), partial(encode, model))
+
+
+def save(model: nn.Module, folder: Path, size: int = 32) -> str:
+    """Saves a model with its image processor and tokenizer; returns the MODEL argument."""
+    family = model.config.model_type.removesuffix("_vision_model")
+    if family == "siglip2":
+        processor = transformers.Siglip2ImageProcessor(patch_size=8, max_num_patches=16)
+    elif family.startswith("dino"):
+        edge, crop = {"shortest_edge": size + 8}, {"height": size, "width": size}
+        processor = transformers.BitImageProcessor(size=edge, crop_size=crop)
+    else:
+        processor = transformers.ViTImageProcessor(size={"height": size, "width": size}, image_mean=[0.2, 0.3, 0.4])
+    processor.save_pretrained(folder)
+    if hasattr(model, "get_text_features"):
+        make_tokenizer(family).save_pretrained(folder)
+    model.save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+@pytest.fixture(name="encode", scope="session")
+def encode_fixture() -> Callable[..., Tensor]:
+    """Makes a model's image features as a user of the library does."""
+    return encode
+
+
+@pytest.fixture(name="save", scope="session")
+def save_fixture() -> Callable[..., str]:
+    """Saves a model with its image processor and tokenizer and returns the MODEL argument."""
+    return save
 
 
 @pytest.fixture(name="make", scope="session")

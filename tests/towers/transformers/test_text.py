@@ -11,7 +11,7 @@ from patchranking.towers.transformers.families import family_name
 from patchranking.towers.zero_shot import class_features
 
 NAMES = ["CLIPModel", "MetaClip2Model", "CLIPSegModel", "SiglipModel", "Siglip2Model", "ChineseCLIPModel"]
-NAMES += ["AltCLIPModel", "BlipModel"]
+NAMES += ["AltCLIPModel", "BlipModel", "OwlViTModel", "Owlv2Model"]
 TEXTS = ["the sun", "a photo of the small red umbrella", "", "a photo of " * 9]
 
 
@@ -87,7 +87,7 @@ def test_positions_that_no_token_takes_are_left_out(make, make_tokenizer):
     assert text(["a photo of " * 9]).isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["CLIPVisionModel", "ViTModel", "OwlViTModel"])
+@pytest.mark.parametrize("name", ["CLIPVisionModel", "ViTModel", "SiglipForImageClassification"])
 def test_a_model_without_a_known_text_side_is_refused(make, make_tokenizer, name):
     with pytest.raises(UserError, match=f"{name} has no text side that is supported"):
         as_text_tower(make(name).model, make_tokenizer("clip"))

@@ -46,7 +46,8 @@ def load(name: str, path: str) -> LoadedModel:
     if size != tower.image_size:
         if not FAMILIES[family_name(model)].any_size:
             raise UserError(
-                f"The image processor of '{name}' makes images of {size}, its model takes {tower.image_size}."
+                f"'{name}' takes images of {tower.image_size} pixels, and its image processor makes {size}: correct its "
+                "preprocessor_config.json."
             )
         tower.module.config.image_size = size
         tower = as_tower(model)

@@ -49,6 +49,8 @@ _FAMILIES: Mapping[str, _Family] = {
     "clip": _CLIP,
     "metaclip_2": _CLIP,
     "clipseg": _CLIP,
+    "owlvit": _CLIP,
+    "owlv2": _CLIP,
     "siglip": _SIGLIP,
     "siglip2": _SIGLIP,
     "chinese_clip": _BERT,
