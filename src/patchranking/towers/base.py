@@ -91,10 +91,12 @@ class VisionTower(ABC):
         mlp_layers: Its linear layers: 2, or 3 where one gates another; two in one count as two.
         activation: Name of the MLP activation, e.g. ``"gelu"`` or ``"quick_gelu"``.
         has_class_token: Whether token 0 is a class token.
+        any_size: Whether the encoder fits its positions to images of any size, so that ``image_size`` is but the usual.
         rotary: Whether blocks rotate queries and keys by where their patches are, so that ``positions`` count.
     """
 
     has_class_token: bool = True
+    any_size: bool = False
     rotary: bool = False
     mlp_layers: int = 2
     module: Any

@@ -76,8 +76,8 @@ def encode(model: nn.Module, pixels: Tensor) -> Tensor:
     """The image feature as a user of the library gets it."""
     if "Siglip2" in type(model).__name__:
         flat = torch.stack([convert_image_to_patches(image, 8) for image in pixels])
-        rest = {"pixel_attention_mask": None if "Classification" in type(model).__name__ else torch.ones(len(flat), 16)}
-        given = {"pixel_values": flat, "spatial_shapes": torch.tensor([[4, 4]] * len(flat)), **rest}
+        shapes = torch.tensor([[4, 4]] * len(flat))
+        given = {"pixel_values": flat, "spatial_shapes": shapes, "pixel_attention_mask": torch.ones(len(flat), 16)}
     else:
         given = {"pixel_values": pixels}
     if hasattr(model, "get_image_features"):

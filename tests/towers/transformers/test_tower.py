@@ -189,6 +189,21 @@ def test_dinov2_takes_the_size_that_its_configuration_says(make, size):
             _ = tower.position_embedding
 
 
+@torch.no_grad()
+def test_images_padded_to_one_shape_are_refused_where_patches_go(make):
+    made = make("Siglip2Model")
+    given = {"pixel_values": torch.randn(2, 16, 192), "spatial_shapes": torch.tensor([[4, 4], [2, 6]])}
+    given["pixel_attention_mask"] = torch.tensor([[1] * 16, [1] * 12 + [0] * 4])
+    tower, dense = as_tower(made.model), made.model.get_image_features(**given).pooler_output
+    with attach_reductions(tower, {1: dropping(tower, range(16))}):
+        assert torch.equal(made.model.get_image_features(**given).pooler_output, dense)
+    with (
+        attach_reductions(tower, {1: dropping(tower, range(9))}),
+        pytest.raises(UserError, match=r"padding of images of different shapes, and a pruner cannot follow"),
+    ):
+        made.model.get_image_features(**given)
+
+
 def test_a_class_built_in_another_way_is_refused_in_one_sentence(make):
     model = make("ViTModel").model
     del model.layers

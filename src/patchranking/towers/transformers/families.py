@@ -128,7 +128,6 @@ CLASSES: Mapping[str, Kind] = {
     "SiglipForImageClassification": Kind(pooling.mean_of_patches, "classifier"),
     "Siglip2Model": Kind(pooling.by_attention),
     "Siglip2VisionModel": Kind(pooling.by_attention),
-    "Siglip2ForImageClassification": Kind(pooling.mean_of_patches, "classifier"),
     "BlipModel": Kind(pooling.class_token_normed_twice, "visual_projection"),
     "BlipVisionModel": Kind(pooling.class_token_normed_twice),
     "ViTModel": Kind(pooling.by_pooler),

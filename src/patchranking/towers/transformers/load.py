@@ -44,10 +44,10 @@ def load(name: str, path: str) -> LoadedModel:
     preprocess = _squeezed(processor, tower) if isinstance(tower, Siglip2Tower) else _processed(processor)
     size = tuple(preprocess(Image.new("RGB", tower.image_size)).shape[1:])
     if size != tower.image_size:
-        if not FAMILIES[family_name(model)].any_size:
+        if not tower.any_size:
             raise UserError(
-                f"'{name}' takes images of {tower.image_size} pixels, and its image processor makes {size}: correct its "
-                "preprocessor_config.json."
+                f"'{name}' takes images of {tower.image_size} pixels, and its image processor makes {size}: correct "
+                "its preprocessor_config.json."
             )
         tower.module.config.image_size = size
         tower = as_tower(model)

@@ -40,6 +40,7 @@ class TransformersTower(VisionTower):
         config = self.module.config
         self.num_prefix_tokens = self._parts.prefix + getattr(config, "num_register_tokens", 0)
         self.has_class_token = self._parts.prefix > 0
+        self.any_size = self._parts.any_size
         self.image_size = _pair(self._size(config))
         height, width = _pair(config.patch_size)
         self.grid = (self.image_size[0] // height, self.image_size[1] // width)
