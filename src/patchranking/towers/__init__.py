@@ -75,7 +75,7 @@ def as_tower(model: nn.Module | VisionTower) -> VisionTower:
             )
     raise UserError(
         f"{type(model).__name__} is not supported: patchranking works on open_clip CLIP and CustomTextCLIP with the "
-        "built-in VisionTransformer, transformers CLIP, SigLIP, ViT, DeiT, DINOv2, DINOv3, BLIP and their kin, and timm "
+        "built-in VisionTransformer, transformers CLIP, SigLIP, ViT, DINO and their kin, and timm "
         "VisionTransformer."
     )
 
