@@ -113,7 +113,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "transformers-siglip": lambda: _transformers_alone(SiglipVisionModel, SiglipVisionConfig),
     "transformers-vit": lambda: _transformers_alone(ViTForImageClassification, ViTConfig, num_labels=24),
     "transformers-dinov2": lambda: _transformers_alone(Dinov2Model, Dinov2Config, use_swiglu_ffn=True),
-    "transformers-dinov3": lambda: _transformers_alone(DINOv3ViTModel, DINOv3ViTConfig, num_register_tokens=4),
+    "transformers-dinov3": lambda: _transformers_alone(
+        DINOv3ViTModel, DINOv3ViTConfig, num_register_tokens=4, pos_embed_rescale=None
+    ),
     "timm-clip": lambda: _timm("vit_base_patch16_clip_224", num_classes=24),
     "timm-dinov2-registers": lambda: _timm("vit_small_patch14_reg4_dinov2"),
     "timm-average-pool": lambda: _timm("vit_base_patch16_224", global_pool="avg", class_token=False, num_classes=0),
