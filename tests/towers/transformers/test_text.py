@@ -39,6 +39,19 @@ def test_features_are_those_of_the_library_for_what_the_tokenizer_returns(both):
 
 
 @torch.inference_mode()
+def test_an_end_that_also_pads_is_no_padding(make, make_tokenizer):
+    model, tokenizer = make("SiglipModel").model, make_tokenizer("siglip")
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    for weight in model.text_model.parameters():
+        if weight.ndim == 2:
+            weight.mul_(3)
+    given = tokenizer(TEXTS, padding="max_length", truncation=True, max_length=12, return_tensors="pt")
+    given.pop("token_type_ids", None)
+    expected = F.normalize(model.get_text_features(**given).pooler_output, dim=-1)
+    torch.testing.assert_close(as_text_tower(model, tokenizer)(TEXTS), expected, rtol=1e-5, atol=1e-6)
+
+
+@torch.inference_mode()
 def test_a_text_alone_is_the_text_among_others(both):
     _, _, text = both
     together = text(TEXTS)

@@ -79,7 +79,7 @@ def wrap_text(model: Any, tokenizer: Any) -> TextTower | None:
         return found["input_ids"].to(model.device)
 
     def encode(ids: Tensor) -> Tensor:
-        mask = ids.ne(tokenizer.pad_token_id).long() if masked else None
+        mask = _real(ids, tokenizer).long() if masked else None
         return F.normalize(model.get_text_features(input_ids=ids, attention_mask=mask).pooler_output, dim=-1)
 
     return TextTower(
@@ -89,3 +89,9 @@ def wrap_text(model: Any, tokenizer: Any) -> TextTower | None:
         embedding=attrgetter(family.embedding)(model),
         blocks=attrgetter(family.blocks)(model),
     )
+
+
+def _real(ids: Tensor, tokenizer: Any) -> Tensor:
+    """Which ids belong to a text; where padding is told by its end, the first of these is the end itself."""
+    padding = ids.eq(tokenizer.pad_token_id)
+    return ~padding | ((padding.cumsum(1) == 1) & (tokenizer.pad_token_id == tokenizer.eos_token_id))
