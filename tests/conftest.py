@@ -21,7 +21,19 @@ import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.optim.optimizer import register_optimizer_step_pre_hook  # noqa: E402
-from transformers import CLIPConfig, CLIPModel, CLIPVisionModelWithProjection  # noqa: E402
+from transformers import (  # noqa: E402
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionModelWithProjection,
+    Dinov2Config,
+    Dinov2Model,
+    DINOv3ViTConfig,
+    DINOv3ViTModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
 from patchranking import as_text_tower, load_model  # noqa: E402
 from patchranking.towers import VisionTower, as_tower  # noqa: E402
@@ -64,6 +76,13 @@ def _transformers_vision() -> Case:
     config.projection_dim = 24
     model = CLIPVisionModelWithProjection(config)
     return Case(model, lambda x: model(x).image_embeds, as_tower(model), torch.randn(3, 3, 32, 32))
+
+
+def _transformers_alone(kind: type, config: type, **changes: object) -> Case:
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 5, "image_size": 32, "patch_size": 8}
+    model = kind(config(**{**sizes, "intermediate_size": 64, **changes}))
+    feature = "logits" if "Classification" in kind.__name__ else "pooler_output"
+    return Case(model, lambda x: model(x)[feature], as_tower(model), torch.randn(3, 3, 32, 32))
 
 
 def _timm(name: str, **changes: object) -> Case:
@@ -123,6 +142,12 @@ CASES: dict[str, Callable[[], Case]] = {
     "open_clip-average-pool": lambda: _open_clip(False, pool_type="avg"),
     "transformers": _transformers,
     "transformers-vision": _transformers_vision,
+    "transformers-siglip": lambda: _transformers_alone(SiglipVisionModel, SiglipVisionConfig),
+    "transformers-vit": lambda: _transformers_alone(ViTForImageClassification, ViTConfig, num_labels=24),
+    "transformers-dinov2": lambda: _transformers_alone(Dinov2Model, Dinov2Config, use_swiglu_ffn=True),
+    "transformers-dinov3": lambda: _transformers_alone(
+        DINOv3ViTModel, DINOv3ViTConfig, num_register_tokens=4, pos_embed_rescale=None
+    ),
     "timm-clip": lambda: _timm("vit_base_patch16_clip_224", num_classes=24),
     "timm-dinov2-registers": lambda: _timm("vit_small_patch14_reg4_dinov2"),
     "timm-average-pool": lambda: _timm("vit_base_patch16_224", global_pool="avg", class_token=False, num_classes=0),
@@ -140,6 +165,7 @@ ROTARY: dict[str, Callable[[], Case]] = {
     "timm-dinov3": CASES["timm-dinov3"],
     "timm-pe": lambda: _eva("vit_pe_core_tiny_patch16_384"),
     "timm-mixed-rope": lambda: _eva("vit_small_patch16_rope_mixed_224"),
+    "transformers-dinov3": CASES["transformers-dinov3"],
 }
 
 

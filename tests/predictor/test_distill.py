@@ -61,7 +61,8 @@ def test_gates_that_are_all_but_closed_are_left_out_without_harm(case):
     place = scores.argsort(dim=1, descending=True).argsort(dim=1)
     everything = nn.functional.logsigmoid((3.5 - place) / tower.num_patches / 0.03)
     expected = gated_features(tower, tokens, everything, 3)
-    torch.testing.assert_close(gated(tower, tokens, scores, 4, 0.03), expected, rtol=0, atol=0.06)
+    most = 0.06 * max(1, expected.abs().max().item())
+    torch.testing.assert_close(gated(tower, tokens, scores, 4, 0.03), expected, rtol=0, atol=most)
 
 
 @torch.no_grad()
@@ -75,7 +76,7 @@ def test_sharp_gates_equal_hard_pruning(case):
 
 def test_the_gradient_by_the_scores_agrees_with_finite_differences(tower):
     tower.module.double()
-    tower._projection.double()
+    tower._head.double()
     tokens = tower.embed(torch.randn(1, 3, 32, 32, dtype=torch.double), 3)
     scores = torch.randn(1, 16, dtype=torch.double)
     patches, _ = soft_gates(scores, 8, 1.0)

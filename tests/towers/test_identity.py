@@ -67,6 +67,18 @@ def test_other_weights_are_refused(tower):
         known.check(tower)
 
 
+def test_a_model_for_images_of_any_size_is_the_same_at_another(tower):
+    known = BaseModel.of(tower, "hf:tiny")
+    tower.image_size, tower.grid = (48, 32), (6, 4)
+    with pytest.raises(UserError, match="image size"):
+        known.check(tower)
+    tower.any_size = True
+    known.check(tower)
+    tower.grid = (3, 2)
+    with pytest.raises(UserError, match="image size"):
+        known.check(tower)
+
+
 WRONG = {
     "fingerprint": [None, "", 10**30, [None]],
     "grid": [[4], [[], 4]],

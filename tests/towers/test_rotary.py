@@ -105,6 +105,8 @@ def test_visual_tokens_are_not_rotated(rotary_case):
         for part in longer.modules():  # a model of more prefix tokens
             if hasattr(part, "num_prefix_tokens"):
                 part.num_prefix_tokens = prefix + 2
+            elif hasattr(part, "rope_embeddings"):
+                part.config.num_register_tokens += 2
         like = as_tower(longer)
         tokens = tower.embed(case.pixels)
         tokens = torch.cat([tokens[:, :prefix], visual.expand(3, -1, -1), tokens[:, prefix:]], 1)

@@ -185,12 +185,22 @@ class _Before(_Hook):
                 "checkpointing off" + ("." if self.tower.rotary else ", or fit with --merge false.")
             )
         tokens = self.reduced(inputs[0])
+        if tokens.shape[1] != inputs[0].shape[1]:
+            _check_no_mask((*inputs[1:], named.get("attention_mask"), named.get("attn_mask")))
         if self.tower is None:
             return (tokens, *inputs[1:]), named
         named = named | self.tower.turns_at(named, tokens, self.stream.positions)
         if self.stream.sizes is None:
             return (tokens, *inputs[1:]), named
         return (tokens,), named | self.tower.mask_arguments(tokens, _bias(self.stream.sizes, tokens))
+
+
+def _check_no_mask(given: tuple[Any, ...]) -> None:
+    if any(isinstance(mask, Tensor) for mask in given):
+        raise UserError(
+            "This model hides patches, as NaFlex models do for the padding of images of different shapes, and a pruner "
+            "cannot follow: give images of one shape, or set its keep rate to 1."
+        )
 
 
 class _After(_Hook):

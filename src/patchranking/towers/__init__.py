@@ -64,11 +64,11 @@ def as_tower(model: nn.Module | VisionTower) -> VisionTower:
     """Returns the tower view of a model.
 
     Args:
-        model: An open_clip ``CLIP``, ``CustomTextCLIP`` or ``CoCa`` (or its ``visual``), a transformers ``CLIPModel``
-            or ``CLIPVisionModelWithProjection``, a timm ``VisionTransformer`` or ``Eva``, one of these inside the
-            wrapper of ``torch.compile``, ``DataParallel`` on one device, ``DistributedDataParallel``, PEFT,
-            sentence-transformers, or transformers' ``TimmWrapperModel`` and pipelines, or a tower, which is returned as
-            it is.
+        model: An open_clip ``CLIP``, ``CustomTextCLIP`` or ``CoCa`` (or its ``visual``), a transformers CLIP, SigLIP,
+            ViT, DeiT, DINOv2, DINOv3, BLIP or another of ``towers.transformers.families.CLASSES``, a timm
+            ``VisionTransformer`` or ``Eva``, one of these inside the wrapper of ``torch.compile``, ``DataParallel`` on
+            one device, ``DistributedDataParallel``, PEFT, sentence-transformers, or transformers' ``TimmWrapperModel``
+            and pipelines, or a tower, which is returned as it is.
 
     Raises:
         UserError: If the model is none of these; where it holds one, the sentence says how to get at it.
@@ -86,8 +86,7 @@ def as_tower(model: nn.Module | VisionTower) -> VisionTower:
             )
     raise UserError(
         f"{type(model).__name__} is not supported: patchranking works on open_clip CLIP, CustomTextCLIP and CoCa with "
-        "a vision transformer, transformers CLIPModel and CLIPVisionModelWithProjection, and timm VisionTransformer "
-        "and Eva."
+        "a vision transformer, transformers CLIP, SigLIP, ViT, DINO and their kin, and timm VisionTransformer and Eva."
     )
 
 
@@ -95,7 +94,8 @@ def as_text_tower(model: nn.Module, tokenizer: Callable[..., Any]) -> TextTower:
     """Returns the text side of a model.
 
     Args:
-        model: An open_clip ``CLIP``, ``CustomTextCLIP`` or ``CoCa``, or a transformers ``CLIPModel``.
+        model: An open_clip ``CLIP``, ``CustomTextCLIP`` or ``CoCa``, or a transformers ``CLIPModel``, ``SiglipModel``
+            or another that has ``get_text_features``.
         tokenizer: The one that belongs to it, ``open_clip.get_tokenizer(...)`` or
             ``AutoTokenizer.from_pretrained(...)``.
 
@@ -108,5 +108,5 @@ def as_text_tower(model: nn.Module, tokenizer: Callable[..., Any]) -> TextTower:
             return tower
     raise UserError(
         f"{type(model).__name__} has no text side that is supported: give an open_clip CLIP, CustomTextCLIP or CoCa, "
-        "or a transformers CLIPModel."
+        "or a transformers CLIPModel, SiglipModel or another that has get_text_features."
     )

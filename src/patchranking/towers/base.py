@@ -91,10 +91,12 @@ class VisionTower(ABC):
         mlp_layers: Its linear layers: 2, or 3 where one gates another; two in one count as two.
         activation: Name of the MLP activation, e.g. ``"gelu"`` or ``"quick_gelu"``.
         has_class_token: Whether token 0 is a class token.
+        any_size: Whether the encoder fits its positions to images of any size, so that ``image_size`` is but the usual.
         rotary: Whether blocks rotate queries and keys by where their patches are, so that ``positions`` count.
     """
 
     has_class_token: bool = True
+    any_size: bool = False
     rotary: bool = False
     mlp_layers: int = 2
     module: Any
@@ -267,8 +269,10 @@ class VisionTower(ABC):
         """
 
     def check_gates(self) -> None:
-        """Raises UserError when the model's pooling cannot be gated, before any work is done."""
-        self.pool(self._no_tokens(), gates=torch.ones(1, self.num_patches, device=self.device))
+        """Raises UserError when the model takes no mask, or no gates where it pools, before any work is done."""
+        tokens = self._no_tokens()
+        self.mask_arguments(tokens, torch.zeros(tokens.shape[:2], device=self.device))
+        self.pool(tokens, gates=torch.ones(1, self.num_patches, device=self.device))
 
     def check_plain(self) -> None:
         """Raises UserError when some block is not norm, attention, norm, MLP, each with plain projections."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -67,9 +67,15 @@ class BaseModel:
             raise ValueError("this does not describe a base model")
         return found
 
+    @property
+    def _patch_size(self) -> tuple[float, float]:
+        return self.image_size[0] / self.grid[0], self.image_size[1] / self.grid[1]
+
     def check(self, tower: VisionTower) -> None:
         """Raises UserError, naming the first difference, when ``tower`` is another model."""
         other = BaseModel.of(tower, self.name)
+        if tower.any_size and self._patch_size == other._patch_size:
+            other = replace(other, image_size=self.image_size, grid=self.grid)
         for field in ("image_size", "grid", "num_prefix_tokens", "width", "depth", "activation"):
             mine, its = getattr(self, field), getattr(other, field)
             if mine != its:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 import torch
-from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from PIL import Image
 from torch import Tensor, nn
 
@@ -125,45 +124,11 @@ def _load_open_clip(name: str, rest: str) -> LoadedModel:
 
 
 def _load_transformers(name: str, rest: str) -> LoadedModel:
-    transformers = _library("transformers", "transformers")
+    _library("transformers", "transformers")
     if rest.startswith(("/", ".", "~")):
         _check_folder(rest)
-    with _quiet(transformers.utils.logging):
-        model, report = transformers.CLIPModel.from_pretrained(
-            rest, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    if missing := {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}:
-        raise UserError(f"'{name}' is no complete CLIP model: it lacks {len(missing)} weights such as {min(missing)}.")
-    text = as_text_tower(model, transformers.AutoTokenizer.from_pretrained(rest))
-    processor = transformers.AutoImageProcessor.from_pretrained(rest)
-
-    def preprocess(image: Image.Image) -> Tensor:
-        return processor(images=image, return_tensors="pt")["pixel_values"][0]
-
-    scale, mean, std = model.logit_scale.exp().item(), processor.image_mean, processor.image_std
-    return LoadedModel(name, model, as_tower(model), preprocess, text, scale, mean, std)
-
-
-@contextmanager
-def _quiet(logging: ModuleType) -> Iterator[None]:
-    """Hides transformers' weight-loading bar and report, and leaves the bars of downloads as they are."""
-    verbosity, bar, no_downloads = (
-        logging.get_verbosity(),
-        logging.is_progress_bar_enabled(),
-        are_progress_bars_disabled(),
-    )
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if not no_downloads:
-        enable_progress_bars()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
-        if no_downloads:
-            disable_progress_bars()
+    loaded: LoadedModel = importlib.import_module("patchranking.towers.transformers.load").load(name, rest)
+    return loaded
 
 
 def _load_timm(name: str, rest: str) -> LoadedModel:
