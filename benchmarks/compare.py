@@ -265,7 +265,7 @@ def _measured(
 
 def _examples(model: LoadedModel, data: ImageData, pruner: Pruner, methods: list[str], number: int) -> list[Example]:
     """A few images, drawn by seed, with what the methods keep of them."""
-    settings = EvaluationSettings(methods, [0.6, 0.5], number, timing_batch=0, examples=number, worst=0)
+    settings = EvaluationSettings(methods, [0.6, 0.5], golden_images=number, timing_batch=0, examples=number, worst=0)
     return evaluate(model, subset(data, number, 0), [pruner], settings)[1]
 
 

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from patchranking.demo.scenes import BACKGROUNDS, CLASSES, COLOURS, SIZE, TEMPLATES, scene
-from patchranking.towers.transformers import TransformersTower
+from patchranking.towers import as_tower
 
 MEAN = STD = (0.5, 0.5, 0.5)
 PATCH = 8
@@ -152,7 +152,7 @@ class Trainer:
 
     def __init__(self, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:
         self.model, self.tokenizer = model, tokenizer
-        self.tower = TransformersTower(model)
+        self.tower = as_tower(model)
         self.patch_head = nn.Linear(self.tower.width, len(CLASSES) + 1)
         self.patch_weights = torch.ones(len(CLASSES) + 1)
         self.patch_weights[-1] = 0.2

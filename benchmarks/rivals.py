@@ -81,8 +81,8 @@ class TrainedToMe(ToMe):
     def __init__(self, corrections: nn.ModuleDict) -> None:
         self.corrections = corrections
 
-    def encode(self, tower: VisionTower, tokens: Tensor, schedule: Schedule) -> Tensor:
-        return super().encode(cast(VisionTower, _Corrected(tower, self.corrections)), tokens, schedule)
+    def encode(self, tower: VisionTower, tokens: Tensor, schedule: Schedule, start: int = 0) -> Tensor:
+        return super().encode(cast(VisionTower, _Corrected(tower, self.corrections)), tokens, schedule, start)
 
 
 class _Corrected:

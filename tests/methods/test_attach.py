@@ -59,7 +59,7 @@ def test_keep_1_is_the_dense_model_bit_for_bit(case):
 @torch.inference_mode()
 def test_by_default_patches_go_in_the_four_stages_of_a_fit(tower):
     pixels = torch.randn(2, 3, 32, 32)
-    expected = METHODS["cls-attention"].at(tower, Schedule.default(1, 5, 0.25), 0)(pixels)
+    expected = METHODS["cls-attention"].at(tower, Schedule.default(5, 0.25), 0)(pixels)
     with attach(tower, keep=0.25):
         assert torch.equal(tower(pixels), expected)
 
@@ -70,11 +70,11 @@ def test_after_merging_every_patch_has_the_token_that_it_is_in(tower, name):
     """Patches that are alike from the start merge and end alike, in their places; their number is that of the model."""
     pixels = torch.randn(1, 3, 32, 32)
     dense = tower.run(tower.embed(pixels), 0)[0, 1:]
-    with attach(tower, name, keep=0.5):
+    with attach(tower, name, keep=0.7):
         tokens = tower.run(tower.embed(pixels), 0)[0, 1:]
     assert tokens.shape == dense.shape
     distinct = tokens.unique(dim=0)
-    assert len(distinct) == METHODS[name].at(tower, Schedule.default(1, 5, 0.5), 0).schedule.kept(16)[4]
+    assert len(distinct) == METHODS[name].at(tower, Schedule.default(5, 0.7), 0).schedule.kept(16)[4]
     near = F.normalize(tokens, dim=-1) @ F.normalize(dense, dim=-1).T
     alone = [row for row in range(16) if (tokens == tokens[row]).all(1).sum() == 1]
     assert alone

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -55,7 +56,7 @@ class Merging(BetweenHalves):
                 sizes = tokens.new_ones(tokens.shape[:2]) if sizes is None else sizes
                 matching = self.match(attended.keys.mean(1)[:, prefix:], merged, block / tower.depth)
                 tokens, sizes = merge(tokens, sizes, matching, prefix)
-                return Left(tokens, matching.stays, sizes, _into(matching, patches))
+                return Left(tokens, matching.stays, sizes, (partial(_into, matching, patches),))
 
             return reduce
 

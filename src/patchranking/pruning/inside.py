@@ -28,14 +28,14 @@ class Left(NamedTuple):
         places: The patches of those that came, at whose places the patches that go on are, ``(batch, kept)``; None
             where all are in their own.
         sizes: How many patches each token stands for, ``(batch, tokens)``; None where each stands for itself.
-        into: For every patch that came, which of the patches that go on it is in, ``(batch, patches)``; None where
-            patches do not merge.
+        into: Each gives, for every patch that came, which of those that go on it is in, ``(batch, patches)``: one for
+            every time that patches merged. They are asked only where a model pools by itself.
     """
 
     tokens: Tensor
     places: Tensor | None = None
     sizes: Tensor | None = None
-    into: Tensor | None = None
+    into: tuple[Callable[[], Tensor], ...] = ()
 
 
 Inside = Callable[[Attended, Tensor | None], Left]
@@ -52,7 +52,8 @@ def run_inside(tower: VisionTower, tokens: Tensor, start: int, reductions: Mappi
         reductions: Block index, at least ``start`` -> reduction. After one that merges, every block has one.
 
     Returns:
-        What is left after the last block; ``places`` and ``into`` are of the patches in ``tokens``.
+        What is left after the last block; ``places``, which only rotary models have, and ``into`` are of the patches
+        in ``tokens``.
     """
     left = Left(tokens)
     for block, reduce in sorted(reductions.items()):
@@ -64,8 +65,8 @@ def run_inside(tower: VisionTower, tokens: Tensor, start: int, reductions: Mappi
 def _through(tower: VisionTower, block: int, reduce: Inside, came: Left) -> Left:
     bias = None if came.sizes is None else came.sizes.log()
     tokens, places, sizes, into = reduce(tower.attend(came.tokens, block, bias, came.places), came.sizes)
-    into = came.into if into is None else composed(into, came.into)
-    return Left(tower.feed_forward(tokens, block), composed(came.places, places), sizes, into)
+    places = composed(came.places, places) if tower.rotary else None
+    return Left(tower.feed_forward(tokens, block), places, sizes, (*came.into, *into))
 
 
 def attach_inside(tower: VisionTower, reductions: Mapping[int, Inside]) -> Hooks:
@@ -144,6 +145,10 @@ class _After(TokenHook):
         assert self.stream.left is not None
         tokens, into = self.stream.left.tokens, self.stream.left.into
         self.stream.left = self.stream.left._replace(tokens=output)
-        if self.prefix is None or into is None:
+        if self.prefix is None or not into:
             return tokens
-        return gather_tokens(tokens, into, self.prefix)
+        first, *later = into
+        where = first()
+        for then in later:
+            where = then().gather(1, where)
+        return gather_tokens(tokens, where, self.prefix)
