@@ -41,7 +41,7 @@ def _dimensions(part: nn.Module) -> int:
 
 def _layers(mlp: nn.Module) -> list[Any]:
     """Linear layers of an MLP in order: those that go in, of which one may gate another, and the one that comes out."""
-    return [part for part in mlp.children() if _dimensions(part) == 2]
+    return [part for part in mlp.children() if hasattr(part, "out_features")]
 
 
 class TimmTower(VisionTower):
