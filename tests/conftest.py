@@ -114,7 +114,7 @@ def _open_clip_timm(name: str, **vision: object) -> Case:
 
 def _coca() -> Case:
     vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 5, "output_tokens": True}
-    vision |= {"attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 2}
+    vision |= {"attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2}
     text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
     text |= {"embed_cls": True, "output_tokens": True}
     captions = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}

@@ -14,8 +14,10 @@ from typing import get_args, get_type_hints
 
 import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from patchranking import cli, demo, load_data
 from patchranking.commands.arguments import parse
@@ -406,6 +408,32 @@ def test_rank_fit_evaluate(run, tmp_path):
         ("patchranking", 0.5),
     }
     assert {row["schedule"] and tuple(row["schedule"]) for row in results["rows"]} == {None, ("6", "7")}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "methods"),
+    [
+        ("vit_base_patch16_siglip_224", ["tome", "random"]),
+        ("eva02_base_patch16_clip_224", ["cls-attention", "evit"]),
+        ("vit_small_plus_patch16_dinov3", ["cls-attention", "low-res"]),
+        ("vit_small_patch14_reg4_dinov2", ["cls-attention", "tome"]),
+    ],
+)
+def test_fit_and_evaluate_on_models_of_other_families(run, tmp_path, architecture, methods):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    shown = {"input_size": [3, 32, 32], "num_classes": 0, "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {"architecture": architecture, "num_classes": 0, "model_args": sizes, "pretrained_cfg": shown}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = timm.create_model(architecture, num_classes=0, **sizes)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    name, fitted, evaluated = f"timm:local-dir:{tmp_path}", tmp_path / "fit", tmp_path / "evaluate"
+    few = ["--limit", 8, "--ranked", 4, "--epochs", 1, "--steps", 1]
+    assert run("fit", name, "demo:train", *few, "--out", fitted)[0] == 0
+    options = ["--methods", *methods, "--keep", 0.5, "--timing_batch", 0, "--out", evaluated]
+    assert run("evaluate", name, "demo", "--limit", 2, "--pruner", fitted, *options)[0] == 0
+    rows = json.loads((evaluated / "results.json").read_text())["rows"]
+    assert {row["method"] for row in rows} == {"dense", "patchranking", *methods}
+    assert all(0.5 < row["feature_cosine"] <= 1 for row in rows if row["method"] != "dense")
 
 
 def test_evaluate_prints_the_oracle_apart_and_which_keep_rate_to_use(run, tmp_path):

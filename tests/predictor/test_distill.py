@@ -24,7 +24,7 @@ ONE, TWO = Schedule({3: 0.5}), Schedule({1: 0.75, 3: 0.5})
 
 def gated(tower, tokens, scores, count, width, block=3):
     patches, log_gates = soft_gates(scores, count, width)
-    return gated_features(tower, gather_tokens(tokens, patches, tower.num_prefix_tokens), log_gates, block)
+    return gated_features(tower, gather_tokens(tokens, patches, tower.num_prefix_tokens), log_gates, block, patches)
 
 
 def test_gates_are_half_open_at_the_threshold_and_follow_the_scores():
@@ -70,7 +70,8 @@ def test_sharp_gates_equal_hard_pruning(case):
     tower = case.tower
     tokens = tower.embed(case.pixels, 3)
     scores = torch.stack([torch.randperm(tower.num_patches).float() for _ in range(3)])
-    hard = tower.pool(tower.run(gather_tokens(tokens, top_patches(scores, 5), tower.num_prefix_tokens), 3))
+    best = top_patches(scores, 5)
+    hard = tower.pool(tower.run(gather_tokens(tokens, best, tower.num_prefix_tokens), 3, positions=best))
     torch.testing.assert_close(gated(tower, tokens, scores, 5, 1e-4), hard, rtol=0, atol=1e-5)
 
 
