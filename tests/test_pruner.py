@@ -142,7 +142,7 @@ def test_format_4_is_read(tower, tmp_path):
 def test_a_half_precision_model_is_served_by_the_same_pruner(tower):
     pruner = make(tower)
     tower.module.bfloat16()
-    tower._head.bfloat16()
+    tower._projection.bfloat16()
     with pruner.attached(tower), torch.inference_mode():
         features = tower(torch.randn(2, 3, 32, 32, dtype=torch.bfloat16))
     assert features.dtype == torch.bfloat16

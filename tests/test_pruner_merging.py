@@ -120,7 +120,7 @@ class Together(nn.Module):
     def __init__(self, tower, pruner):
         super().__init__()
         self.module, self.pruner, self.encode = tower.module, pruner, tower.__call__
-        self.projection = getattr(tower, "_head", None)
+        self.projection = getattr(tower, "_projection", None)
 
     def forward(self, pixels):
         return self.encode(pixels)

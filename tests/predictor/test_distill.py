@@ -77,7 +77,7 @@ def test_sharp_gates_equal_hard_pruning(case):
 
 def test_the_gradient_by_the_scores_agrees_with_finite_differences(tower):
     tower.module.double()
-    tower._head.double()
+    tower._projection.double()
     tokens = tower.embed(torch.randn(1, 3, 32, 32, dtype=torch.double), 3)
     scores = torch.randn(1, 16, dtype=torch.double)
     patches, _ = soft_gates(scores, 8, 1.0)
