@@ -22,7 +22,7 @@ from patchranking.fitting.fit import fit as fit_pruner
 from patchranking.methods import Encoding, PatchRanking
 from patchranking.methods.tome import ToMe
 from patchranking.pruner import Pruner
-from patchranking.pruning.macs import analytic_macs, keep_at_macs
+from patchranking.pruning.macs import keep_at_macs, with_macs_of
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.job import rank
 from patchranking.ranking.objectives import feature_damage
@@ -53,10 +53,8 @@ class Paper(PatchRanking):
 
     def at(self, tower: VisionTower, schedule: Schedule, seed: int = 0) -> Encoding:
         """At the paper's blocks, with the MACs of the reference."""
-        dense = analytic_macs(tower, tower.feature_size, schedule.at(1.0))
-        share = analytic_macs(tower, tower.feature_size, schedule) / dense
         own = Schedule.spread([block * tower.depth // 12 for block in self._blocks], 0.5)
-        return super().at(tower, own.at(keep_at_macs(tower, own, share)), seed)
+        return super().at(tower, with_macs_of(tower, own, schedule), seed)
 
 
 def leave_out_rankings(model: LoadedModel, data: ImageData, images: int, folder: Path) -> Path:

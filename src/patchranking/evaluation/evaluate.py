@@ -102,7 +102,7 @@ def evaluate(
         check_class_token(method, model.tower)
     order = np.random.default_rng(settings.seed).permutation(len(data)).tolist()
     oracle_images = frozenset(order[: settings.golden_images])
-    entries = _entries(model, own, reference, settings, oracle_images)
+    entries = _entries(model, own, reference, schedule is not None, settings, oracle_images)
     encodings = {entry: entry.encoding for entry in entries if entry.key != DENSE}
     indexed = frozenset(order[: settings.index_images])
     journal = None
@@ -152,10 +152,14 @@ def _entries(
     model: LoadedModel,
     pruners: Sequence[PatchRanking],
     reference: Schedule,
+    given: bool,
     settings: EvaluationSettings,
     oracle_images: frozenset[int],
 ) -> list[Entry]:
-    """The dense model and every method at every keep rate; tuned tokens on the dense model, too."""
+    """The dense model and every method at every keep rate; tuned tokens on the dense model, too.
+
+    On a schedule that is given, every method drops patches there; otherwise where it does best, at the same MACs.
+    """
     tower, seed = model.tower, settings.seed
     keep = [keep_at_macs(tower, reference, share) for share in settings.macs] or settings.keep
     rates = sorted({rate for rate in keep if rate < 1}, reverse=True)
@@ -164,6 +168,6 @@ def _entries(
         at = reference.at(rate)
         methods = [one for one in pruners if one.tuned != "none" or rate < 1]
         for method in methods if rate == 1 else [*methods, *named(settings.methods)]:
-            encoding = method.at(tower, at, seed)
+            encoding = (method.at if given else method.beside)(tower, at, seed)
             entries.append(Entry(method, rate, replace(encoding, images=oracle_images) if method.oracle else encoding))
     return entries
