@@ -176,9 +176,8 @@ def test_beside_others_a_method_is_where_it_does_best_with_their_macs(tower, nam
     reference = Schedule({0: 0.9, 1: 0.8})
     found = METHODS[name].beside(tower, reference, 0)
     assert found.schedule == with_macs_of(tower, Schedule.even([1, 2, 3], 0.5), reference)
-    assert torch.equal(
-        found(torch.ones(1, 3, 32, 32)), METHODS[name].at(tower, found.schedule, 0)(torch.ones(1, 3, 32, 32))
-    )
+    pixels = torch.ones(1, 3, 32, 32)
+    assert torch.equal(found(pixels), METHODS[name].at(tower, found.schedule, 0)(pixels))
     few = Schedule({0: 0.1})
     assert METHODS[name].beside(tower, few, 0).schedule == few
     assert METHODS["random"].beside(tower, reference, 0).schedule == reference
