@@ -182,6 +182,21 @@ def case(request: pytest.FixtureRequest) -> Case:
     return _made(CASES[request.param])
 
 
+@pytest.fixture(
+    params=[
+        "open_clip",
+        "open_clip-siglip",
+        "transformers",
+        "transformers-dinov3",
+        "timm-dinov2-registers",
+        "timm-eva02",
+    ]
+)
+def one_of_each(request: pytest.FixtureRequest) -> Case:
+    """A few kinds that differ most, for what takes seconds."""
+    return _made(CASES[request.param])
+
+
 @pytest.fixture(params=ROTARY)
 def rotary_case(request: pytest.FixtureRequest) -> Case:
     """Models whose blocks rotate queries and keys."""

@@ -392,7 +392,8 @@ def near(found, expected):
 
 
 @torch.inference_mode()
-def test_code_compiled_before_sees_attach_detach_and_keep(case):
+def test_code_compiled_before_sees_attach_detach_and_keep(one_of_each):
+    case = one_of_each
     tower = case.tower
     pruner, dense = make(tower), tower(case.pixels)
     compiled = torch.compile(lambda pixels: tower(pixels), fullgraph=True, backend="eager")
@@ -539,7 +540,7 @@ def test_the_precision_of_the_model_may_change_while_attached(case, kind, dtype)
     case.model.to(dtype)
     features = case.encode(case.pixels.to(dtype))
     assert features.dtype == dtype
-    assert torch.nn.functional.cosine_similarity(features.float(), expected).min() > 0.98
+    assert torch.nn.functional.cosine_similarity(features.float(), expected).min() > 0.95
     assert next(pruner.parameters()).dtype == torch.float32
 
 

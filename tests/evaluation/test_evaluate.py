@@ -63,6 +63,8 @@ def test_rows_examples_and_totals(loaded, data, pruner):
     merged = pruned.pop("tome")
     assert len(merged["schedule"]) == loaded.tower.depth
     assert merged["kept_patches"] == round(16 * list(merged["schedule"].values())[-1])
+    at_their_best = [pruned.pop(name) for name in ("cls-attention", "evit")]
+    assert all(row["schedule"] != {"3": 0.5} for row in at_their_best)
     assert all(row["kept_patches"] == 8 and row["schedule"] == {"3": 0.5} for row in pruned.values())
     assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1, "left_out": 0}
     assert list(results["skipped"]) == ["red/broken.png"]
@@ -169,7 +171,8 @@ def test_stages_and_evit_in_stages_are_measured_as_they_run(loaded, data):
     rows = {(row["method"], row["keep_rate"]): row for row in results["rows"]}
     assert rows["patchranking", 0.5]["schedule"] == {"1": 0.8, "3": 0.5}
     assert rows["patchranking", 0.25]["schedule"] == pytest.approx({"1": 0.64, "3": 0.25})
-    assert rows["evit", 0.5]["schedule"] == {"1": 0.8, "3": 0.5}
+    beside = METHODS["evit"].beside(tower, schedule, 0)
+    assert rows["evit", 0.5]["schedule"] == beside.schedule.to_dict()
     assert rows["tome", 0.5]["schedule"] == tome_schedule(tower, schedule).to_dict()
     readable = [index for index, key in enumerate(data.keys) if "broken" not in key]
     pixels = torch.stack([loaded.preprocess(data.image(index)) for index in readable])
@@ -180,7 +183,7 @@ def test_stages_and_evit_in_stages_are_measured_as_they_run(loaded, data):
         with pruner.attached(tower):
             cosine = F.cosine_similarity(tower(pixels), full).mean().item()
         merged = F.cosine_similarity(METHODS["tome"].at(tower, schedule, 0)(pixels), full).mean().item()
-        fused = F.cosine_similarity(METHODS["evit"].at(tower, schedule, 0)(pixels), full).mean().item()
+        fused = F.cosine_similarity(beside(pixels), full).mean().item()
     assert rows["evit", 0.5]["feature_cosine"] == pytest.approx(fused, abs=1e-5)
     assert rows["tome", 0.5]["feature_cosine"] == pytest.approx(merged, abs=1e-5)
     assert rows["patchranking", 0.5]["feature_cosine"] == pytest.approx(cosine, abs=1e-5)

@@ -148,15 +148,16 @@ class _Stream(threading.local):
 class _Hook(TokenHook):
     """Reduces tokens inside a model, without a graph where the tokens have none."""
 
-    def __init__(self, reduce: Reduction | None, stream: _Stream) -> None:
-        self.reduce, self.stream = reduce, stream
+    def __init__(self, reduce: Reduction | None, stream: _Stream, rotary: bool = False) -> None:
+        self.reduce, self.stream, self.rotary = reduce, stream, rotary
 
     def reduced(self, tokens: Tensor) -> Tensor:
         if self.reduce is None:
             return tokens
         with torch.set_grad_enabled(torch.is_grad_enabled() and tokens.requires_grad):
             reduced, chosen, self.stream.sizes = self.reduce(tokens, self.stream.sizes)
-        self.stream.positions = composed(self.stream.positions, chosen)
+        if self.rotary:
+            self.stream.positions = composed(self.stream.positions, chosen)
         if reduced.shape[1] < tokens.shape[1]:
             check_grid()
         return reduced
@@ -171,7 +172,7 @@ class _Before(_Hook):
     """Reduces the tokens that enter a block; with a tower, the block is told their sizes and positions."""
 
     def __init__(self, reduce: Reduction | None, stream: _Stream, first: bool, tower: VisionTower | None) -> None:
-        super().__init__(reduce, stream)
+        super().__init__(reduce, stream, tower is not None and tower.rotary)
         self.first, self.tower = first, tower
 
     def __call__(

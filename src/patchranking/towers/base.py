@@ -165,7 +165,12 @@ class VisionTower(ABC):
 
         Returns:
             Tokens of the same shape.
+
+        Raises:
+            UserError: If blocks rotate, and there are fewer patches than places.
         """
+        if self.rotary and positions is None and tokens.shape[1] < self.num_prefix_tokens + self.num_patches:
+            raise self._out_of_place(tokens, self.num_patches)
         for block in range(self.depth)[start:stop]:
             turns = self.turns(block)
             if positions is not None:
@@ -247,10 +252,13 @@ class VisionTower(ABC):
         """Raises UserError when blocks rotate and not every patch among the tokens has a place in the model's grid."""
         places = self.num_patches if positions is None else positions.shape[1]
         if self.rotary and tokens.shape[1] != self.num_prefix_tokens + places:
-            raise UserError(
-                f"This model rotates {places} patches by their places, and {tokens.shape[1] - self.num_prefix_tokens} "
-                "came: give it images of its own size here."
-            )
+            raise self._out_of_place(tokens, places)
+
+    def _out_of_place(self, tokens: Tensor, places: int) -> UserError:
+        return UserError(
+            f"This model rotates {places} patches by their places, and {tokens.shape[1] - self.num_prefix_tokens} "
+            "came: give it images of its own size here."
+        )
 
     def _class_row(self, query: Tensor, keys: Tensor) -> Tensor:
         logits = torch.einsum("bhd,bhnd->bhn", query, keys) * query.shape[-1] ** -0.5
