@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import open_clip
+import peft
 import pytest
 import timm
 import torch
@@ -199,7 +200,6 @@ def test_text_towers_are_unwrapped_too(tiny):
 
 
 def test_a_model_with_adapters_is_unwrapped():
-    peft = pytest.importorskip("peft")
     sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
     model = timm.create_model("vit_base_patch16_224", pretrained=False, **sizes)
     plain = fingerprint(as_tower(model))
