@@ -10,6 +10,7 @@ from patchranking.extras import declare_missing_operators
 declare_missing_operators()
 
 import open_clip  # noqa: E402
+import timm  # noqa: E402
 import transformers  # noqa: E402
 
 from patchranking.towers.transformers.families import CLASSES, family_name  # noqa: E402
@@ -164,7 +165,7 @@ def listed() -> Iterator[Listed]:
         yield Listed("transformers", name, "other classes", None)
     for family, names in _TIMM.items():
         for name in names:
-            yield Listed("timm", name, family, f"timm:{name}")
+            yield Listed("timm", name, family, f"timm:{name}" if timm.is_model_pretrained(name) else None)
 
 
 def _open_clip_family(name: str) -> str:
