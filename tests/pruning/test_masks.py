@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
-from patchranking import detach
+from patchranking import attach, detach
 from patchranking.errors import UserError
 from patchranking.pruning.attach import Reduced, attach_reductions
 from patchranking.pruning.masks import check_no_mask
@@ -53,6 +53,23 @@ def test_a_model_that_makes_masks_when_it_is_exported_is_exported_pruned(model, 
     torch.testing.assert_close(program.module()(PIXELS), expected, rtol=0, atol=1e-5)
     assert (expected - dense).abs().max() > 1e-3
     assert torch.equal(torch.export.export(Feature(model), (PIXELS,)).module()(PIXELS), dense)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
+@pytest.mark.parametrize("method", ["evit", "tome"])
+def test_so_is_one_that_is_pruned_inside_its_blocks(model, method):
+    with attach(model, method):
+        expected = model(PIXELS).pooler_output
+        program = torch.export.export(Feature(model), (PIXELS,), strict=False)
+    torch.testing.assert_close(program.module()(PIXELS), expected, rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("method", ["cls-attention", "evit", "tome"])
+def test_methods_without_a_fit_refuse_a_mask(model, method):
+    with attach(model, method), pytest.raises(UserError, match="hides patches, as NaFlex models do"):
+        model(PIXELS, attention_mask=torch.ones(3, 17).tril(14).long())
 
 
 @torch.no_grad()
