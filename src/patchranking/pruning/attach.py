@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from patchranking.errors import UserError
 from patchranking.pruning.grid import check_grid, watch_hidden_states
+from patchranking.pruning.masks import check_no_mask, take_masks_off
 from patchranking.towers import VisionTower, as_tower
 from patchranking.towers.hooks import TokenHook, token_hooks
 
@@ -107,7 +108,8 @@ def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction], s
         The hooks; their ``close()`` restores the model.
     """
     stream, first = _Stream(), min(reductions)
-    follows, handles = sized or tower.rotary, watch_hidden_states(tower)
+    follows = sized or tower.rotary
+    handles = [*watch_hidden_states(tower), *take_masks_off(tower, first)]
     for block in range(first, tower.depth) if follows else [block for block in reductions if block < tower.depth]:
         hook = _Before(reductions.get(block), stream, block == first, tower if follows else None)
         handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))
@@ -187,21 +189,13 @@ class _Before(_Hook):
             )
         tokens = self.reduced(inputs[0])
         if tokens.shape[1] != inputs[0].shape[1]:
-            _check_no_mask((*inputs[1:], named.get("attention_mask"), named.get("attn_mask")))
+            check_no_mask(inputs, named)
         if self.tower is None:
             return (tokens, *inputs[1:]), named
         named = named | self.tower.turns_at(named, tokens, self.stream.positions)
         if self.stream.sizes is None:
             return (tokens, *inputs[1:]), named
         return (tokens,), named | self.tower.mask_arguments(tokens, _bias(self.stream.sizes, tokens))
-
-
-def _check_no_mask(given: tuple[Any, ...]) -> None:
-    if any(isinstance(mask, Tensor) for mask in given):
-        raise UserError(
-            "This model hides patches, as NaFlex models do for the padding of images of different shapes, and a pruner "
-            "cannot follow: give images of one shape, or set its keep rate to 1."
-        )
 
 
 class _After(_Hook):
