@@ -119,6 +119,7 @@ def _coca() -> Case:
     text |= {"embed_cls": True, "output_tokens": True}
     captions = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
     model = open_clip.CoCa(16, captions, text, vision)
+    nn.init.normal_(model.text_decoder.text_projection, std=0.25)  # the class leaves it to the checkpoint
     return Case(model, partial(model.encode_image, normalize=False), as_tower(model), torch.randn(3, 3, 32, 32))
 
 
