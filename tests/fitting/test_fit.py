@@ -20,6 +20,7 @@ from patchranking.predictor.distill import distill
 from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES
 from patchranking.predictor.networks import Predictor
+from patchranking.predictor.targets import FEATURE
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
@@ -111,7 +112,7 @@ def stored(model, data, keys, block):
     """What a fit has of these images in its files."""
     with tempfile.TemporaryDirectory() as folder:
         chosen = [data.keys.index(key) for key in keys]
-        used, _, *files = cache_tokens(model, data, chosen, block, True, Path(folder), mirrored=True)
+        used, _, *files = cache_tokens(model, data, chosen, block, FEATURE, Path(folder), mirrored=True)
         assert used == chosen
         return [torch.stack([rows[view, torch.arange(len(used))] for view in range(2)]) for rows in files]
 
