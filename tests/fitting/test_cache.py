@@ -9,7 +9,7 @@ from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.fitting import cache
 from patchranking.fitting.cache import FileRows, cache_tokens
-from patchranking.predictor.targets import FEATURE
+from patchranking.predictor.targets import FEATURE, HandedOn
 
 
 @pytest.fixture
@@ -91,3 +91,16 @@ def test_a_disk_that_fills_up_while_it_writes_is_an_error_that_can_be_told(tiny,
             cache_tokens(tiny, pictures, None, 2, None, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_tokens_handed_on_are_cached_in_half_precision_and_leave_the_rest_as_it_is(tiny, pictures, tmp_path):
+    used, _, tokens, dense = cache_tokens(tiny, pictures, None, 2, HandedOn(4), tmp_path, mirrored=True)
+    assert dense.shape == (2, 6, 16, 32)
+    for view in range(2):
+        pixels = torch.stack([tiny.preprocess(pictures.image(index)) for index in used])
+        pixels = pixels.flip(-1) if view else pixels
+        found = dense[view, torch.arange(6)]
+        assert found.dtype == torch.float16
+        state = torch.nn.functional.normalize(tiny.tower.embed(pixels, 4)[:, 1:], dim=-1)
+        torch.testing.assert_close(found.float(), state, rtol=0, atol=5e-4)
+        torch.testing.assert_close(tokens[view, torch.arange(6)], tiny.tower.embed(pixels, 2).half())

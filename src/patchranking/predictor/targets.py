@@ -93,7 +93,8 @@ class HandedOn(Target):
         return F.normalize(tokens[:, tower.num_prefix_tokens :].float(), dim=-1)
 
     def damage(self, tower: VisionTower, found: Reduced, dense: Tensor) -> Tensor:
-        return token_damage(found.tokens[:, tower.num_prefix_tokens :], dense, found.keep_indices, _gates(tower, found))
+        patches = found.tokens[:, tower.num_prefix_tokens :]
+        return token_damage(patches, dense, found.keep_indices, _gates(tower, found))
 
 
 def token_damage(
