@@ -161,7 +161,7 @@ def _distill(
         nn.utils.clip_grad_norm_(corrections.parameters(), 1.0)
         optimiser.step()
         decay.step()
-    for name in ("tokens.npy", "features.npy"):
+    for name in ("tokens.npy", "target.npy"):
         (folder / name).unlink()
 
 
