@@ -21,6 +21,7 @@ from patchranking.fitting.fit import FitSettings
 from patchranking.fitting.fit import fit as fit_pruner
 from patchranking.methods import Encoding, PatchRanking
 from patchranking.methods.tome import ToMe
+from patchranking.predictor.targets import FEATURE
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs, with_macs_of
 from patchranking.pruning.schedule import Schedule
@@ -142,7 +143,7 @@ def _distill(
 ) -> None:
     """Trains the corrections in place."""
     tower, method = model.tower, TrainedToMe(corrections)
-    used, _, tokens, features = cache_tokens(model, data, None, 0, True, folder, mirrored=True)
+    used, _, tokens, features = cache_tokens(model, data, None, 0, FEATURE, folder, mirrored=True)
     assert features is not None
     generator = torch.Generator().manual_seed(settings.seed)
     optimiser = torch.optim.AdamW(corrections.parameters(), lr=_LEARNING_RATE, weight_decay=1e-2)
@@ -160,7 +161,7 @@ def _distill(
         nn.utils.clip_grad_norm_(corrections.parameters(), 1.0)
         optimiser.step()
         decay.step()
-    for name in ("tokens.npy", "features.npy"):
+    for name in ("tokens.npy", "target.npy"):
         (folder / name).unlink()
 
 

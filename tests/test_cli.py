@@ -269,6 +269,17 @@ def test_fit_says_beforehand_how_long_it_takes(run, tmp_path, monkeypatch):
     assert said == ["", "about 25 min for 9 images with these settings on this machine\n"]
 
 
+def test_a_fit_by_tokens_says_how_many_go_on(run, mistake, tmp_path):
+    fit = ["fit", "demo", "demo", "--objective", "distill", "--target", "tokens", "--limit", 5, "--steps", 1]
+    status, out, _ = run(*fit, "--keep", 0.25, "--out", tmp_path)
+    assert status == 0
+    assert "1 - cosine to the dense tokens, 1 held-out images: " in out
+    assert "\n36 of 144 image tokens go on in hidden_states[-2]\n" in out
+    budget = "0.5 points", "demo:val"
+    assert "--target tokens preserves none" in mistake(*fit, "--budget", budget[0], "--budget_data", budget[1])
+    assert "hidden_states[99]" in mistake(*fit, "--layer", 99, "--out", tmp_path)
+
+
 def test_ctrl_c_ends_with_one_line(run, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

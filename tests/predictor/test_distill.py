@@ -212,9 +212,9 @@ def passes(monkeypatch):
     """The tokens, the schedule and the width of every pass."""
     seen = []
 
-    def watched(predictors, tower, tokens, full, schedule, width=None):
+    def watched(predictors, tower, tokens, full, schedule, width=None, **options):
         seen.append((tokens, schedule, width))
-        return soft_damage(predictors, tower, tokens, full, schedule, width)
+        return soft_damage(predictors, tower, tokens, full, schedule, width, **options)
 
     monkeypatch.setattr(module, "soft_damage", watched)
     return seen

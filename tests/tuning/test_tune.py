@@ -222,6 +222,13 @@ def test_a_pruner_of_another_model_is_refused(tiny, noise, tmp_path):
         tune(tiny, noise, pruner, tmp_path, STILL)
 
 
+def test_a_pruner_that_was_fitted_to_hand_on_tokens_is_refused(tiny, noise, tmp_path):
+    own = tiny_pruner(tiny)
+    pruner = Pruner({own.fitted.block: own.predictor(own.fitted.block)}, own.base, own.fitted, hands_on=-1)
+    with pytest.raises(UserError, match="fitted with --target tokens"):
+        tune(tiny, noise, pruner, tmp_path, STILL)
+
+
 def test_shots_are_those_of_the_seed_and_skipped_pictures_are_named(tiny, noise, tmp_path, monkeypatch):
     first = next(index for index in few_shots(noise, 3, 5)[0] if noise.labels[index] == 1)
     (tmp_path / "noise" / noise.keys[first]).write_bytes(b"no picture")

@@ -19,11 +19,11 @@ from patchranking.errors import UserError
 from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
 from patchranking.predictor.rows import Rows, split
+from patchranking.predictor.targets import FEATURE, Target
 from patchranking.pruning.attach import Reduced, Reduction, run_reduced
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import top_patches
 from patchranking.ranking.gates import open_gates
-from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.ranking import places
 from patchranking.towers import VisionTower
 
@@ -52,7 +52,8 @@ class Distillation:
         n_train: Images fitted to.
         n_held_out: Images held out; they only measure.
         steps: Optimiser steps.
-        feature_error: Keep rate -> mean 1 - cosine of the pruned to the dense feature on the held-out images.
+        feature_error: Keep rate -> mean 1 - cosine of the pruned to the dense feature, or to whatever the target is, on
+            the held-out images.
     """
 
     n_train: int
@@ -87,16 +88,18 @@ def soft_damage(
     full: Tensor,
     schedule: Schedule,
     width: float | None = None,
+    target: Target = FEATURE,
 ) -> Tensor:
-    """1 - cosine to the dense feature of tokens that go through the stages of a schedule, ``(batch,)``.
+    """Damage done to tokens that go through the stages of a schedule, 1 - cosine to the dense feature, ``(batch,)``.
 
     Args:
         predictors: Block -> what chooses, merges and corrects there.
         tower: The image encoder.
         tokens: Tokens that enter the first stage, ``(batch, prefix + patches, width)``.
-        full: Features of the dense model, ``(batch, features)``.
+        full: Features of the dense model, ``(batch, features)``, or what else ``target.dense`` gave.
         schedule: The stages.
         width: Width of the soft gates' threshold in places, as a share of the patches; a hard choice when omitted.
+        target: What is to be preserved.
     """
     prefix = tower.num_prefix_tokens
 
@@ -111,15 +114,7 @@ def soft_damage(
 
     counts = schedule.kept(tower.num_patches)
     reductions = {block: stage(predictors[block], count) for block, count in counts.items()}
-    found = run_reduced(tower, tokens, schedule.block, reductions)
-    return feature_damage(_pooled(tower, found), full)
-
-
-def _pooled(tower: VisionTower, found: Reduced) -> Tensor:
-    """Features; patches that are half gone count half where patches are pooled, merged ones count once."""
-    if found.sizes is None:
-        return tower.pool(found.tokens)
-    return tower.pool(found.tokens, gates=found.sizes[:, tower.num_prefix_tokens :].clamp(max=1).to(found.tokens))
+    return target.damage(tower, run_reduced(tower, tokens, schedule.block, reductions, target.stop), full)
 
 
 def distill(
@@ -135,18 +130,20 @@ def distill(
     held_out: Tensor | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
+    target: Target = FEATURE,
 ) -> Distillation:
     """Trains the predictors of all stages in place, together, by what they do to the feature; no ranking is needed.
 
-    Every step draws a keep rate, turns scores into soft gates, and descends on 1 - cosine to the dense feature. One
-    pruner learns all keep rates. A step costs about a forward and a backward pass of the later blocks on what is left.
+    Every step draws a keep rate, turns scores into soft gates, and descends on 1 - cosine to the dense feature, or on
+    the damage of another target. One pruner learns all keep rates. A step costs about a forward and a backward pass of
+    the later blocks on what is left.
 
     Args:
         predictors: Block -> predictor, for every stage.
         tower: The image encoder; its weights get no gradient.
         tokens: Cached tokens that enter the first stage, ``(views, images, prefix + patches, width)``, any floating
             type, on any device; every step draws one view of its images.
-        features: Features of the dense model, ``(views, images, features)``.
+        features: Features of the dense model, ``(views, images, features)``, or what else ``target.dense`` gave.
         schedule: The stages, in proportion.
         steps: Optimiser steps (AdamW, warm-up, cosine schedule down to a twentieth).
         batch_size: Images per step.
@@ -155,6 +152,7 @@ def distill(
         held_out: Indices of the images that only measure, on their first view; a tenth when omitted.
         seed: Seed of the split, the order and the keep rates.
         checkpoint: File for the progress every few seconds; from one that is there, it goes on.
+        target: What is to be preserved.
 
     Returns:
         The sizes and the feature error on the held-out images.
@@ -184,7 +182,7 @@ def distill(
                 group["lr"] = learning_rate * _rate(step, steps)
             width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
             cached, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
-            loss = soft_damage(predictors, tower, cached, full, schedule.at(keep), width).mean()
+            loss = soft_damage(predictors, tower, cached, full, schedule.at(keep), width, target=target).mean()
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             for weight, gradient in zip(weights, gradients, strict=True):
                 weight.grad = gradient
@@ -196,7 +194,8 @@ def distill(
                 save_training(checkpoint, together, optimiser, {"step": str(step + 1)})
                 saved = time.monotonic()
     together.eval()
-    error = {str(rate): _error(predictors, tower, tokens, features, held_out, schedule.at(rate)) for rate in _REPORTED}
+    rates = {str(rate): schedule.at(rate) for rate in _REPORTED}
+    error = {rate: _error(predictors, tower, tokens, features, held_out, at, target) for rate, at in rates.items()}
     return Distillation(len(train), len(held_out), steps, error)
 
 
@@ -228,10 +227,11 @@ def _error(
     features: Rows,
     images: Tensor,
     schedule: Schedule,
+    target: Target,
 ) -> float:
     """Mean damage on the first view of some images."""
     total = 0.0
     for part in images.split(_HELD_OUT_BATCH):
         cached, full = tokens[0, part].to(tower.device, tower.dtype), features[0, part].to(tower.device)
-        total += soft_damage(predictors, tower, cached, full, schedule).sum().item()
+        total += soft_damage(predictors, tower, cached, full, schedule, target=target).sum().item()
     return total / len(images)

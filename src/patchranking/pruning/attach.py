@@ -89,7 +89,9 @@ class Hooks:
         self.close()
 
 
-def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction], sized: bool = False) -> Hooks:
+def attach_reductions(
+    tower: VisionTower, reductions: Mapping[int, Reduction], sized: bool = False, warns: bool = True
+) -> Hooks:
     """Hooks reductions before blocks of the model behind ``tower``.
 
     The model's classes and parameters stay untouched, and its attention kernels unless tokens have sizes; a reduction
@@ -103,13 +105,14 @@ def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction], s
         sized: Whether tokens may come to stand for several patches. In every block from the first reduction on, the
             logarithm of its size is then added to the attention logits towards a token, through the mask argument of
             the library. In a rotary model every block from there on gets the rotations of the patches that are left.
+        warns: Whether a warning comes where the model returns hidden states of some of the patches only.
 
     Returns:
         The hooks; their ``close()`` restores the model.
     """
     stream, first = _Stream(), min(reductions)
     follows = sized or tower.rotary
-    handles = [*watch_hidden_states(tower), *take_masks_off(tower, first)]
+    handles = [*(watch_hidden_states(tower) if warns else []), *take_masks_off(tower, first)]
     for block in range(first, tower.depth) if follows else [block for block in reductions if block < tower.depth]:
         hook = _Before(reductions.get(block), stream, block == first, tower if follows else None)
         handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))

@@ -276,11 +276,15 @@ class VisionTower(ABC):
             UserError: If gates are given and the model pools by anything but its class token, a mean or attention.
         """
 
-    def check_gates(self) -> None:
-        """Raises UserError when the model takes no mask, or no gates where it pools, before any work is done."""
+    def check_mask(self) -> None:
+        """Raises UserError when the model takes no mask, before any work is done."""
         tokens = self._no_tokens()
         self.mask_arguments(tokens, torch.zeros(tokens.shape[:2], device=self.device))
-        self.pool(tokens, gates=torch.ones(1, self.num_patches, device=self.device))
+
+    def check_gates(self) -> None:
+        """Raises UserError when the model takes no mask, or no gates where it pools, before any work is done."""
+        self.check_mask()
+        self.pool(self._no_tokens(), gates=torch.ones(1, self.num_patches, device=self.device))
 
     def check_plain(self) -> None:
         """Raises UserError when some block is not norm, attention, norm, MLP, each with plain projections."""
