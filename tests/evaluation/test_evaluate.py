@@ -287,6 +287,15 @@ def test_rates_go_by_the_fitted_shape_whatever_the_pruner_keeps_at_the_moment(lo
     assert pruner.keep == keep
 
 
+def test_by_default_a_model_without_a_class_token_is_spared_what_needs_one(loaded, data, monkeypatch):
+    monkeypatch.setattr(loaded.tower, "has_class_token", False)
+    few = {"keep": [0.5], "golden_images": 1, "timing_batch": 0, "examples": 0, "worst": 0}
+    results, _ = evaluate(loaded, data, [], EvaluationSettings(**few))
+    assert [row["method"] for row in results["rows"]] == ["dense", "random", "tome", "golden"]
+    with pytest.raises(UserError, match="class token"):
+        evaluate(loaded, data, [], EvaluationSettings(methods=["evit"], **few))
+
+
 def test_rates_at_shares_of_the_dense_macs(loaded, data, pruner):
     given = settings(methods=["random"], keep=[0.9], macs=[0.75, 0.9], timing_batch=0)
     results, _ = evaluate(loaded, data, [pruner], given)
