@@ -92,10 +92,9 @@ def compare(
         picture: Picture of examples.
         examples: Images of each data set in the picture.
     """
-    numbers = {"timing_batch": timing_batch, "golden_images": golden_images, "trained_fits": trained_fits}
-    check_numbers(
-        {"fits": fits, "paper_images": paper_images} | numbers, fits=1, paper_images=0, **dict.fromkeys(numbers, 0)
-    )
+    numbers = {"golden_images": golden_images, "paper_images": paper_images, "trained_fits": trained_fits}
+    check_numbers(numbers | {"timing_batch": timing_batch}, **dict.fromkeys([*numbers, "timing_batch"], 0))
+    check_numbers({"fits": fits}, fits=1)
     shares = sorted({round(share, 4) for share in shares}, reverse=True)
     loaded, make = load_model(model), make_folder(out.parent)
     trains, tests = _data(fit, test, settings.limit, half, test_limit)
@@ -119,8 +118,8 @@ def compare(
         measured = work / "measured" / as_file_name(name)
         tables.append(_measured(loaded, data, name, points, {"in": home, **away}, golden_images, measured))
         if picture:
-            pruner = Pruner.from_pretrained(work / f"fits/in/seed-{settings.seed}").to(loaded.tower.device)
-            shown += _examples(loaded, data, pruner, [method.name for method in baselines], examples)
+            ours = next(method for method in home[0] if isinstance(method, PatchRanking))
+            shown += _examples(loaded, data, ours.pruner, [method.name for method in baselines], examples)
     table = pa.concat_tables(tables).unify_dictionaries()
     with replacing(make / out.with_suffix(".parquet").name) as partial:
         pq.write_table(table, partial, compression="zstd")

@@ -34,22 +34,6 @@ COMMANDS = {name: getattr(importlib.import_module(f"patchranking.commands.{name}
 
 
 @pytest.fixture
-def run(monkeypatch, capfd):
-    """Returns a function that runs the command line here and returns its exit status, output and error output."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["patchranking", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return (status, *capfd.readouterr())
-
-    return call
-
-
-@pytest.fixture
 def mistake(run, tmp_path, monkeypatch):
     """Returns a function that runs a command line that must fail with one sentence, and returns the sentence."""
     monkeypatch.chdir(tmp_path)

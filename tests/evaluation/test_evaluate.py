@@ -7,7 +7,6 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from patchranking.data import load_data
@@ -28,14 +27,10 @@ from patchranking.towers.identity import BaseModel
 
 
 @pytest.fixture
-def data(tmp_path):
-    rng = np.random.default_rng(0)
-    for name in ("red", "green"):
-        (tmp_path / "toy" / name).mkdir(parents=True)
-        for index in range(5):
-            Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(tmp_path / "toy" / name / f"{index}.png")
-    (tmp_path / "toy" / "red" / "broken.png").write_bytes(b"\x89PNG")
-    return FolderData([tmp_path / "toy"], None, 0)
+def data(noise_folder):
+    folder = noise_folder("toy", ("red", "green"), 5)
+    (folder / "red" / "broken.png").write_bytes(b"\x89PNG")
+    return FolderData([folder], None, 0)
 
 
 @pytest.fixture

@@ -403,7 +403,7 @@ def killed_at(monkeypatch):
 
 
 def test_a_fit_that_is_killed_anywhere_ends_as_one_that_was_not(pictures, tmp_path, killed_at, monkeypatch):
-    for module in ("patchranking.fitting.cache", "patchranking.predictor.distill"):
+    for module in ("patchranking.fitting.cache", "patchranking.predictor.descent"):
         monkeypatch.setattr(f"{module}._SECONDS_PER_{'NOTE' if 'cache' in module else 'SAVE'}", -1)
     monkeypatch.setattr("patchranking.fitting.cache._IMAGES_PER_BATCH", 4)
     schedule = {1: 0.8, 3: 0.5}

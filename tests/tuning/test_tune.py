@@ -9,10 +9,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from patchranking import Pruner, load_data, load_model
@@ -54,15 +52,9 @@ def tokens_of(pruner):
 
 
 @pytest.fixture
-def noise(tmp_path):
+def noise(noise_folder):
     """Eight pictures of noise of each of two classes."""
-    rng = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (tmp_path / "noise" / name).mkdir(parents=True)
-        for index in range(8):
-            picture = Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8))
-            picture.save(tmp_path / "noise" / name / f"{index}.png")
-    return load_data(str(tmp_path / "noise"))
+    return load_data(str(noise_folder("noise", ("cat", "dog"), 8)))
 
 
 @pytest.fixture

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from patchranking.checkpoint import load_training, notes, save_training
 from patchranking.errors import UserError
+from patchranking.predictor.descent import descend
 from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
 from patchranking.predictor.rows import Rows, split
@@ -38,9 +34,7 @@ _PLACE_A_SCORE = 12**-0.5
 """How far a patch moves in the order, as a share of it, for one standard deviation of score, if scores were uniform."""
 _REACH = 2.0
 """Patches further than this many widths below the threshold are left out of the pass."""
-_WARM_UP = 20
 _REPORTED = (0.8, 0.6, 0.5, 0.4)
-_SECONDS_PER_SAVE = 5.0
 _HELD_OUT_BATCH = 64
 
 
@@ -168,32 +162,15 @@ def distill(
     generator = torch.Generator().manual_seed(seed)
     train, held_out = split(images, held_out, generator)
     together = nn.ModuleDict({str(block): predictor for block, predictor in sorted(predictors.items())})
-    weights = list(together.parameters())
-    optimiser = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)
-    done, saved = 0, time.monotonic()
-    if checkpoint is not None and (about := notes(checkpoint)) is not None:
-        load_training(checkpoint, together, optimiser)
-        done = int(about["step"])
-    together.train()
-    draws = islice(_draws(train, batch_size, tokens.shape[0], generator), done, steps)
-    with tqdm(total=steps, initial=done, desc="distill", unit="step") as bar:
-        for step, (batch, keep, view) in enumerate(draws, start=done):
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate * _rate(step, steps)
-            width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
-            cached, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
-            loss = soft_damage(predictors, tower, cached, full, schedule.at(keep), width, target=target).mean()
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-            for weight, gradient in zip(weights, gradients, strict=True):
-                weight.grad = gradient
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
-            bar.update()
-            bar.set_postfix(loss=f"{loss.item():.4f}")
-            if checkpoint is not None and (step + 1 == steps or time.monotonic() - saved > _SECONDS_PER_SAVE):
-                save_training(checkpoint, together, optimiser, {"step": str(step + 1)})
-                saved = time.monotonic()
-    together.eval()
+
+    def loss_of(step: int, draw: tuple[Tensor, float, int]) -> Tensor:
+        batch, keep, view = draw
+        width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
+        cached, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
+        return soft_damage(predictors, tower, cached, full, schedule.at(keep), width, target=target).mean()
+
+    draws = _draws(train, batch_size, tokens.shape[0], generator)
+    descend(together, draws, loss_of, steps, learning_rate, weight_decay, checkpoint)
     rates = {str(rate): schedule.at(rate) for rate in _REPORTED}
     error = {rate: _error(predictors, tower, tokens, features, held_out, at, target) for rate, at in rates.items()}
     return Distillation(len(train), len(held_out), steps, error)
@@ -211,12 +188,6 @@ def _draws(
         batch, waiting = waiting[:batch_size], waiting[batch_size:]
         keep = low + (high - low) * torch.rand((), generator=generator).item()
         yield batch, keep, int(torch.randint(views, (), generator=generator))
-
-
-def _rate(step: int, steps: int) -> float:
-    """Warm-up, then half a cosine from 1 to a twentieth."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
-    return min(1.0, (step + 1) / _WARM_UP) * (0.05 + 0.95 * cosine)
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ __all__ = [
     "Reduced",
     "Reduction",
     "Scorer",
+    "Stream",
     "attach_reductions",
     "composed",
     "detach",
@@ -140,14 +141,16 @@ def _forget_compiled() -> None:
         torch.compiler.reset()
 
 
-class _Stream(threading.local):
-    """What goes along with the tokens from hook to hook, in each thread for itself."""
+class Stream(threading.local):
+    """What goes along with the tokens from hook to hook, in each thread for itself; a copy begins empty."""
 
+    def __reduce__(self) -> tuple[type[Stream], tuple[()]]:
+        return type(self), ()
+
+
+class _Stream(Stream):
     sizes: Tensor | None = None
     positions: Tensor | None = None
-
-    def __reduce__(self) -> tuple[type[_Stream], tuple[()]]:
-        return type(self), ()
 
 
 class _Hook(TokenHook):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from patchranking.errors import UserError
-from patchranking.pruning.attach import Hooks, composed, in_backward
+from patchranking.pruning.attach import Hooks, Stream, composed, in_backward
 from patchranking.pruning.grid import check_grid, watch_hidden_states
 from patchranking.pruning.masks import check_no_mask, take_masks_off
 from patchranking.pruning.select import gather_tokens
@@ -98,13 +97,8 @@ def attach_inside(tower: VisionTower, reductions: Mapping[int, Inside]) -> Hooks
     return Hooks(handles)
 
 
-class _Stream(threading.local):
-    """What goes from hook to hook, in each thread for itself."""
-
+class _Stream(Stream):
     left: Left | None = None
-
-    def __reduce__(self) -> tuple[type[_Stream], tuple[()]]:
-        return type(self), ()
 
 
 class _Before(TokenHook):
