@@ -20,6 +20,7 @@ from patchranking.predictor.distill import Distillation, distill
 from patchranking.predictor.imitate import Imitation, imitate
 from patchranking.predictor.losses import LOSSES, LossName
 from patchranking.predictor.networks import NetworkName, Predictor
+from patchranking.predictor.precision import TrainingPrecision, precision_for
 from patchranking.predictor.rows import split
 from patchranking.predictor.targets import FEATURE, HandedOn, Target, check_handed_on, handed_on_after
 from patchranking.pruner import Pruner
@@ -57,6 +58,8 @@ class FitSettings:
         keep: Keep rate stored with the pruner; it can be changed later without fitting again.
         macs: Share of the dense multiply-accumulates at which to store it, in place of keep.
         steps: Steps of distillation.
+        precision: Of distillation's passes through the model, 32-true or bf16-mixed; by default the latter where the
+            processor multiplies bfloat16. What is learned is float32 in either case.
         network: The predictor; mlp and transformer take any number of patches.
         loss: How rankings are imitated.
         search: How patches are ranked for imitation, unless rankings are given.
@@ -78,6 +81,7 @@ class FitSettings:
     keep: float = 0.5
     macs: float | None = None
     steps: int = 600
+    precision: TrainingPrecision | None = None
     network: NetworkName = "mixer"
     loss: LossName = "listnet"
     search: SearchName = "sketched"
@@ -100,6 +104,8 @@ class FitSettings:
             raise UserError(f"Unknown target '{self.target}': choose from feature, tokens.")
         if self.target == "tokens" and not self.distills:
             raise UserError("Only distillation has tokens for a target: choose --objective distill or both.")
+        if self.precision not in (None, *get_args(TrainingPrecision)):
+            raise UserError(f"Unknown precision '{self.precision}': choose from {', '.join(get_args(TrainingPrecision))}.")
         if self.network not in get_args(NetworkName):
             raise UserError(f"Unknown network '{self.network}': choose from {', '.join(get_args(NetworkName))}.")
         SearchSettings(self.search, self.score)
@@ -220,6 +226,7 @@ def planned(model: LoadedModel, settings: FitSettings, rankings: str | Path | No
     model.tower.check_dense()
     if settings.distills:
         settings.preserved(model.tower).check(model.tower)
+        precision_for(model.tower, settings.precision)
     if settings.hands_on is not None:
         check_handed_on(schedule, settings.hands_on, model.tower.depth)
         if settings.imitates and rankings is None:
@@ -279,6 +286,7 @@ def _fit(
             seed=seed,
             checkpoint=progress / "distillation.safetensors",
             target=target,
+            precision=settings.precision,
         )
     kept = schedule.kept(tower.num_patches)
     report = FitReport(len(used), tower.num_patches, min(kept.values()), skipped, imitation, distillation)
