@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from patchranking.data import ImageData, subset
 from patchranking.fitting.cache import cache_tokens
-from patchranking.fitting.fit import FitSettings
 from patchranking.fitting.fit import fit as fit_pruner
+from patchranking.fitting.settings import FitSettings
 from patchranking.methods import Encoding, PatchRanking
 from patchranking.methods.tome import ToMe
 from patchranking.predictor.descent import descend

@@ -2,7 +2,8 @@ from . import demo
 from .data import ImageData, load_data
 from .errors import MissingExtraError, UserError
 from .evaluation.evaluate import EvaluationSettings, evaluate
-from .fitting.fit import FitReport, FitSettings, fit
+from .fitting.fit import FitReport, fit
+from .fitting.settings import FitSettings
 from .methods.attach import attach
 from .predictor.networks import Predictor
 from .pruner import Pruner

@@ -11,7 +11,7 @@ from PIL import Image
 
 from patchranking.data.halves import half_of
 from patchranking.errors import UserError
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 from patchranking.methods import STYLES
 from patchranking.methods.measure import measure
 

@@ -15,7 +15,8 @@ from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
 from patchranking.fitting import fit
 from patchranking.fitting.cache import cache_tokens, with_mirrored
-from patchranking.fitting.fit import FitSettings, match_by_keys
+from patchranking.fitting.fit import match_by_keys
+from patchranking.fitting.settings import FitSettings
 from patchranking.predictor.distill import distill
 from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES

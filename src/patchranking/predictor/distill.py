@@ -125,7 +125,7 @@ def distill(
     tokens: Rows,
     features: Rows,
     schedule: Schedule,
-    steps: int = 600,
+    steps: int = 1000,
     batch_size: int = IMAGES_PER_STEP,
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
