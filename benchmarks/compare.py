@@ -8,8 +8,8 @@ r"""A pruner fitted at home and abroad, every baseline and, if wanted, the oracl
 
 In-domain, a pruner is fitted to the training pictures of all data sets together; out-of-domain, to those of all but the
 one it is tested on. Every fit starts anew by its own seed; so does what is fitted of the rivals, but for the leave-out
-rankings, which are made once. What is found of every single picture goes into a Parquet file
-beside the JSON file. A run that is killed goes on where it stopped.
+rankings, which are made once. What is found of every single picture goes into a Parquet file beside the JSON file. A
+run that is killed goes on where it stopped.
 """
 
 from __future__ import annotations
