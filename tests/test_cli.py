@@ -192,7 +192,7 @@ def test_an_unknown_command_is_named(mistake):
         ("evaluate demo demo --pruner none/at/all", "There is no folder 'none/at/all'"),
         ("benchmark demo --keep 1.5", "not 1.5"),
         ("benchmark demo --batches 4 0", "1 image or more"),
-        ("benchmark demo --block 8", "blocks 0 to 7"),
+        ("benchmark demo --macs 0.05", "of the dense MACs: ask for more than 5%"),
         ("reproduce table4 --data demo:test --train demo demo", "one --train for each of --data"),
     ],
 )

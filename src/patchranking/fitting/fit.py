@@ -19,7 +19,7 @@ from patchranking.fitting.settings import FitSettings
 from patchranking.predictor.distill import Distillation, distill
 from patchranking.predictor.imitate import Imitation, imitate
 from patchranking.predictor.losses import LOSSES
-from patchranking.predictor.networks import NetworkName, Predictor
+from patchranking.predictor.networks import Predictor
 from patchranking.predictor.precision import precision_for
 from patchranking.predictor.rows import split
 from patchranking.predictor.targets import FEATURE, check_handed_on
@@ -38,8 +38,6 @@ __all__ = ["MATCHED_ON", "FitReport", "fit", "match_by_keys", "planned"]
 
 MATCHED_ON = 64
 """Images by whose keys patches are first compared."""
-_ANY_LENGTH: NetworkName = "mlp"
-"""The network of later stages after a mixer, since their number of patches changes with the keep rate."""
 
 
 @dataclass(frozen=True)
@@ -218,12 +216,9 @@ def _held_out(images: int, ranked: Sequence[int], seed: int) -> Tensor:
 
 def _predictors(tower: VisionTower, schedule: Schedule, settings: FitSettings) -> dict[int, Predictor]:
     """New predictors for the stages that score."""
-    merges = settings.merge and settings.distills
+    blocks = list(schedule.stages) if settings.distills else [schedule.block]
     with seeded(settings.seed):
-        first = Predictor.for_tower(tower, settings.network, merges=merges)
-        again = settings.network if first.any_length else _ANY_LENGTH
-        later = list(schedule.stages)[1:] if settings.distills else []
-        return {schedule.block: first} | {s: Predictor.for_tower(tower, again, merges=merges) for s in later}
+        return Predictor.for_stages(tower, blocks, settings.network, merges=settings.merge and settings.distills)
 
 
 def _golden(base: BaseModel, data: ImageData, rankings: Path, block: int) -> dict[int, Tensor]:
