@@ -25,6 +25,11 @@ The three phases
 Measuring
     evaluate, EvaluationSettings compare the dense model, pruners, baselines and the oracle
 
+Vectors of many images
+    embed, EmbedSettings, Embedded
+                                 one batch after the other, decoded ahead of the model
+    embed_to, embed_texts        into a folder, in resumable shards
+
 Errors
     UserError, MissingExtraError one sentence that says what is wrong and what to do
 """

@@ -1,5 +1,9 @@
 from . import demo
 from .data import ImageData, load_data
+from .embedding.embed import Embedded, embed
+from .embedding.job import embed_to
+from .embedding.settings import EmbedSettings
+from .embedding.texts import embed_texts
 from .errors import MissingExtraError, UserError
 from .evaluation.evaluate import EvaluationSettings, evaluate
 from .fitting.fit import FitReport, FitSettings, fit
@@ -20,6 +24,8 @@ from .tuning.tune import TuneReport, TuneSettings, tune
 from .version import __version__
 
 __all__ = [
+    "EmbedSettings",
+    "Embedded",
     "EvaluationSettings",
     "FitReport",
     "FitSettings",
@@ -42,6 +48,9 @@ __all__ = [
     "attach",
     "demo",
     "detach",
+    "embed",
+    "embed_texts",
+    "embed_to",
     "evaluate",
     "fit",
     "iterative",

@@ -1,0 +1,87 @@
+"""Vectors of images one batch after the other, for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from patchranking.data import ImageData
+from patchranking.data.streams import ImageStream, stream_of
+from patchranking.embedding.decode import Work
+from patchranking.embedding.encoder import Encoder
+from patchranking.embedding.pipeline import Clock, alive, decoded, decoder_of, encoded
+from patchranking.embedding.settings import EmbedSettings
+from patchranking.methods.attach import pruner_or_method
+from patchranking.methods.method import Attachable
+from patchranking.pruner import Pruner
+from patchranking.towers.load import LoadedModel, load_model
+
+__all__ = ["Embedded", "embed"]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Vectors of a batch; the rows of all three belong together.
+
+    Attributes:
+        keys: Names of the images.
+        vectors: ``(images, features)``, in the type that the settings name.
+        sizes: Width and height of the images, int32 ``(images, 2)``.
+        failed: Keys of images that have no vector, with reasons.
+    """
+
+    keys: list[str]
+    vectors: np.ndarray
+    sizes: np.ndarray
+    failed: list[tuple[str, str]]
+
+
+def embed(
+    model: LoadedModel | str,
+    data: ImageData | ImageStream | str,
+    pruner: Pruner | Attachable | str | Path | None = None,
+    settings: EmbedSettings = EmbedSettings(),  # noqa: B008
+) -> Iterator[Embedded]:
+    """Encodes images of any number, decoded ahead of the model, in their order; the model stays as it is.
+
+    Example:
+        >>> for batch in patchranking.embed("demo", "photos", pruner="cls-attention"):  # doctest: +SKIP
+        ...     index.add(batch.keys, batch.vectors)
+
+    Args:
+        model: The model, or its MODEL argument.
+        data: The images, or their DATA argument; see ``load_stream``.
+        pruner: A pruner that was fitted to the model, its folder, or the name of a method that needs no fit.
+        settings: How to embed.
+
+    Returns:
+        An iterator over batches. Every image is in one, embedded or failed.
+
+    Raises:
+        UserError: If the model, the data or the pruner cannot be used, here; or, later, if a worker process dies.
+    """
+    loaded, stream = load_model(model) if isinstance(model, str) else model, stream_of(data)
+    given = pruner_or_method(pruner) if isinstance(pruner, str | Path) else pruner
+    return _embedded(loaded, stream, Encoder(loaded, given, settings), settings)
+
+
+def _embedded(
+    model: LoadedModel, stream: ImageStream, encoder: Encoder, settings: EmbedSettings
+) -> Iterator[Embedded]:
+    size, entries = encoder.batch_size, stream.entries()
+    batches = iter(lambda: list(islice(entries, size)), [])
+    work = (Work(0, number * size, batch) for number, batch in enumerate(batches))
+    with alive():
+        pictures = decoded(decoder_of(model, stream), work, settings, encoder.tower.device)
+        for found in encoded(pictures, encoder, Clock()):
+            good = np.array([not error for error in found.errors])
+            yield Embedded(
+                [key for key, error in zip(found.keys, found.errors, strict=True) if not error],
+                found.vectors[good],
+                found.sizes[good],
+                [(key, error) for key, error in zip(found.keys, found.errors, strict=True) if error],
+            )
