@@ -61,9 +61,7 @@ def read_image(source: Path | bytes | Image.Image) -> Image.Image:
     return read_sized(source)[0]
 
 
-def read_sized(
-    source: Path | bytes | Image.Image, shortest: int | None = None
-) -> tuple[Image.Image, tuple[int, int]]:
+def read_sized(source: Path | bytes | Image.Image, shortest: int | None = None) -> tuple[Image.Image, tuple[int, int]]:
     """Opens a picture as ``read_image`` does, and says how large it is.
 
     Args:
@@ -135,7 +133,8 @@ def _rgb(source: Path | bytes | Image.Image, shortest: int | None) -> tuple[Imag
         _check_size(*opened.size)
         size = opened.size
         if shortest and min(size) >= 2 * shortest:
-            opened.draft(None, tuple(math.ceil(side * shortest / min(size)) for side in size))
+            width, height = (math.ceil(side * shortest / min(size)) for side in size)
+            opened.draft(None, (width, height))
         opened.load()
         turn = _TURNS.get(_orientation(opened))
         image = opened if turn is None else opened.transpose(turn)

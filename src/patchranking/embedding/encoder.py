@@ -122,7 +122,8 @@ def _attached(
     if settings.macs is not None:
         keep = keep_at_macs(tower, Schedule.default(tower.depth, _KEEP), settings.macs)
     attach(tower, pruner.name, keep, seed=settings.seed)
-    return {"pruner": pruner.name, "seed": settings.seed, "keep": keep, "schedule": Schedule.default(tower.depth, keep).to_dict()}
+    schedule = Schedule.default(tower.depth, keep).to_dict()
+    return {"pruner": pruner.name, "seed": settings.seed, "keep": keep, "schedule": schedule}
 
 
 def _described(model: LoadedModel) -> dict[str, Any]:

@@ -33,6 +33,7 @@ __all__ = ["RetryName", "account", "claim", "embed_to", "pending"]
 
 RetryName = Literal["none", "failed"]
 _PACKAGES = ("patchranking", "torch", "numpy", "pillow", "pyarrow", "open_clip_torch", "transformers", "timm")
+_UNSPEAKABLE = ("fingerprint", "pruner")
 _REASONS = 100
 """Reasons of failures that a manifest lists, the most frequent first; shards have those of every image."""
 
@@ -86,7 +87,7 @@ def embed_to(
         if retry == "failed" and left:
             raise UserError(f"'{out}' is not finished: run the same command without --retry first.")
         run = _Run(model, stream, encoder, settings, store, listed)
-        run(_failed(store, listed) if retry == "failed" else {shard: None for shard in left})
+        run(_failed(store, listed) if retry == "failed" else dict.fromkeys(left))
         manifest |= account(store, listed.shards, len(listed))
         left_out = known.get("left_out", {}) if retry == "failed" else dict(sorted(stream.left_out.items()))
         manifest |= {"left_out": left_out, "batch_size": encoder.batch_size, "versions": _versions()}
@@ -124,10 +125,10 @@ def claim(out: Path, manifest: Mapping[str, Any], retry: RetryName = "none") -> 
         raise UserError(f"'{path}' is damaged: choose another folder for --out.") from error
     for name, own in json.loads(json.dumps(manifest)).items():
         if name != "model" and known.get(name) != own:
-            shown = f"{_shown(known.get(name))}, not {_shown(own)}" if name not in ("fingerprint", "pruner") else "another"
+            shown = "another" if name in _UNSPEAKABLE else f"{_shown(known.get(name))}, not {_shown(own)}"
             raise UserError(
-                f"'{out}' holds vectors of another kind ({name}: {shown}): choose another folder for --out, or give the "
-                "command that made it."
+                f"'{out}' holds vectors of another kind ({name}: {shown}): choose another folder for --out, or give "
+                "the command that made it."
             )
     return known
 
@@ -145,9 +146,9 @@ def account(store: Store, shards: int, total: int) -> dict[str, Any]:
     """
     rows, reasons = 0, Counter[str]()
     for shard in range(shards):
-        count, failed = store.account(shard)
+        count, found = store.account(shard)
         rows += count
-        reasons += failed
+        reasons += found
     if rows != total:
         raise UserError(f"'{store.folder}' accounts for {rows} of {total}: embed again, with another folder for --out.")
     ordered = sorted(reasons.items(), key=lambda one: (-one[1], one[0]))
@@ -194,8 +195,9 @@ class _Run:
         """Embeds the rows of each shard, boolean ``(rows,)``, or all of them where it says None."""
         if not wanted:
             return
+        total = len(self._listed)
         rows = sum(self._listed.sizes[shard] if own is None else int(own.sum()) for shard, own in wanted.items())
-        with alive(), tqdm(total=len(self._listed), initial=len(self._listed) - rows, desc="embed", unit="image") as bar:
+        with alive(), tqdm(total=total, initial=total - rows, desc="embed", unit="image") as bar:
             decoder = decoder_of(self._model, self._stream)
             batches = decoded(decoder, self._work(wanted), self._settings, self._encoder.tower.device)
             vectors = self._shown(encoded(batches, self._encoder, self._clock), wanted, bar)

@@ -73,11 +73,11 @@ class Listed:
             return 0
         found, before = chain([first], found), len(self)
         self._folder.mkdir(exist_ok=True)
-        with replacing(self._folder / f"list-{len(self._files):05d}.parquet") as partial:
-            with pq.ParquetWriter(partial, _SCHEMA, compression="zstd", write_page_checksum=True) as writer:
-                while rows := list(islice(found, shard_size)):
-                    columns = [pa.array(column, kind) for column, kind in zip(zip(*rows), _SCHEMA.types)]
-                    writer.write_table(pa.table(columns, schema=_SCHEMA), row_group_size=shard_size)
+        path = self._folder / f"list-{len(self._files):05d}.parquet"
+        with replacing(path) as partial, pq.ParquetWriter(partial, _SCHEMA, compression="zstd") as writer:
+            while rows := list(islice(found, shard_size)):
+                columns = list(map(pa.array, zip(*rows, strict=True), _SCHEMA.types))
+                writer.write_table(pa.table(columns, schema=_SCHEMA), row_group_size=shard_size)
         self._read()
         return len(self) - before
 

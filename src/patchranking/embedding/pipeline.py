@@ -92,9 +92,10 @@ def decoded(decoder: Decoder, work: Iterable[Work], settings: EmbedSettings, dev
         UserError: If the workers cannot be given what they need.
     """
     workers = _workers(device) if settings.workers == "auto" else settings.workers
-    loader: Any = DataLoader(
-        decoder,  # type: ignore[arg-type]  # it has __getitems__, which is all that is asked for
-        batch_sampler=work,  # type: ignore[arg-type]
+    given: Any = (decoder, work)  # a data set need have no more than __getitems__
+    loader: DataLoader[Any] = DataLoader(
+        given[0],
+        batch_sampler=given[1],
         num_workers=workers,
         collate_fn=_as_it_is,
         prefetch_factor=_AHEAD if workers else None,
@@ -155,7 +156,7 @@ def _workers(device: torch.device) -> int:
     return min(_MOST_WORKERS, cores if device.type != "cpu" else max(1, cores // 4))
 
 
-def _as_it_is(batch: Decoded) -> Decoded:
+def _as_it_is(batch: Any) -> Any:
     return batch
 
 

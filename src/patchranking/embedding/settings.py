@@ -45,5 +45,6 @@ class EmbedSettings:
             rate = getattr(self, name)
             if rate is not None and not 0 < rate <= 1:
                 raise UserError(f"'{name}' is a share above 0 and at most 1, not {rate:g}.")
-        numbers = {name: value for name, value in vars(self).items() if value != "auto"}
-        check_numbers(numbers, **{name: least for name, least in (("batch_size", 1), ("workers", 0), ("seed", 0)) if name in numbers})
+        least = {"batch_size": 1, "workers": 0, "seed": 0}
+        given = {name: getattr(self, name) for name in least if getattr(self, name) != "auto"}
+        check_numbers(given, **{name: least[name] for name in given})

@@ -62,7 +62,7 @@ def embed_texts(
         raise UserError(f"'{file}' is no list of captions: give a .txt, .tsv, .csv or .json file.")
     with locked(out / "_lock"):
         store, listed, clock = store_of(out, form, "text"), Listed(out / "_list"), Clock()
-        manifest = {"format": form, "data": printable(str(file)), "model": model.name}
+        manifest: dict[str, Any] = {"format": form, "data": printable(str(file)), "model": model.name}
         manifest |= {"fingerprint": fingerprint(model.tower), "dtype": settings.dtype}
         claim(out, manifest)
         with writable(out):
@@ -105,5 +105,6 @@ def _vectors(tower: TextTower, texts: list[str]) -> np.ndarray:
     try:
         found: np.ndarray = tower(texts).float().cpu().numpy()
     except Exception as error:
-        raise UserError(f"The text encoder cannot take these captions, '{texts[0][:80]}' first: {reason(error)}") from error
+        some = f"'{texts[0][:80]}' and {len(texts) - 1} more"
+        raise UserError(f"The text encoder cannot take the captions {some}: {reason(error)}.") from error
     return found

@@ -46,7 +46,9 @@ class RowStream(ImageStream):
     def entries(self) -> Iterator[Entry]:
         for start in range(0, len(self._pictures), _ROWS_AT_ONCE):
             rows = range(start, min(start + _ROWS_AT_ONCE, len(self._pictures)))
-            names = [None] * len(rows) if self._keys is None else next(iter(self._keys[rows.start : rows.stop].values()))
+            names: list[str | None] = [None] * len(rows)
+            if self._keys is not None:
+                (names,) = self._keys[rows.start : rows.stop].values()
             for row, name in zip(rows, names, strict=True):
                 yield Entry(printable(name or f"row-{row:08d}"), str(row).encode())
 

@@ -27,8 +27,8 @@ class PathStream(ImageStream):
     """Pictures by their paths, each as often as it is named; paths that are not absolute start at the list's folder.
 
     A ``.txt`` file has a path in every line. A ``.parquet`` file has them in its column ``path``, ``image_path``,
-    ``image``, ``file_name``, ``filename`` or ``file``, and may have a column ``key``, of texts too. Without one, keys are
-    the paths as they are written.
+    ``image``, ``file_name``, ``filename`` or ``file``, and may have a column ``key``, of texts too. Without one, keys
+    are the paths as they are written.
 
     Args:
         file: The list.
