@@ -161,7 +161,8 @@ class NumpyStore(Store):
         return self.folder / name / f"{name}_{number:05d}.{suffix}"
 
     def _write(self, number: int, shard: Shard) -> None:
-        """Vectors come last: where they are, the shard is finished."""
+        """Vectors come last, and old ones go first: where they are, the shard is finished."""
+        self.path(number).unlink(missing_ok=True)
         good = shard.good
         for name in ("failed", "metadata", f"{self._kind}_emb"):
             (self.folder / name).mkdir(exist_ok=True)
