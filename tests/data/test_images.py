@@ -385,7 +385,9 @@ def test_a_name_that_no_file_has_is_unreadable(tmp_path, name):
         read_image(tmp_path / name)
 
 
-@pytest.mark.parametrize(("shortest", "size"), [(None, (400, 260)), (140, (400, 260)), (130, (200, 130)), (60, (100, 65))])
+@pytest.mark.parametrize(
+    ("shortest", "size"), [(None, (400, 260)), (140, (400, 260)), (130, (200, 130)), (60, (100, 65))]
+)
 def test_a_jpeg_is_decoded_smaller_while_its_shorter_side_is_long_enough(tmp_path, shortest, size):
     picture = Image.linear_gradient("L").resize((400, 260)).convert("RGB")
     picture.save(tmp_path / "a.jpg")

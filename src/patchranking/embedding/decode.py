@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from patchranking.data.images import UnreadableImageError, read_sized
 from patchranking.data.reading import preprocessed
 from patchranking.data.streams import Entry, ImageStream
+from patchranking.extras import declare_missing_operators
 
 __all__ = ["Decoded", "Decoder", "Work", "shrinks"]
 
@@ -71,6 +73,14 @@ class Decoder:
     preprocess: Callable[[Image.Image], Tensor]
     image_size: tuple[int, int]
     draft: bool
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Keeps the preprocessing apart, as what it is made of may need torchvision, which may need help."""
+        return vars(self) | {"preprocess": pickle.dumps(self.preprocess)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        declare_missing_operators()
+        vars(self).update(state | {"preprocess": pickle.loads(state["preprocess"])})
 
     def __getitems__(self, work: Work) -> Decoded:
         """Decodes a batch; the name is that by which a ``DataLoader`` asks for one."""

@@ -93,17 +93,18 @@ def decoded(decoder: Decoder, work: Iterable[Work], settings: EmbedSettings, dev
     """
     workers = _workers(device) if settings.workers == "auto" else settings.workers
     given: Any = (decoder, work)  # a data set need have no more than __getitems__
-    loader: DataLoader[Any] = DataLoader(
-        given[0],
-        batch_sampler=given[1],
-        num_workers=workers,
-        collate_fn=_as_it_is,
-        prefetch_factor=_AHEAD if workers else None,
-        pin_memory=device.type == "cuda",
-        worker_init_fn=_start_worker,
-    )
     try:
-        batches = iter(loader)
+        with warnings.catch_warnings(action="ignore"):  # what torch thinks of their number
+            loader: DataLoader[Any] = DataLoader(
+                given[0],
+                batch_sampler=given[1],
+                num_workers=workers,
+                collate_fn=_as_it_is,
+                prefetch_factor=_AHEAD if workers else None,
+                pin_memory=device.type == "cuda",
+                worker_init_fn=_start_worker,
+            )
+            batches = iter(loader)
     except (AttributeError, TypeError, pickle.PicklingError) as error:
         raise UserError(
             "The preprocessing or the images cannot be sent to worker processes: give workers=0 to decode in this one."
@@ -132,8 +133,8 @@ def alive() -> Iterator[None]:
     """Says in one sentence that a worker died, wherever a ``with`` block is told."""
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter where it took a batch along
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise UserError(
             "A process that decodes pictures was killed, as systems do when memory runs out: run the same command "

@@ -126,8 +126,9 @@ class ParquetStore(Store):
 
     def _read(self, number: int) -> Shard:
         table = pq.read_table(self.path(number), partitioning=None).combine_chunks()
-        embedding = table["embedding"].chunk(0)
-        vectors = embedding.values.to_numpy().reshape(-1, embedding.type.list_size).copy()
+        embedding, bad = table["embedding"].chunk(0), table["error"].is_valid().to_numpy()
+        vectors = embedding.values.to_numpy(zero_copy_only=False).reshape(-1, embedding.type.list_size)
+        vectors = np.where(bad[:, None], 0, vectors).astype(vectors.dtype)
         names = [name for name in table.column_names if name not in ("key", "embedding", "status", "error")]
         return Shard(
             table["key"].to_pylist(),
