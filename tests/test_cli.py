@@ -71,6 +71,14 @@ def spawn(*arguments, cwd):
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
 
 
+def test_embed_explains_itself_without_torch():
+    code = "import sys; from patchranking.cli import main; sys.argv = ['patchranking', 'embed', '--help']\ntry: main()\n"
+    code += "except SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "--shard_size" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False", done
+
+
 def test_help_lists_the_commands(run):
     status, out, _ = run("--help")
     assert status == 0
@@ -188,6 +196,14 @@ def test_an_unknown_command_is_named(mistake):
         ("fit demo demo --schedule 3", "--schedule takes a mapping such as '{3: 0.6}', not '3'"),
         ("fit demo demo --merge 7", "--merge takes true or false, not '7'"),
         ("fit demo demo --keep .nan", "a number above 0 and at most 1"),
+        ("embed demo none", "no folder 'none'"),
+        ("embed demo demo --keep 0.5", "give a pruner"),
+        ("embed demo demo --pruner cls-attention --keep 0", "'keep' is a share above 0"),
+        ("embed demo demo --batch_size x", "--batch_size takes a whole number or one of auto, not 'x'"),
+        ("embed demo demo --workers -1", "'workers' is a whole number, 0 or more"),
+        ("embed demo demo --limit 0", "'limit' is a whole number, 1 or more"),
+        ("embed demo demo --limit 1 --retry failed", "nothing failed"),
+        ("embed demo demo --engine ray", "unrecognized arguments: --engine"),
         ("evaluate demo demo --keep x", "--keep takes a number, or several, not 'x'"),
         ("benchmark demo --batches x", "--batches takes a whole number, or several, not 'x'"),
         ("choose none demo --budget x", "A budget reads"),
@@ -629,3 +645,23 @@ def test_fit_takes_the_training_split_the_limit_and_the_rankings(run, tmp_path, 
     assert run("fit", "demo", "demo", *arguments)[2] == "patchranking: enough\n"
     assert (seen["split"], seen["images"], seen["settings"].keep) == ("train", 5, 0.3)
     assert (seen["rankings"], seen["out"]) == (tmp_path / "rankings", tmp_path / "fit")
+
+
+def test_embed_accounts_for_every_file_and_text(run, tmp_path):
+    for name in ("a.png", "b/c.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        demo.scenes.scene("train", 0).image.save(tmp_path / "in" / name)
+    (tmp_path / "in/bad.jpg").touch()
+    (tmp_path / "in/notes.txt").touch()
+    (tmp_path / "texts.txt").write_text("a red circle\na cat\n")
+    command = ["embed", "demo", tmp_path / "in", "--pruner", "tome", "--out", tmp_path / "out", "--workers", 0]
+    status, out, _ = run(*command, "--texts", tmp_path / "texts.txt")
+    assert status == 0
+    assert out.splitlines() == [
+        f"3 images in = 2 embedded + 1 failed; wrote {tmp_path}/out",
+        "1 failed: empty file",
+        "1 left out: '.txt' is no suffix of a picture",
+        f"2 texts in = 2 embedded + 0 failed; wrote {tmp_path}/out/texts",
+    ]
+    assert pq.read_table(tmp_path / "out")["status"].to_pylist() == ["ok", "ok", "failed"]
+    assert pq.read_table(tmp_path / "out/texts")["caption"].to_pylist() == ["a red circle", "a cat"]

@@ -293,7 +293,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, contents, form):
             server.stdin.flush()
             return int(server.stdout.readline())
 
-        finished = {}
+        finished, kills = {}, 0
         for fatal in np.random.default_rng(0).integers(1, 12, 12):
             code = ask(fatal)
             now = {
@@ -307,6 +307,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, contents, form):
             if code == 0:
                 break
             assert code == -signal.SIGKILL
+            kills += 1
+        assert kills >= 4
         assert ask(0) == 0
         killed = contents(tmp_path / "killed")
         shutil.rmtree(tmp_path / "killed")
