@@ -72,7 +72,9 @@ def spawn(*arguments, cwd):
 
 
 def test_embed_explains_itself_without_torch():
-    code = "import sys; from patchranking.cli import main; sys.argv = ['patchranking', 'embed', '--help']\ntry: main()\n"
+    code = (
+        "import sys; from patchranking.cli import main; sys.argv = ['patchranking', 'embed', '--help']\ntry: main()\n"
+    )
     code += "except SystemExit: print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "--shard_size" in done.stdout
@@ -661,7 +663,7 @@ def test_embed_accounts_for_every_file_and_text(run, tmp_path):
         f"3 images in = 2 embedded + 1 failed; wrote {tmp_path}/out",
         "1 failed: empty file",
         "1 left out: '.txt' is no suffix of a picture",
-        f"2 texts in = 2 embedded + 0 failed; wrote {tmp_path}/out/texts",
+        f"2 texts in = 2 embedded + 0 failed; wrote {tmp_path}/out/_texts",
     ]
     assert pq.read_table(tmp_path / "out")["status"].to_pylist() == ["ok", "ok", "failed"]
-    assert pq.read_table(tmp_path / "out/texts")["caption"].to_pylist() == ["a red circle", "a cat"]
+    assert pq.read_table(tmp_path / "out/_texts")["caption"].to_pylist() == ["a red circle", "a cat"]

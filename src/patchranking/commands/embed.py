@@ -35,7 +35,7 @@ def embed(
         pruner: Folder written by fit or tune, or the name of a method that needs no fit; the dense model without one.
         out: Folder for the shards and the manifest.
         format: Parquet shards, or npy, the layout of clip-retrieval.
-        texts: Captions to embed into OUT/texts: a .txt file of one a line, or a list of captions.
+        texts: Captions to embed into OUT/_texts: a .txt file of one a line, or a list of captions.
         retry: failed takes the images that have failed, and no others.
         shard_size: Images of a shard, at most; a kill loses those in flight.
         limit: The first so many images, in their order.
@@ -55,8 +55,8 @@ def embed(
     _print_counts("failed", manifest["failed"])
     _print_counts("left out", manifest["left_out"])
     if texts is not None:
-        totals = embed_texts(loaded, texts, out / "texts", settings, format, shard_size)["totals"]
-        print(f"{totals['in']} texts in = {totals['out']} embedded + {totals['failed']} failed; wrote {out / 'texts'}")
+        totals = embed_texts(loaded, texts, out / "_texts", settings, format, shard_size)["totals"]
+        print(f"{totals['in']} texts in = {totals['out']} embedded + {totals['failed']} failed; wrote {out / '_texts'}")
 
 
 def _print_counts(what: str, reasons: dict[str, int]) -> None:

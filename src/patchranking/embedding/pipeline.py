@@ -8,7 +8,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,13 +133,24 @@ def alive() -> Iterator[None]:
     """Says in one sentence that a worker died, wherever a ``with`` block is told."""
     try:
         yield
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter where it took a batch along
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
             raise
-        raise UserError(
-            "A process that decodes pictures was killed, as systems do when memory runs out: run the same command "
-            "again, which goes on where this one stopped, with fewer --workers."
-        ) from error
+        raise _killed() from error
+    except (
+        ConnectionError,
+        EOFError,
+    ) as error:  # a batch went with it; torch raises, too, when it is told of the death
+        with suppress(RuntimeError):
+            time.sleep(1)
+        raise _killed() from error
+
+
+def _killed() -> UserError:
+    return UserError(
+        "A process that decodes pictures was killed, as systems do when memory runs out: run the same command again, "
+        "which goes on where this one stopped, with fewer --workers."
+    )
 
 
 def _arrived(batch: Decoded, features: Tensor, dtype: torch.dtype) -> Vectors:
