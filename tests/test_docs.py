@@ -103,6 +103,12 @@ def test_the_search_in_python_runs():
     assert names["golden"].importance.shape == (1, 144)
 
 
+def test_embedding_in_python_runs(capsys):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/embedding.md").read_text(), re.DOTALL)
+    exec(code.replace('"demo:test"', 'patchranking.load_data("demo:test", 3)'), {})
+    assert capsys.readouterr().out == "3 (3, 128) []\n"
+
+
 def test_fit_evaluate_and_tune_run_as_in_the_readme(photos, monkeypatch):
     """On scenes of the demo saved as pictures and the demo model, with few steps."""
     few = {
@@ -129,6 +135,7 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "rank": "--limit 2",
         "fit": "--limit 6 --ranked 6 --steps 1 --epochs 1",
         "evaluate": "--limit 4 --golden_images 1 --timing_batch 0 --keep 0.5",
+        "embed": "--limit 4 --workers 0",
         "benchmark": "--batches 1 --backends eager --precisions fp32 --keep 0.5 --seconds 0",
     }
     lines = re.findall(r"^ *patchranking (\w+ demo .*)$", re.sub(r"\\\n\s*", "", page.read_text()), re.MULTILINE)

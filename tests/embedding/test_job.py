@@ -244,6 +244,29 @@ def test_shards_that_hold_too_little_are_found_out(run, tmp_path):
         run()
 
 
+HOLD = """
+import sys
+from pathlib import Path
+from patchranking.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_run_into_one_folder_is_refused(run, tmp_path, contents):
+    run(limit=5)
+    before = contents(tmp_path / "out")
+    command = [sys.executable, "-c", HOLD, str(tmp_path / "out/_lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="Another run is writing into"):
+            run()
+        other.stdin.close()
+    assert contents(tmp_path / "out") == before
+    assert run()["totals"]["in"] == 11
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
