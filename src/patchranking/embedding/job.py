@@ -79,7 +79,8 @@ def embed_to(
         known = claim(out, manifest, retry)
         if retry == "none":
             with writable(out):
-                listed.extend(islice(stream.entries(), limit), shard_size)
+                entries = tqdm(islice(stream.entries(), limit), desc="list", unit="image")
+                listed.extend(entries, shard_size)
         if not len(listed):
             why = "".join(f"; {number} left out: {reason}" for reason, number in stream.left_out.items())
             raise UserError(f"There are no pictures in '{stream.identity}'{why}.")
@@ -102,7 +103,8 @@ def embed_to(
 def claim(out: Path, manifest: Mapping[str, Any], retry: RetryName = "none") -> dict[str, Any]:
     """Reserves a folder for vectors of a kind, or finds that it is for that kind already; returns the manifest there.
 
-    The caller holds the folder's lock, so that what a killed run left unfinished goes.
+    A folder in which nothing is listed yet is free. The caller holds the folder's lock: what a killed run left half
+    written goes.
 
     Raises:
         UserError: If it holds others, or there is nothing to retry.
@@ -123,6 +125,10 @@ def claim(out: Path, manifest: Mapping[str, Any], retry: RetryName = "none") -> 
         known = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"'{path}' is damaged: choose another folder for --out.") from error
+    if not any(out.glob("_list/list-*.parquet")):
+        known = dict(manifest)
+        with writable(out):
+            write_json(path, manifest)
     for name, own in json.loads(json.dumps(manifest)).items():
         if name != "model" and known.get(name) != own:
             shown = "another" if name in _UNSPEAKABLE else f"{_shown(known.get(name))}, not {_shown(own)}"

@@ -137,10 +137,8 @@ def alive() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise _killed() from error
-    except (
-        ConnectionError,
-        EOFError,
-    ) as error:  # a batch went with it; torch raises, too, when it is told of the death
+    except (ConnectionError, EOFError) as error:
+        # a batch went with it; torch raises once more, anywhere, as soon as it is told of the death
         with suppress(RuntimeError):
             time.sleep(1)
         raise _killed() from error
