@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -243,6 +244,24 @@ def test_shards_that_hold_too_little_are_found_out(run, tmp_path):
     shutil.copy(tmp_path / "out/shard-00002.parquet", tmp_path / "out/shard-00001.parquet")
     with pytest.raises(UserError, match="accounts for 10 of 11"):
         run()
+
+
+@pytest.mark.parametrize("form", ["parquet", "npy"])
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_space(run, tmp_path, contents, form):
+    """The system's own limit on the size of files stands for the disk: lists and accounts fit, then shards do not."""
+    whole = run("whole", form=form)
+    sizes = sorted(len(content) for content in contents(tmp_path / "whole").values())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for most in (100, *sizes[1:-1]):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+        try:
+            with pytest.raises(UserError, match=r"cannot be written to.*File too large.*goes on"):
+                run(form=form)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert list((tmp_path / "out").rglob("*.partial")) == []
+    assert run(form=form) == whole
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 HOLD = """

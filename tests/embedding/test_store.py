@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import os
-import resource
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -87,25 +84,6 @@ def test_a_shard_of_numpy_is_unfinished_while_it_is_replaced(tmp_path, monkeypat
     with pytest.raises(ZeroDivisionError):
         store.write(0, shard(errors=("",) * 4))
     assert not store.path(0).exists()
-
-
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(store, tmp_path):
-    """A limit on the size of files is one that the system itself sets."""
-    read, write = os.pipe()
-    if os.fork() == 0:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
-        try:
-            store.write(0, shard())
-        except UserError as error:
-            os.write(write, str(error).encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as said:
-        sentence = said.read()
-    os.wait()
-    assert sentence.startswith(f"'{tmp_path}' cannot be written to (")
-    assert "goes on" in sentence
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_a_damaged_shard_is_named(store, tmp_path):
