@@ -82,6 +82,23 @@ def test_drafts_change_features_by_less_than_a_thousandth(demo, tmp_path):
     assert (F.cosine_similarity(demo.tower(draft.pixels), demo.tower(whole.pixels)) > 0.999).all()
 
 
+@pytest.mark.parametrize(
+    ("size", "seen"), [((800, 600), (200, 150)), ((800, 420), (400, 210)), ((800, 250), (800, 250))]
+)
+def test_a_draft_has_twice_the_pixels_that_the_model_wants(tmp_path, size, seen):
+    Image.new("RGB", size).save(tmp_path / "a.jpg")
+    given = []
+
+    def preprocess(image):
+        given.append(image.size)
+        return torch.zeros(3, 64, 56)
+
+    stream = load_stream(str(tmp_path))
+    found = Decoder(stream, preprocess, (64, 56), True).__getitems__(Work(0, 0, [*stream.entries()]))
+    assert given == [seen]
+    assert found.sizes.tolist() == [list(size)]
+
+
 SENT = """
 import pickle, sys
 decoder, work = pickle.load(sys.stdin.buffer)
