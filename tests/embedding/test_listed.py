@@ -5,6 +5,7 @@ import random
 import pytest
 
 from patchranking.data.streams import Entry
+from patchranking.embedding import listed as module
 from patchranking.embedding.listed import Listed
 from patchranking.errors import UserError
 
@@ -24,7 +25,9 @@ def test_shards_hold_the_entries_in_their_order(tmp_path):
         assert [entry for shard in range(3) for entry in own.entries(shard)] == given
 
 
-def test_only_what_is_new_is_added_however_often_it_is_named(tmp_path):
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_only_what_is_new_is_added_however_often_it_is_named(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(module, "_AT_ONCE", at_once)
     listed = Listed(tmp_path / "_list")
     listed.extend(entries(*"abca"), 2)
     known = entries(*"abca")

@@ -19,6 +19,7 @@ __all__ = ["Listed"]
 
 _SCHEMA = pa.schema([("key", pa.string()), ("place", pa.binary()), ("lost", pa.string())])
 _DIGEST = 16
+_AT_ONCE = 10_000
 
 
 class Listed:
@@ -68,7 +69,7 @@ class Listed:
                 the list, a digest of 16 bytes is.
             shard_size: Entries of a new shard, at most.
         """
-        found = self._unknown(entries) if len(self) else iter(entries)
+        found = self._unknown(iter(entries)) if len(self) else iter(entries)
         if (first := next(found, None)) is None:
             return 0
         found, before = chain([first], found), len(self)
@@ -81,18 +82,20 @@ class Listed:
         self._read()
         return len(self) - before
 
-    def _unknown(self, entries: Iterable[Entry]) -> Iterator[Entry]:
+    def _unknown(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         keys = (entry.key for shard in range(self.shards) for entry in self.entries(shard))
-        every = np.fromiter(map(_digest, keys), f"V{_DIGEST}", len(self)).view(f"S{_DIGEST}")
-        known, left = np.unique(every, return_counts=True)
-        for entry in entries:
-            own = np.array(_digest(entry.key)).view(f"S{_DIGEST}")
-            place = int(np.searchsorted(known, own))
-            if place < len(known) and known[place] == own and left[place]:
-                left[place] -= 1
-            else:
-                yield entry
+        known, left = np.unique(_digests(keys, len(self)), return_counts=True)
+        while some := list(islice(entries, _AT_ONCE)):
+            own = _digests((entry.key for entry in some), len(some))
+            places = np.searchsorted(known, own).clip(max=len(known) - 1)
+            for entry, place, there in zip(some, places.tolist(), (known[places] == own).tolist(), strict=True):
+                if there and left[place]:
+                    left[place] -= 1
+                else:
+                    yield entry
 
 
-def _digest(key: str) -> np.void:
-    return np.void(hashlib.blake2b(key.encode(), digest_size=_DIGEST).digest())
+def _digests(keys: Iterable[str], count: int) -> np.ndarray:
+    """Digests of keys, which can be sorted, ``(count,)``."""
+    digests = (hashlib.blake2b(key.encode(), digest_size=_DIGEST).digest() for key in keys)
+    return np.fromiter(digests, f"S{_DIGEST}", count)
