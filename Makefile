@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## Prune the embedded CLIP from start to end; writes runs/demo/report.html
 	$(BIN)/patchranking demo --out runs/demo
 
-test: lint ## Lint, type check and run the tests
-	$(BIN)/python -m pytest
+test: lint ## Lint, type check and run the tests, a process for each core
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(STAMP) ## ruff check, ruff format --check and mypy
 	$(BIN)/ruff check .

@@ -60,7 +60,7 @@ def compare(
     fit: list[str] = [],  # noqa: B006
     test: list[str] = [],  # noqa: B006
     half: HalfName = "test",
-    macs: list[float] = [0.8, 0.7, 0.6, 0.5, 0.4],  # noqa: B006
+    shares: list[float] = [0.8, 0.7, 0.6, 0.5, 0.4],  # noqa: B006
     fits: int = 3,
     golden_images: int = 0,
     paper_images: int = 0,
@@ -80,7 +80,7 @@ def compare(
         fit: DATA arguments of training images, one for each data set.
         test: DATA arguments to test on, in the same order, with classes or captions.
         half: The half of the test images: test for what is reported, dev for choices, or all.
-        macs: Shares of the dense MACs.
+        shares: Shares of the dense MACs.
         fits: Independent fits, and seeds of the random baseline.
         golden_images: Images of each data set for the golden oracle; 0 leaves it out.
         paper_images: Training images that are ranked by leave-out for the paper's own predictor; 0 leaves it out.
@@ -92,11 +92,10 @@ def compare(
         picture: Picture of examples.
         examples: Images of each data set in the picture.
     """
-    numbers = {"timing_batch": timing_batch, "golden_images": golden_images, "trained_fits": trained_fits}
-    check_numbers(
-        {"fits": fits, "paper_images": paper_images} | numbers, fits=1, paper_images=0, **dict.fromkeys(numbers, 0)
-    )
-    shares = sorted({round(share, 4) for share in macs}, reverse=True)
+    numbers = {"golden_images": golden_images, "paper_images": paper_images, "trained_fits": trained_fits}
+    check_numbers(numbers | {"timing_batch": timing_batch}, **dict.fromkeys([*numbers, "timing_batch"], 0))
+    check_numbers({"fits": fits}, fits=1)
+    shares = sorted({round(share, 4) for share in shares}, reverse=True)
     loaded, make = load_model(model), make_folder(out.parent)
     trains, tests = _data(fit, test, settings.limit, half, test_limit)
     shape = planned(loaded, settings)
@@ -119,8 +118,8 @@ def compare(
         measured = work / "measured" / as_file_name(name)
         tables.append(_measured(loaded, data, name, points, {"in": home, **away}, golden_images, measured))
         if picture:
-            pruner = Pruner.from_pretrained(work / f"fits/in/seed-{settings.seed}").to(loaded.tower.device)
-            shown += _examples(loaded, data, pruner, [method.name for method in baselines], examples)
+            ours = next(method for method in home[0] if isinstance(method, PatchRanking))
+            shown += _examples(loaded, data, ours.pruner, [method.name for method in baselines], examples)
     table = pa.concat_tables(tables).unify_dictionaries()
     with replacing(make / out.with_suffix(".parquet").name) as partial:
         pq.write_table(table, partial, compression="zstd")

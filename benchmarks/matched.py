@@ -90,7 +90,7 @@ def at_share(method: Method, tower: VisionTower, shape: Schedule, share: float, 
                 continue
             keep = 1 / tower.num_patches
         reference = shape.at(keep)
-        encoding = method.at(tower, reference, seed)
+        encoding = method.beside(tower, reference, seed)
         own_schedule = encoding.schedule != reference
         found.append(Point(encoding, encoding_macs(encoding, noise(tower, 1)), dense.dense_macs, method.oracle))
         aim += share - found[-1].share

@@ -38,6 +38,7 @@ from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES
 from patchranking.predictor.measures import matching_rate
 from patchranking.predictor.networks import NetworkName, Predictor
+from patchranking.predictor.targets import FEATURE
 from patchranking.pruner import Pruner
 from patchranking.pruning.attach import Scorer
 from patchranking.pruning.schedule import Schedule
@@ -143,7 +144,7 @@ def _golden(model: LoadedModel, data: ImageData, limit: int, work: Path) -> dict
 def _training(model: LoadedModel, data: ImageData, ranked: int, work: Path) -> Training:
     golden = _golden(model, data, ranked, work)
     used, _, tokens, features = cache_tokens(
-        model, data, None, BLOCK, True, make_folder(work / f"{as_file_name(data.name)}-fit"), mirrored=True
+        model, data, None, BLOCK, FEATURE, make_folder(work / f"{as_file_name(data.name)}-fit"), mirrored=True
     )
     assert features is not None
     by_row = {row: golden[image] for row, image in enumerate(used) if image in golden}
@@ -153,7 +154,7 @@ def _training(model: LoadedModel, data: ImageData, ranked: int, work: Path) -> T
 def _test(model: LoadedModel, data: ImageData, golden_images: int, work: Path) -> Test:
     golden = _golden(model, data, golden_images, work)
     folder = make_folder(work / f"{as_file_name(data.name)}-test")
-    used, _, tokens, _ = cache_tokens(model, data, sorted(golden), BLOCK, False, folder)
+    used, _, tokens, _ = cache_tokens(model, data, sorted(golden), BLOCK, None, folder)
     return Test(data, tokens[0, torch.arange(len(used))].float(), torch.stack([golden[image] for image in used]))
 
 

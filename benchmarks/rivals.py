@@ -5,7 +5,7 @@ What the choice of patches, the correction and the training win can be told apar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from patchranking.data import ImageData, subset
 from patchranking.fitting.cache import cache_tokens
@@ -21,8 +20,11 @@ from patchranking.fitting.fit import FitSettings
 from patchranking.fitting.fit import fit as fit_pruner
 from patchranking.methods import Encoding, PatchRanking
 from patchranking.methods.tome import ToMe
+from patchranking.predictor.descent import descend
+from patchranking.predictor.distill import IMAGES_PER_STEP
+from patchranking.predictor.targets import FEATURE
 from patchranking.pruner import Pruner
-from patchranking.pruning.macs import analytic_macs, keep_at_macs
+from patchranking.pruning.macs import keep_at_macs, with_macs_of
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.job import rank
 from patchranking.ranking.objectives import feature_damage
@@ -36,7 +38,6 @@ PAPER_BLOCKS = {"one shot": (3,), "progressive": (3, 5, 7, 9)}
 _SHARES = (0.4, 0.8)
 """Every step of a distillation draws its share of the dense MACs between these."""
 _HIDDEN = 64
-_IMAGES_PER_STEP, _LEARNING_RATE = 16, 1e-3
 
 
 class Paper(PatchRanking):
@@ -53,10 +54,8 @@ class Paper(PatchRanking):
 
     def at(self, tower: VisionTower, schedule: Schedule, seed: int = 0) -> Encoding:
         """At the paper's blocks, with the MACs of the reference."""
-        dense = analytic_macs(tower, tower.feature_size, schedule.at(1.0))
-        share = analytic_macs(tower, tower.feature_size, schedule) / dense
         own = Schedule.spread([block * tower.depth // 12 for block in self._blocks], 0.5)
-        return super().at(tower, own.at(keep_at_macs(tower, own, share)), seed)
+        return super().at(tower, with_macs_of(tower, own, schedule), seed)
 
 
 def leave_out_rankings(model: LoadedModel, data: ImageData, images: int, folder: Path) -> Path:
@@ -144,26 +143,28 @@ def _distill(
 ) -> None:
     """Trains the corrections in place."""
     tower, method = model.tower, TrainedToMe(corrections)
-    used, _, tokens, features = cache_tokens(model, data, None, 0, True, folder, mirrored=True)
+    used, _, tokens, features = cache_tokens(model, data, None, 0, FEATURE, folder, mirrored=True)
     assert features is not None
-    generator = torch.Generator().manual_seed(settings.seed)
-    optimiser = torch.optim.AdamW(corrections.parameters(), lr=_LEARNING_RATE, weight_decay=1e-2)
-    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps, _LEARNING_RATE / 20)
-    low, high = _SHARES
-    for _ in tqdm(range(settings.steps), desc="train tome", unit="step"):
-        images = torch.randperm(len(used), generator=generator)[:_IMAGES_PER_STEP]
-        view = int(torch.randint(tokens.shape[0], (), generator=generator))
-        share = low + (high - low) * torch.rand((), generator=generator).item()
+
+    def loss_of(step: int, draw: tuple[Tensor, float, int]) -> Tensor:
+        images, share, view = draw
         schedule = method.schedule(tower, shape.at(keep_at_macs(tower, shape, share)))
         found = method.encode(tower, tokens[view, images].to(tower.device, tower.dtype), schedule)
-        loss = feature_damage(found, features[view, images].to(tower.device)).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(corrections.parameters(), 1.0)
-        optimiser.step()
-        decay.step()
-    for name in ("tokens.npy", "features.npy"):
+        return feature_damage(found, features[view, images].to(tower.device)).mean()
+
+    generator = torch.Generator().manual_seed(settings.seed)
+    descend(corrections, _draws(len(used), tokens.shape[0], generator), loss_of, settings.steps)
+    for name in ("tokens.npy", "target.npy"):
         (folder / name).unlink()
+
+
+def _draws(images: int, views: int, generator: torch.Generator) -> Iterator[tuple[Tensor, float, int]]:
+    """The images, the share of the dense MACs and the view of every step, without end."""
+    low, high = _SHARES
+    while True:
+        chosen = torch.randperm(images, generator=generator)[:IMAGES_PER_STEP]
+        view = int(torch.randint(views, (), generator=generator))
+        yield chosen, low + (high - low) * torch.rand((), generator=generator).item(), view
 
 
 def weights_of(methods: list[PatchRanking | TrainedToMe]) -> list[Mapping[str, Tensor]]:

@@ -20,7 +20,7 @@ from patchranking.methods import STYLES
 from patchranking.report.figures import accuracy_against_cost
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs/how-it-works.md", ROOT / "docs/evaluation.md")
+PAGES = (ROOT / "README.md", ROOT / "docs/how-it-works.md", ROOT / "docs/evaluation.md", ROOT / "docs/models.md")
 CHARTS = (
     ("imagenette", "top1"),
     ("flowers", "top1"),
@@ -45,6 +45,7 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
         "throughput": _throughput,
         "compare": _comparison,
         "evaluate": _methods,
+        "coverage": _coverage,
     }[name.partition("-")[0]]
     parts = [one(rows) for rows in _groups(results["rows"], "dataset", "split").values()]
     if "cost_by_patches" in results:
@@ -228,6 +229,35 @@ def _methods(rows: Rows) -> str:
     ) + _grid(
         ["patchranking's share of the dense MACs", *(f"{r['gmacs'] / r['gmacs_dense']:.0%}" for r in ours)], lines
     )
+
+
+def _coverage(rows: Rows) -> str:
+    """Families of models that work in every library, and those that are refused."""
+    parts: list[str] = []
+    refused: dict[tuple[str, str], dict[str, Any]] = {}
+    for (library,), own in _groups(rows, "library").items():
+        lines = []
+        for (family,), some in _groups(own, "family").items():
+            works = [row for row in some if row["supported"]]
+            if works:
+                lines.append([family, f"{len(works)} of {len(some)}", _passed(works), _holds(works)])
+            refused |= {(library, row["image_tower"]): row for row in reversed(some) if not row["supported"]}
+        parts.append(f"**{library}**\n\n" + _grid(["", "works", "for example", "holds"], lines))
+    lines = [[tower, library, row["sentence"]] for (library, tower), row in refused.items()]
+    return "\n\n".join([*parts, "**refused**\n\n" + _grid(["image tower", "library", "sentence"], lines)])
+
+
+def _passed(rows: Rows) -> str:
+    """How to pass a model of a family."""
+    given = next((row["model"] for row in rows if row["model"]), None)
+    return "from Python" if given is None else f"`{given}`"
+
+
+def _holds(rows: Rows) -> str:
+    """Which checks hold for how many of some models."""
+    names = ("dense", "keep_1", "masked", "detached", "compiled", "exported")
+    missing = {name: sum(not row[name] for row in rows) for name in names}
+    return "all" if not any(missing.values()) else ", ".join(f"not {name}: {n}" for name, n in missing.items() if n)
 
 
 def fill(text: str) -> str:

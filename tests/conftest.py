@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
@@ -35,7 +37,7 @@ from transformers import (  # noqa: E402
     ViTForImageClassification,
 )
 
-from patchranking import as_text_tower, load_model  # noqa: E402
+from patchranking import as_text_tower, cli, load_model  # noqa: E402
 from patchranking.towers import VisionTower, as_tower  # noqa: E402
 from patchranking.towers.load import LoadedModel  # noqa: E402
 
@@ -114,11 +116,12 @@ def _open_clip_timm(name: str, **vision: object) -> Case:
 
 def _coca() -> Case:
     vision = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 5, "output_tokens": True}
-    vision |= {"attentional_pool": True, "attn_pooler_queries": 6, "attn_pooler_heads": 2}
+    vision |= {"attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 2}
     text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
     text |= {"embed_cls": True, "output_tokens": True}
     captions = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
     model = open_clip.CoCa(16, captions, text, vision)
+    nn.init.normal_(model.text_decoder.text_projection, std=0.25)  # the class leaves it to the checkpoint
     return Case(model, partial(model.encode_image, normalize=False), as_tower(model), torch.randn(3, 3, 32, 32))
 
 
@@ -179,6 +182,21 @@ def _made(make: Callable[[], Case]) -> Case:
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> Case:
     """Every kind of model, small, with random weights."""
+    return _made(CASES[request.param])
+
+
+@pytest.fixture(
+    params=[
+        "open_clip",
+        "open_clip-siglip",
+        "transformers",
+        "transformers-dinov3",
+        "timm-dinov2-registers",
+        "timm-eva02",
+    ]
+)
+def one_of_each(request: pytest.FixtureRequest) -> Case:
+    """A few kinds that differ most, for what takes seconds."""
     return _made(CASES[request.param])
 
 
@@ -305,3 +323,35 @@ def optimiser_steps() -> Iterator[list[dict[str, float]]]:
     hook = register_optimizer_step_pre_hook(note)
     yield steps
     hook.remove()
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[Any, str, str]]:
+    """Returns a function that runs the command line here and returns its exit status, output and error output."""
+
+    def call(*arguments: object) -> tuple[Any, str, str]:
+        monkeypatch.setattr(sys, "argv", ["patchranking", *map(str, arguments)])
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code
+        return (status, *capfd.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def noise_folder(tmp_path: Path) -> Callable[[str, Sequence[str], int], Path]:
+    """Returns a function that makes a folder with as many pictures of noise in each of some classes."""
+
+    def fill(name: str, classes: Sequence[str], each: int) -> Path:
+        rng = np.random.default_rng(0)
+        for own in classes:
+            (tmp_path / name / own).mkdir(parents=True)
+            for index in range(each):
+                picture = Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8))
+                picture.save(tmp_path / name / own / f"{index}.png")
+        return tmp_path / name
+
+    return fill

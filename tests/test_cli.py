@@ -14,8 +14,10 @@ from typing import get_args, get_type_hints
 
 import pyarrow.parquet as pq
 import pytest
+import timm
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from patchranking import cli, demo, load_data
 from patchranking.commands.arguments import parse
@@ -29,22 +31,6 @@ from patchranking.ranking.store import iter_rankings, write_manifest
 from patchranking.towers.load import load_model
 
 COMMANDS = {name: getattr(importlib.import_module(f"patchranking.commands.{name}"), name) for name in cli.COMMANDS}
-
-
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Returns a function that runs the command line here and returns its exit status, output and error output."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["patchranking", *map(str, arguments)])
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code
-        return (status, *capfd.readouterr())
-
-    return call
 
 
 @pytest.fixture
@@ -285,6 +271,17 @@ def test_fit_says_beforehand_how_long_it_takes(run, tmp_path, monkeypatch):
     assert said == ["", "about 25 min for 9 images with these settings on this machine\n"]
 
 
+def test_a_fit_by_tokens_says_how_many_go_on(run, mistake, tmp_path):
+    fit = ["fit", "demo", "demo", "--objective", "distill", "--target", "tokens", "--limit", 5, "--steps", 1]
+    status, out, _ = run(*fit, "--keep", 0.25, "--out", tmp_path)
+    assert status == 0
+    assert "1 - cosine to the dense tokens, 1 held-out images: " in out
+    assert "\n36 of 144 image tokens go on in hidden_states[-2]\n" in out
+    budget = "0.5 points", "demo:val"
+    assert "--target tokens preserves none" in mistake(*fit, "--budget", budget[0], "--budget_data", budget[1])
+    assert "hidden_states[99]" in mistake(*fit, "--layer", 99, "--out", tmp_path)
+
+
 def test_ctrl_c_ends_with_one_line(run, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -423,7 +420,33 @@ def test_rank_fit_evaluate(run, tmp_path):
         ("random", 0.5),
         ("patchranking", 0.5),
     }
-    assert {row["schedule"] and tuple(row["schedule"]) for row in results["rows"]} == {None, ("6", "7")}
+    assert {row["schedule"] and tuple(row["schedule"]) for row in results["rows"]} == {None, ("6",)}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "methods"),
+    [
+        ("vit_base_patch16_siglip_224", ["tome", "random"]),
+        ("eva02_base_patch16_clip_224", ["cls-attention", "evit"]),
+        ("vit_small_plus_patch16_dinov3", ["cls-attention", "low-res"]),
+        ("vit_small_patch14_reg4_dinov2", ["cls-attention", "tome"]),
+    ],
+)
+def test_fit_and_evaluate_on_models_of_other_families(run, tmp_path, architecture, methods):
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 4, "num_heads": 2}
+    shown = {"input_size": [3, 32, 32], "num_classes": 0, "mean": [0.5] * 3, "std": [0.5] * 3}
+    config = {"architecture": architecture, "num_classes": 0, "model_args": sizes, "pretrained_cfg": shown}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = timm.create_model(architecture, num_classes=0, **sizes)
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    name, fitted, evaluated = f"timm:local-dir:{tmp_path}", tmp_path / "fit", tmp_path / "evaluate"
+    few = ["--limit", 8, "--ranked", 4, "--epochs", 1, "--steps", 1]
+    assert run("fit", name, "demo:train", *few, "--out", fitted)[0] == 0
+    options = ["--methods", *methods, "--keep", 0.5, "--timing_batch", 0, "--out", evaluated]
+    assert run("evaluate", name, "demo", "--limit", 2, "--pruner", fitted, *options)[0] == 0
+    rows = json.loads((evaluated / "results.json").read_text())["rows"]
+    assert {row["method"] for row in rows} == {"dense", "patchranking", *methods}
+    assert all(-1 <= row["feature_cosine"] < 1 for row in rows if row["method"] != "dense")
 
 
 def test_evaluate_prints_the_oracle_apart_and_which_keep_rate_to_use(run, tmp_path):

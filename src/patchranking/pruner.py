@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from patchranking.errors import UserError, reason
 from patchranking.files import make_folder, replacing
 from patchranking.predictor.networks import Predictor
+from patchranking.predictor.targets import check_handed_on
 from patchranking.prompts.insert import tuned_class_features, with_visual_tokens
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.attach import Hooks, Reduced, Reduction, attach_reductions
@@ -70,9 +71,12 @@ class Pruner(nn.Module, ModelHubMixin):
         schedule: Where patches are dropped and how many stay, as fitted.
         keep: Share of the patches that reaches the end, where it is not that of the schedule.
         prompts: Tuned tokens, if there are any; they learn no more.
+        hands_on: The hidden state whose patch tokens it was fitted to preserve, such as LLaVA's -2; None where it was
+            fitted to the image feature.
 
     Raises:
-        UserError: If the first block of the schedule has no predictor, or the keep rate is not above 0 and at most 1.
+        UserError: If the first block of the schedule has no predictor, the keep rate is not above 0 and at most 1, or
+            patches are dropped too late for the hidden state.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Pruner(nn.Module, ModelHubMixin):
         schedule: Schedule,
         keep: float | None = None,
         prompts: Prompts | None = None,
+        hands_on: int | None = None,
     ) -> None:
         super().__init__()
         if schedule.block not in predictors:
@@ -89,10 +94,13 @@ class Pruner(nn.Module, ModelHubMixin):
                 f"This schedule drops patches before block {schedule.block} first, and the pruner has predictors for "
                 f"{', '.join(map(str, sorted(predictors))) or 'none'}: start there, or fit for this schedule."
             )
+        if hands_on is not None:
+            check_handed_on(schedule, hands_on, base.depth)
         self.predictors = nn.ModuleDict({str(block): predictors[block] for block in sorted(predictors)})
         self.prompts = None if prompts is None else prompts.requires_grad_(False)
         self.base = base
         self.fitted = schedule
+        self.hands_on = hands_on
         self._hooks: Hooks | None = None
         self.keep = schedule.keep if keep is None else keep
 
@@ -160,7 +168,7 @@ class Pruner(nn.Module, ModelHubMixin):
         self.fitted.check(tower)
         self.to(tower.device)
         steps: dict[int, Reduction] = {block: _Step(self, block) for block in self.reductions()}
-        self._hooks = attach_reductions(tower, steps, sized=self.merges)
+        self._hooks = attach_reductions(tower, steps, sized=self.merges, warns=self.hands_on is None)
         self._hooks.runs_at(self.keep)
         return self
 
@@ -249,7 +257,7 @@ class Pruner(nn.Module, ModelHubMixin):
 
     def _with(self, schedule: Schedule, keep: float, prompts: Prompts | None) -> Self:
         predictors = {block: self.predictor(block) for block in map(int, self.predictors)}
-        return type(self)(predictors, self.base, schedule, keep, prompts).eval()
+        return type(self)(predictors, self.base, schedule, keep, prompts, self.hands_on).eval()
 
     @torch.no_grad()
     def text_features(self, class_names: Sequence[str], text: TextTower | None = None) -> Tensor:
@@ -315,6 +323,8 @@ class Pruner(nn.Module, ModelHubMixin):
             "base_model": asdict(self.base),
             "schedule": self.fitted.to_dict(),
             "keep": self.keep,
+            "target": "feature" if self.hands_on is None else "tokens",
+            "layer": self.hands_on,
             "predictors": {block: own.config for block, own in self.predictors.items()},
             "prompts": None if self.prompts is None else self.prompts.config,
             "weights": hashlib.sha256(save(tensors)).hexdigest(),
@@ -378,7 +388,7 @@ class Pruner(nn.Module, ModelHubMixin):
         with torch.device("meta"):  # so that a damaged configuration takes no memory
             prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
             predictors = {int(block): Predictor(**own) for block, own in config["predictors"].items()}
-        pruner = cls(predictors, base, schedule, config["keep"], prompts)
+        pruner = cls(predictors, base, schedule, config["keep"], prompts, config.get("layer"))
         aligned = {name: weight.to(torch.float32, copy=True) for name, weight in weights.items()}  # unlike the file
         pruner.load_state_dict(aligned, assign=True)
         if not all(weight.isfinite().all() for weight in weights.values()):

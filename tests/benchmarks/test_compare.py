@@ -17,7 +17,7 @@ from patchranking.methods.measure import measure
 
 SETTINGS = FitSettings(ranked=4, steps=1, epochs=1, blocks=[1, 3], limit=6)
 
-COARSE = {"low-res": 0.08, "tome": 0.05, "patchranking": 0.16}
+COARSE = {"low-res": 0.08, "tome": 0.05, "evit": 0.06, "cls-attention": 0.06, "patchranking": 0.16}
 """How far these may be from a share with 16 patches, 5 blocks and predictors as large as a block."""
 
 
@@ -47,14 +47,14 @@ def run(sets, tmp_path):
 
     def call(**options):
         out = tmp_path / "out/compare.json"
-        compare("tiny", SETTINGS, *sets, **{"macs": [0.7], "work": tmp_path / "work", "out": out, **options})
+        compare("tiny", SETTINGS, *sets, **{"shares": [0.7], "work": tmp_path / "work", "out": out, **options})
         return json.loads(out.read_text()), pq.read_table(out.with_suffix(".parquet")).to_pylist()
 
     return call
 
 
 def test_every_method_has_rows_in_domain_and_out_of_domain(run, tmp_path):
-    results, pictures = run(fits=2, golden_images=2, timing_batch=1, macs=[0.6, 0.70001])
+    results, pictures = run(fits=2, golden_images=2, timing_batch=1, shares=[0.6, 0.70001])
     assert {half_of(row["key"]) for row in pictures} == {"test"}
     assert (results["split"], results["fit"]["steps"], results["fit"]["fits"]) == ("test", 1, 2)
     assert results["environment"]["dtype"] == "float32"
@@ -129,7 +129,7 @@ def test_a_killed_run_goes_on_without_a_second_fit_or_look_at_a_picture(run, mon
 
 def test_with_one_data_set_there_is_no_other_to_fit_to(sets, tmp_path):
     out = tmp_path / "compare.json"
-    compare("tiny", SETTINGS, sets[0][:1], sets[1][:1], macs=[0.7], fits=1, work=tmp_path / "work", out=out)
+    compare("tiny", SETTINGS, sets[0][:1], sets[1][:1], shares=[0.7], fits=1, work=tmp_path / "work", out=out)
     results = json.loads(out.read_text())
     assert {row["domain"] for row in results["rows"]} == {None, "in"}
     assert {row["dataset"] for row in results["differences"]} == {"things/val"}
@@ -150,5 +150,5 @@ def test_mistakes_are_told_before_any_work(sets, run, tmp_path):
         with pytest.raises(UserError, match=message):
             compare("tiny", SETTINGS, fit, test, work=tmp_path / "work", out=tmp_path / "some.json")
     with pytest.raises(UserError, match=r"at least 4.% of the dense MACs: ask for more than 10%"):
-        run(macs=[0.7, 0.1])
+        run(shares=[0.7, 0.1])
     assert not (tmp_path / "work").exists()

@@ -7,7 +7,6 @@ from itertools import chain
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.nn import functional as F
 
 from patchranking.data import load_data
@@ -28,14 +27,10 @@ from patchranking.towers.identity import BaseModel
 
 
 @pytest.fixture
-def data(tmp_path):
-    rng = np.random.default_rng(0)
-    for name in ("red", "green"):
-        (tmp_path / "toy" / name).mkdir(parents=True)
-        for index in range(5):
-            Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8)).save(tmp_path / "toy" / name / f"{index}.png")
-    (tmp_path / "toy" / "red" / "broken.png").write_bytes(b"\x89PNG")
-    return FolderData([tmp_path / "toy"], None, 0)
+def data(noise_folder):
+    folder = noise_folder("toy", ("red", "green"), 5)
+    (folder / "red" / "broken.png").write_bytes(b"\x89PNG")
+    return FolderData([folder], None, 0)
 
 
 @pytest.fixture
@@ -63,6 +58,8 @@ def test_rows_examples_and_totals(loaded, data, pruner):
     merged = pruned.pop("tome")
     assert len(merged["schedule"]) == loaded.tower.depth
     assert merged["kept_patches"] == round(16 * list(merged["schedule"].values())[-1])
+    at_their_best = [pruned.pop(name) for name in ("cls-attention", "evit")]
+    assert all(row["schedule"] != {"3": 0.5} for row in at_their_best)
     assert all(row["kept_patches"] == 8 and row["schedule"] == {"3": 0.5} for row in pruned.values())
     assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1, "left_out": 0}
     assert list(results["skipped"]) == ["red/broken.png"]
@@ -169,7 +166,8 @@ def test_stages_and_evit_in_stages_are_measured_as_they_run(loaded, data):
     rows = {(row["method"], row["keep_rate"]): row for row in results["rows"]}
     assert rows["patchranking", 0.5]["schedule"] == {"1": 0.8, "3": 0.5}
     assert rows["patchranking", 0.25]["schedule"] == pytest.approx({"1": 0.64, "3": 0.25})
-    assert rows["evit", 0.5]["schedule"] == {"1": 0.8, "3": 0.5}
+    beside = METHODS["evit"].beside(tower, schedule, 0)
+    assert rows["evit", 0.5]["schedule"] == beside.schedule.to_dict()
     assert rows["tome", 0.5]["schedule"] == tome_schedule(tower, schedule).to_dict()
     readable = [index for index, key in enumerate(data.keys) if "broken" not in key]
     pixels = torch.stack([loaded.preprocess(data.image(index)) for index in readable])
@@ -180,7 +178,7 @@ def test_stages_and_evit_in_stages_are_measured_as_they_run(loaded, data):
         with pruner.attached(tower):
             cosine = F.cosine_similarity(tower(pixels), full).mean().item()
         merged = F.cosine_similarity(METHODS["tome"].at(tower, schedule, 0)(pixels), full).mean().item()
-        fused = F.cosine_similarity(METHODS["evit"].at(tower, schedule, 0)(pixels), full).mean().item()
+        fused = F.cosine_similarity(beside(pixels), full).mean().item()
     assert rows["evit", 0.5]["feature_cosine"] == pytest.approx(fused, abs=1e-5)
     assert rows["tome", 0.5]["feature_cosine"] == pytest.approx(merged, abs=1e-5)
     assert rows["patchranking", 0.5]["feature_cosine"] == pytest.approx(cosine, abs=1e-5)
@@ -282,6 +280,15 @@ def test_rates_go_by_the_fitted_shape_whatever_the_pruner_keeps_at_the_moment(lo
             {0.5: {"1": 0.8, "3": 0.5}, 0.25: {"1": 0.64, "3": 0.25}}[row["keep_rate"]]
         )
     assert pruner.keep == keep
+
+
+def test_by_default_a_model_without_a_class_token_is_spared_what_needs_one(loaded, data, monkeypatch):
+    monkeypatch.setattr(loaded.tower, "has_class_token", False)
+    few = {"keep": [0.5], "golden_images": 1, "timing_batch": 0, "examples": 0, "worst": 0}
+    results, _ = evaluate(loaded, data, [], EvaluationSettings(**few))
+    assert [row["method"] for row in results["rows"]] == ["dense", "random", "tome", "golden"]
+    with pytest.raises(UserError, match="class token"):
+        evaluate(loaded, data, [], EvaluationSettings(methods=["evit"], **few))
 
 
 def test_rates_at_shares_of_the_dense_macs(loaded, data, pruner):

@@ -97,7 +97,7 @@ def test_rows_stand_in_the_order_of_their_entries_and_say_what_they_are(found, e
     for row in found:
         assert [row[name] for name in ("model", "dataset", "split", "seed")] == ["tiny", "toy", "val", SEED]
     merged = entries[5].encoding.schedule
-    half, quarter = {"1": 0.75, "3": 0.5}, {"1": 0.625, "3": 0.25}
+    half, quarter = {"1": 0.75, "3": 0.5}, {"1": 0.5625, "3": 0.25}
     schedules = [None, None, half, half, half, merged.to_dict(), half, quarter, quarter]
     assert [row["schedule"] for row in found] == schedules
     last = merged.kept(16)[max(merged.stages)]

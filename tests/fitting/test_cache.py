@@ -9,6 +9,7 @@ from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.fitting import cache
 from patchranking.fitting.cache import FileRows, cache_tokens
+from patchranking.predictor.targets import FEATURE, HandedOn
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def pictures(tmp_path):
 
 
 def test_without_mirror_images_there_is_one_view_and_no_features_unless_asked(tiny, pictures, tmp_path):
-    used, skipped, tokens, features = cache_tokens(tiny, pictures, [4, 1], 3, False, tmp_path)
+    used, skipped, tokens, features = cache_tokens(tiny, pictures, [4, 1], 3, None, tmp_path)
     assert (used, skipped, features, tokens.shape) == ([4, 1], {}, None, (1, 2, 17, 32))
     for row, image in enumerate(used):
         pixels = tiny.preprocess(pictures.image(image))[None]
@@ -44,7 +45,7 @@ def test_it_goes_on_where_it_was_killed_and_reads_no_image_twice(tiny, pictures,
     monkeypatch.setattr(cache, "_SECONDS_PER_NOTE", -1)
     (tmp_path / "whole").mkdir()
     (tmp_path / "parts").mkdir()
-    used, skipped, *whole = cache_tokens(tiny, pictures, None, 2, True, tmp_path / "whole", mirrored=True)
+    used, skipped, *whole = cache_tokens(tiny, pictures, None, 2, FEATURE, tmp_path / "whole", mirrored=True)
     assert list(skipped) == ["broken.png"]
     read, note = [], cache._note
 
@@ -56,9 +57,9 @@ def test_it_goes_on_where_it_was_killed_and_reads_no_image_twice(tiny, pictures,
     monkeypatch.setattr(pictures, "image", lambda index: read.append(index) or image(index))
     monkeypatch.setattr(cache, "_note", killed)
     with pytest.raises(KeyboardInterrupt):
-        cache_tokens(tiny, pictures, None, 2, True, tmp_path / "parts", mirrored=True)
+        cache_tokens(tiny, pictures, None, 2, FEATURE, tmp_path / "parts", mirrored=True)
     monkeypatch.setattr(cache, "_note", note)
-    again, skipped_again, *parts = cache_tokens(tiny, pictures, None, 2, True, tmp_path / "parts", mirrored=True)
+    again, skipped_again, *parts = cache_tokens(tiny, pictures, None, 2, FEATURE, tmp_path / "parts", mirrored=True)
     assert (again, skipped_again) == (used, skipped)
     assert sorted(read) == list(range(len(pictures)))
     for one, other in zip(whole, parts, strict=True):
@@ -70,7 +71,7 @@ def test_it_goes_on_where_it_was_killed_and_reads_no_image_twice(tiny, pictures,
 def test_a_disk_without_room_is_said_before_the_work(tiny, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 2**30 + 100})())
     with pytest.raises(UserError, match=r"The tokens of 7 images take .* fit to fewer images"):
-        cache_tokens(tiny, pictures, None, 2, True, tmp_path)
+        cache_tokens(tiny, pictures, None, 2, FEATURE, tmp_path)
     assert not list(tmp_path.glob("*.npy"))
 
 
@@ -87,6 +88,19 @@ def test_a_disk_that_fills_up_while_it_writes_is_an_error_that_can_be_told(tiny,
     monkeypatch.setattr(cache, "open_memmap", then_full)
     try:
         with pytest.raises(OSError, match="File too large"):
-            cache_tokens(tiny, pictures, None, 2, False, tmp_path)
+            cache_tokens(tiny, pictures, None, 2, None, tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_tokens_handed_on_are_cached_in_half_precision_and_leave_the_rest_as_it_is(tiny, pictures, tmp_path):
+    used, _, tokens, dense = cache_tokens(tiny, pictures, None, 2, HandedOn(4), tmp_path, mirrored=True)
+    assert dense.shape == (2, 6, 16, 32)
+    for view in range(2):
+        pixels = torch.stack([tiny.preprocess(pictures.image(index)) for index in used])
+        pixels = pixels.flip(-1) if view else pixels
+        found = dense[view, torch.arange(6)]
+        assert found.dtype == torch.float16
+        state = torch.nn.functional.normalize(tiny.tower.embed(pixels, 4)[:, 1:], dim=-1)
+        torch.testing.assert_close(found.float(), state, rtol=0, atol=5e-4)
+        torch.testing.assert_close(tokens[view, torch.arange(6)], tiny.tower.embed(pixels, 2).half())

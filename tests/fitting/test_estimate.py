@@ -34,3 +34,9 @@ def test_it_counts_no_part_that_the_fit_lacks(tiny, measured):
 def test_it_leaves_no_gradient(tiny):
     estimate_minutes(tiny.tower, 8, FitSettings(steps=1), Schedule({1: 0.5}))
     assert all(weight.grad is None for weight in tiny.tower.module.parameters())
+
+
+def test_a_fit_by_tokens_needs_no_pooled_feature(tiny, measured, monkeypatch):
+    monkeypatch.delattr(type(tiny.tower), "pool")
+    settings = FitSettings("distill", target="tokens", steps=1)
+    assert estimate_minutes(tiny.tower, 8, settings, Schedule({1: 0.5})) == pytest.approx((8 * 2 / 4 + 16 / 4) / 60)

@@ -20,6 +20,7 @@ from patchranking.predictor.distill import distill
 from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES
 from patchranking.predictor.networks import Predictor
+from patchranking.predictor.targets import FEATURE, HandedOn
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
@@ -111,7 +112,7 @@ def stored(model, data, keys, block):
     """What a fit has of these images in its files."""
     with tempfile.TemporaryDirectory() as folder:
         chosen = [data.keys.index(key) for key in keys]
-        used, _, *files = cache_tokens(model, data, chosen, block, True, Path(folder), mirrored=True)
+        used, _, *files = cache_tokens(model, data, chosen, block, FEATURE, Path(folder), mirrored=True)
         assert used == chosen
         return [torch.stack([rows[view, torch.arange(len(used))] for view in range(2)]) for rows in files]
 
@@ -343,6 +344,8 @@ def test_a_fit_leaves_the_callers_random_numbers_alone(pictures):
         ({"loss": "hinge"}, "choose from listnet, bce, margin, top-list"),
         ({"ranked": 0}, "at least 1|At least 1"),
         ({"steps": 0}, "objective imitate has none"),
+        ({"target": "pixels"}, "choose from feature, tokens"),
+        ({"target": "tokens", "objective": "imitate"}, "Only distillation has tokens"),
         ({"blocks": [3], "schedule": {3: 0.5}}, "names its blocks"),
     ],
 )
@@ -400,7 +403,7 @@ def killed_at(monkeypatch):
 
 
 def test_a_fit_that_is_killed_anywhere_ends_as_one_that_was_not(pictures, tmp_path, killed_at, monkeypatch):
-    for module in ("patchranking.fitting.cache", "patchranking.predictor.distill"):
+    for module in ("patchranking.fitting.cache", "patchranking.predictor.descent"):
         monkeypatch.setattr(f"{module}._SECONDS_PER_{'NOTE' if 'cache' in module else 'SAVE'}", -1)
     monkeypatch.setattr("patchranking.fitting.cache._IMAGES_PER_BATCH", 4)
     schedule = {1: 0.8, 3: 0.5}
@@ -434,3 +437,49 @@ def test_a_fit_does_not_go_on_from_the_progress_of_another(pictures, tmp_path, k
             fit.fit(*pictures, tmp_path, other)
     fit.fit(*pictures, tmp_path, settings)
     fit.fit(*pictures, tmp_path, replace(settings, seed=1))
+
+
+def test_tokens_handed_on_are_the_target_where_they_are_asked_for(pictures, tmp_path):
+    """The predictors are those that are distilled from the tokens that leave the block before the last one."""
+    model, data = pictures
+    settings = FitSettings("distill", target="tokens", steps=3, network="mlp", schedule={1: 0.8, 3: 0.5})
+    pruner, report = fit.fit(model, data, tmp_path / "fit", settings)
+    keys = [key for key in data.keys if key != "broken.png"]
+    tokens, last = (tokens_and_features(model, data, keys, block)[0] for block in (1, 4))
+    torch.manual_seed(0)
+    expected = {block: Predictor(32, 1, 16, "mlp", merges=True) for block in (1, 3)}
+    match_by_keys(model.tower, expected, tokens[0], 1)
+    dense = torch.nn.functional.normalize(last[:, :, 1:].float(), dim=-1)
+    schedule = Schedule({1: 0.8, 3: 0.5})
+    figures = distill(expected, model.tower, tokens, dense, schedule, steps=3, target=HandedOn(4))
+    for rate, error in report.distillation.feature_error.items():
+        assert error == pytest.approx(figures.feature_error[rate], abs=1e-4)
+    for block in (1, 3):
+        for name, weight in pruner.predictor(block).state_dict().items():
+            torch.testing.assert_close(weight, expected[block].state_dict()[name], rtol=0, atol=2e-3)
+    assert (report.n_kept, report.n_patches, pruner.hands_on) == (8, 16, -2)
+    assert Pruner.from_pretrained(tmp_path / "fit").hands_on == -2
+    about = json.loads((tmp_path / "fit/fit.json").read_text())
+    assert (about["n_kept"], about["settings"]["target"], about["settings"]["layer"]) == (8, "tokens", -2)
+
+
+def test_stages_by_default_come_before_the_hidden_state_and_later_ones_are_refused(pictures):
+    tower = pictures[0].tower
+    assert FitSettings(target="tokens", layer=2).stages(tower, None) == Schedule.default(2, 0.5)
+    with pytest.raises(UserError, match=r"hidden_states\[-2\] .* before block 3 at the latest"):
+        fit_pruner(*pictures, steps=1, schedule=Schedule({2: 0.7, 4: 0.5}), target="tokens")
+    with pytest.raises(UserError, match=r"5 blocks, and hidden_states\[9\]"):
+        fit_pruner(*pictures, steps=1, target="tokens", layer=9)
+
+
+def test_a_model_without_an_image_feature_is_fitted_by_its_tokens_alone(pictures, monkeypatch):
+    model, data = pictures
+
+    def none(tokens, gates=None):
+        raise UserError("This model has no image feature.")
+
+    monkeypatch.setattr(model.tower, "pool", none)
+    with pytest.raises(UserError, match="this model has none: --objective distill"):
+        fit.planned(model, FitSettings(target="tokens"))
+    pruner, report = fit_pruner(model, data, steps=1, target="tokens")
+    assert (pruner.hands_on, report.n_images) == (-2, 6)

@@ -11,6 +11,7 @@ from patchranking.methods.method import Dropping, reducing
 from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
 from patchranking.pruning.attach import Reduced, attach_reductions
+from patchranking.pruning.macs import with_macs_of
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.pruning.stages import by_scores
@@ -168,3 +169,15 @@ def test_class_attention_looks_again_at_the_second_stage(tower):
 def test_only_methods_with_a_choice_worth_a_look_are_shown():
     assert [name for name, method in METHODS.items() if method.shown] == ["cls-attention"]
     assert PatchRanking.shown
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("cls-attention", [0, 2, 3]), ("evit", [1, 2, 3])])
+def test_beside_others_a_method_is_where_it_does_best_with_their_macs(tower, name, blocks):
+    reference = Schedule({0: 0.9, 1: 0.8})
+    found = METHODS[name].beside(tower, reference, 0)
+    assert found.schedule == with_macs_of(tower, Schedule.even(blocks, 0.5), reference)
+    pixels = torch.ones(1, 3, 32, 32)
+    assert torch.equal(found(pixels), METHODS[name].at(tower, found.schedule, 0)(pixels))
+    few = Schedule({0: 0.1})
+    assert METHODS[name].beside(tower, few, 0).schedule == few
+    assert METHODS["random"].beside(tower, reference, 0).schedule == reference

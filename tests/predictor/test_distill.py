@@ -24,7 +24,7 @@ ONE, TWO = Schedule({3: 0.5}), Schedule({1: 0.75, 3: 0.5})
 
 def gated(tower, tokens, scores, count, width, block=3):
     patches, log_gates = soft_gates(scores, count, width)
-    return gated_features(tower, gather_tokens(tokens, patches, tower.num_prefix_tokens), log_gates, block)
+    return gated_features(tower, gather_tokens(tokens, patches, tower.num_prefix_tokens), log_gates, block, patches)
 
 
 def test_gates_are_half_open_at_the_threshold_and_follow_the_scores():
@@ -70,13 +70,14 @@ def test_sharp_gates_equal_hard_pruning(case):
     tower = case.tower
     tokens = tower.embed(case.pixels, 3)
     scores = torch.stack([torch.randperm(tower.num_patches).float() for _ in range(3)])
-    hard = tower.pool(tower.run(gather_tokens(tokens, top_patches(scores, 5), tower.num_prefix_tokens), 3))
+    best = top_patches(scores, 5)
+    hard = tower.pool(tower.run(gather_tokens(tokens, best, tower.num_prefix_tokens), 3, positions=best))
     torch.testing.assert_close(gated(tower, tokens, scores, 5, 1e-4), hard, rtol=0, atol=1e-5)
 
 
 def test_the_gradient_by_the_scores_agrees_with_finite_differences(tower):
     tower.module.double()
-    tower._head.double()
+    tower._projection.double()
     tokens = tower.embed(torch.randn(1, 3, 32, 32, dtype=torch.double), 3)
     scores = torch.randn(1, 16, dtype=torch.double)
     patches, _ = soft_gates(scores, 8, 1.0)
@@ -185,10 +186,10 @@ def test_merging_is_learned_where_it_helps(tower):
     tokens = torch.cat([torch.randn(64, 1, 32), 3 * torch.randn(64, 1, 32).expand(-1, 16, -1)], 1)
     features = tower.pool(tower.run(tokens, 3)).detach()
     predictors = stages(tower)
-    nn.init.constant_(predictors[3].fate.bias, -11.0)
+    nn.init.constant_(predictors[3].fate.bias, -7.0)
     nn.init.zeros_(predictors[3].fate.weight)
     share = predictors[3].prune(tokens, 8).sizes.detach()
-    distill(predictors, tower, tokens[None], features[None], ONE, steps=30, learning_rate=0.3)
+    distill(predictors, tower, tokens[None], features[None], ONE, steps=60, learning_rate=0.3)
     assert share.max() < 1.01
     assert predictors[3].prune(tokens, 8).sizes.mean() > 1.2
 
@@ -211,9 +212,9 @@ def passes(monkeypatch):
     """The tokens, the schedule and the width of every pass."""
     seen = []
 
-    def watched(predictors, tower, tokens, full, schedule, width=None):
+    def watched(predictors, tower, tokens, full, schedule, width=None, **options):
         seen.append((tokens, schedule, width))
-        return soft_damage(predictors, tower, tokens, full, schedule, width)
+        return soft_damage(predictors, tower, tokens, full, schedule, width, **options)
 
     monkeypatch.setattr(module, "soft_damage", watched)
     return seen
@@ -231,15 +232,15 @@ def test_every_step_draws_one_view_with_its_own_features(tower):
     assert drawn == {0, 1}
 
 
-def test_every_step_draws_a_keep_rate_between_15_and_80_percent(tower, passes):
+def test_every_step_draws_a_keep_rate_between_10_and_70_percent(tower, passes):
     after(0, tower, *cached(tower), schedule=TWO, steps=60)
     schedules = [schedule for _, schedule, _ in passes]
     assert schedules == [TWO.at(schedule.keep) for schedule in schedules]
     training, measuring = ([schedule.keep for schedule in part] for part in (schedules[:60], schedules[60:]))
     assert measuring == [0.8, 0.6, 0.5, 0.4]
-    assert 0.15 <= min(training) < 0.2
-    assert 0.75 < max(training) <= 0.8
-    assert sum(training) / 60 == pytest.approx(0.475, abs=0.06)
+    assert 0.1 <= min(training) < 0.15
+    assert 0.65 < max(training) <= 0.7
+    assert sum(training) / 60 == pytest.approx(0.4, abs=0.06)
 
 
 def test_a_stage_is_told_how_many_stay_of_what_came(tower, monkeypatch):
@@ -262,9 +263,9 @@ def test_the_gates_narrow_from_a_tenth_to_three_hundredths_of_the_places(tower, 
     gates = []
     run = tower.run
 
-    def watched(tokens, start, stop=None, key_bias=None):
+    def watched(tokens, start, stop=None, key_bias=None, positions=None):
         gates.extend([] if key_bias is None else [key_bias[:, 1:].detach()])
-        return run(tokens, start, stop, key_bias)
+        return run(tokens, start, stop, key_bias, positions)
 
     tokens, features = cached(tower)
     monkeypatch.setattr(tower, "run", watched)

@@ -144,8 +144,8 @@ def test_a_token_of_some_size_counts_as_that_many_tokens(case, stages):
     """Integer sizes equal copies, from the block on where they came, through a second stage that drops some."""
     case.model.double()
     tower, prefix, pixels = case.tower, case.tower.num_prefix_tokens, case.pixels.double()
-    if hasattr(tower, "_head"):
-        tower._head.double()
+    if hasattr(tower, "_projection"):
+        tower._projection.double()
     first, second = stages
     copies = torch.randint(1, 6, (len(pixels), prefix + tower.num_patches))
     if tower.rotary:

@@ -11,7 +11,7 @@ from patchranking.evaluation.cost import count_macs
 from patchranking.methods.centre_crop import CentreCrop
 from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
-from patchranking.pruning.macs import analytic_macs, keep_at_macs, nearest_in_macs
+from patchranking.pruning.macs import analytic_macs, keep_at_macs, nearest_in_macs, with_macs_of
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
 from patchranking.towers.identity import BaseModel
@@ -152,3 +152,13 @@ def test_a_share_that_no_schedule_can_have_is_refused():
     with pytest.raises(UserError, match="before block 6 leaves at least 51% of the dense MACs: ask for more than 40%"):
         keep_at_macs(tower, Schedule({6: 0.5}), 0.4)
     assert keep_at_macs(tower, Schedule({6: 0.5}), 0.515) < 0.03
+
+
+def test_a_schedule_takes_the_macs_of_another(tower):
+    reference = Schedule({1: 0.75, 3: 0.25})
+    found = with_macs_of(tower, Schedule({2: 0.5}), reference)
+    assert list(found.stages) == [2]
+    share = analytic_macs(tower, 24, found) / analytic_macs(tower, 24, reference)
+    assert share == pytest.approx(1, abs=0.02)
+    with pytest.raises(UserError, match="at least"):
+        with_macs_of(tower, Schedule({4: 0.5}), reference)

@@ -55,6 +55,12 @@ def test_by_default_there_are_five_stages_that_let_the_same_share_through():
     assert Schedule.default(12, 0.5, first=9).to_dict() == {"9": 0.5}
 
 
+def test_even_stages_let_the_same_share_through():
+    assert Schedule.even([6, 3, 3], 0.25).to_dict() == {"3": 0.5, "6": 0.25}
+    with pytest.raises(UserError, match="keep rate"):
+        Schedule.even([3], 1.5)
+
+
 @given(st.floats(0.01, 1), st.floats(0.01, 1))
 def test_another_keep_rate_is_met_exactly_and_stages_keep_their_order(first, second):
     schedule = Schedule.default(12, first).at(second)

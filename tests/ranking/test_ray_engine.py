@@ -5,6 +5,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -126,7 +127,10 @@ def test_a_killed_worker_changes_nothing(cluster, model, pictures, tmp_path, mon
 
     monkeypatch.setattr(job, "_IMAGES_PER_SHARD", 2)
     rank(model, pictures, tmp_path / "local", FAST)
+    closed = Mock(wraps=ray.shutdown)
+    monkeypatch.setattr(ray, "shutdown", closed)
     manifest = rank(model, deadly(pictures, tmp_path / "fatal"), tmp_path / "ray", FAST, engine="ray")
+    closed.assert_called_once()
     assert (tmp_path / "fatal").exists()
     assert manifest["totals"] == {"in": 12, "ranked": 11, "skipped": 1, "left_out": 0}
     assert set(manifest["skipped"]) == {"broken.png"}
@@ -136,4 +140,3 @@ def test_a_killed_worker_changes_nothing(cluster, model, pictures, tmp_path, mon
     )
     assert len(local) == 6
     assert distributed == local
-    assert not ray.is_initialized()

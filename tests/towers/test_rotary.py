@@ -87,7 +87,7 @@ def test_where_a_patch_is_from_matters(rotary_case):
 @torch.inference_mode()
 def test_fewer_patches_without_their_positions_are_an_error(rotary_case):
     tower = rotary_case.tower
-    with pytest.raises(RuntimeError, match="must match the size"):
+    with pytest.raises(UserError, match="rotates 16 patches"):
         tower.run(tower.embed(rotary_case.pixels)[:, :-1], 0)
 
 

@@ -9,10 +9,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from patchranking import Pruner, load_data, load_model
@@ -54,15 +52,9 @@ def tokens_of(pruner):
 
 
 @pytest.fixture
-def noise(tmp_path):
+def noise(noise_folder):
     """Eight pictures of noise of each of two classes."""
-    rng = np.random.default_rng(0)
-    for name in ("cat", "dog"):
-        (tmp_path / "noise" / name).mkdir(parents=True)
-        for index in range(8):
-            picture = Image.fromarray(rng.integers(0, 255, (32, 32, 3), np.uint8))
-            picture.save(tmp_path / "noise" / name / f"{index}.png")
-    return load_data(str(tmp_path / "noise"))
+    return load_data(str(noise_folder("noise", ("cat", "dog"), 8)))
 
 
 @pytest.fixture
@@ -219,6 +211,13 @@ def test_a_pruner_of_another_model_is_refused(tiny, noise, tmp_path):
     pruner = tiny_pruner(tiny)
     tiny.tower.identity()[0].mul_(2)
     with pytest.raises(UserError, match="the model has other weights"):
+        tune(tiny, noise, pruner, tmp_path, STILL)
+
+
+def test_a_pruner_that_was_fitted_to_hand_on_tokens_is_refused(tiny, noise, tmp_path):
+    own = tiny_pruner(tiny)
+    pruner = Pruner({own.fitted.block: own.predictor(own.fitted.block)}, own.base, own.fitted, hands_on=-1)
+    with pytest.raises(UserError, match="fitted with --target tokens"):
         tune(tiny, noise, pruner, tmp_path, STILL)
 
 

@@ -50,6 +50,8 @@ def fit(
     allowed = None if budget is None else Budget.parse(budget)
     if (budget is None) != (budget_data is None):
         raise UserError("A budget is measured on images that the fit has not seen: give --budget with --budget_data.")
+    if budget is not None and settings.hands_on is not None:
+        raise UserError("A budget is measured on image features, and --target tokens preserves none: give --keep.")
     if preset == "quick":
         most: dict[str, Any] = {name: min(getattr(settings, name), cap) for name, cap in _QUICK.items()}
         settings = replace(settings, **most)
@@ -68,7 +70,7 @@ def fit(
     if minutes > 1:
         print(f"about {minutes:.0f} min for {len(images)} images with these settings on this machine")
     pruner, report = fit_pruner(loaded, images, out, settings, rankings)
-    _print(report)
+    _print(report, settings)
     left_out = len(images) - report.n_images - len(report.skipped)
     print(
         f"{len(images)} images in = {report.n_images} used + {len(report.skipped)} skipped + {left_out} without a "
@@ -85,10 +87,12 @@ def fit(
             raise UserError(f"{error} The fitted pruner is kept in '{out}', at keep rate {pruner.keep:g}.") from error
 
 
-def _print(report: FitReport) -> None:
+def _print(report: FitReport, settings: FitSettings) -> None:
     if report.imitation is not None:
         rate, chance = report.imitation.matching_rate, report.imitation.chance
         print(f"matching rate {rate:.3f} (chance {chance:.3f}) on {report.imitation.n_held_out} held-out images")
     if report.distillation is not None:
         errors = ", ".join(f"{error:.4f} at {rate}" for rate, error in report.distillation.feature_error.items())
-        print(f"1 - cosine to the dense feature, {report.distillation.n_held_out} held-out images: {errors}")
+        print(f"1 - cosine to the dense {settings.target}, {report.distillation.n_held_out} held-out images: {errors}")
+    if settings.hands_on is not None:
+        print(f"{report.n_kept} of {report.n_patches} image tokens go on in hidden_states[{settings.hands_on}]")

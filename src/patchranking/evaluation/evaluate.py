@@ -17,7 +17,7 @@ from patchranking.evaluation.environment import environment
 from patchranking.evaluation.examples import Example, examples, farthest
 from patchranking.evaluation.recommend import recommend, spotlight
 from patchranking.evaluation.rows import Entry, rows_of
-from patchranking.methods import Dense, PatchRanking, named
+from patchranking.methods import Dense, Method, PatchRanking, named
 from patchranking.methods.attach import check_class_token
 from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
@@ -26,10 +26,13 @@ from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import check_keep_rate
+from patchranking.towers import VisionTower
 from patchranking.towers.identity import BaseModel
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["EvaluationSettings", "evaluate"]
+
+_USUAL = ("random", "cls-attention", "evit", "tome", "golden")
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class EvaluationSettings:
 
     Attributes:
         methods: Baselines (random, centre-crop, cls-attention, evit, a-vit, tome, pitome, low-res), and golden, the
-            oracle; dense and the pruners are always measured.
+            oracle; dense and the pruners are always measured. Of the default, a model without a class token is spared
+            cls-attention and evit.
         keep: Keep rates, the shares of patches that reach the end; 1.0 is the dense model.
         macs: Shares of the dense multiply-accumulates to compare at, in place of keep rates.
         golden_images: Images, drawn by seed, on which the oracle runs.
@@ -50,7 +54,7 @@ class EvaluationSettings:
         seed: Random seed.
     """
 
-    methods: list[str] = field(default_factory=lambda: ["random", "cls-attention", "evit", "tome", "golden"])
+    methods: list[str] = field(default_factory=lambda: [*_USUAL])
     keep: list[float] = field(default_factory=lambda: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     macs: list[float] = field(default_factory=list)
     golden_images: int = 100
@@ -98,11 +102,10 @@ def evaluate(
     own = _pruners(model, data, pruners)
     reference = schedule or (own[0].pruner.fitted if own else Schedule({3: 0.6}))
     reference.check(model.tower)
-    for method in named(settings.methods):
-        check_class_token(method, model.tower)
+    baselines = _baselines(model.tower, settings)
     order = np.random.default_rng(settings.seed).permutation(len(data)).tolist()
     oracle_images = frozenset(order[: settings.golden_images])
-    entries = _entries(model, own, reference, settings, oracle_images)
+    entries = _entries(model, own, baselines, reference, schedule is not None, settings, oracle_images)
     encodings = {entry: entry.encoding for entry in entries if entry.key != DENSE}
     indexed = frozenset(order[: settings.index_images])
     journal = None
@@ -125,7 +128,7 @@ def evaluate(
         "recommendation": None if found is None else asdict(found),
         **accounting(data, tally.count(DENSE), tally.skipped),
     }
-    golden = any(method.oracle for method in named(settings.methods))
+    golden = any(method.oracle for method in baselines)
     readable = [image for image in tally.values(DENSE, "feature_cosine") if not golden or image in oracle_images]
     chosen = spotlight(rows)
     spoken_of = next((entry for entry, row in zip(entries, rows, strict=True) if row is chosen), None)
@@ -151,11 +154,16 @@ def _pruners(model: LoadedModel, data: ImageData, pruners: Sequence[Pruner]) -> 
 def _entries(
     model: LoadedModel,
     pruners: Sequence[PatchRanking],
+    baselines: Sequence[Method],
     reference: Schedule,
+    given: bool,
     settings: EvaluationSettings,
     oracle_images: frozenset[int],
 ) -> list[Entry]:
-    """The dense model and every method at every keep rate; tuned tokens on the dense model, too."""
+    """The dense model and every method at every keep rate; tuned tokens on the dense model, too.
+
+    On a schedule that is given, every method drops patches there; otherwise where it does best, at the same MACs.
+    """
     tower, seed = model.tower, settings.seed
     keep = [keep_at_macs(tower, reference, share) for share in settings.macs] or settings.keep
     rates = sorted({rate for rate in keep if rate < 1}, reverse=True)
@@ -163,7 +171,17 @@ def _entries(
     for rate in (1.0, *rates):
         at = reference.at(rate)
         methods = [one for one in pruners if one.tuned != "none" or rate < 1]
-        for method in methods if rate == 1 else [*methods, *named(settings.methods)]:
-            encoding = method.at(tower, at, seed)
+        for method in methods if rate == 1 else [*methods, *baselines]:
+            encoding = (method.at if given else method.beside)(tower, at, seed)
             entries.append(Entry(method, rate, replace(encoding, images=oracle_images) if method.oracle else encoding))
     return entries
+
+
+def _baselines(tower: VisionTower, settings: EvaluationSettings) -> list[Method]:
+    """The methods asked for; where none was, those of the usual ones that the model can run."""
+    methods = named(settings.methods)
+    if tuple(settings.methods) == _USUAL and not tower.has_class_token:
+        return [method for method in methods if not method.needs_class_token]
+    for method in methods:
+        check_class_token(method, tower)
+    return methods

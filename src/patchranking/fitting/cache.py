@@ -1,4 +1,4 @@
-"""Tokens and features of images, read once for a fit and kept in files."""
+"""Tokens of images and what is to be preserved of them, read once for a fit and kept in files."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from patchranking.data import ImageData, none_readable, read_batches
 from patchranking.errors import UserError
 from patchranking.files import write_json
+from patchranking.predictor.targets import Target
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["FileRows", "cache_tokens", "with_mirrored"]
@@ -67,7 +68,7 @@ def cache_tokens(
     data: ImageData,
     chosen: Sequence[int] | None,
     block: int,
-    dense: bool,
+    target: Target | None,
     folder: Path,
     mirrored: bool = False,
 ) -> tuple[list[int], dict[str, str], FileRows, FileRows | None]:
@@ -78,13 +79,13 @@ def cache_tokens(
         data: The images.
         chosen: Indices to read; all when omitted.
         block: The block whose entering tokens are kept.
-        dense: Whether to compute the features of the dense model too.
+        target: What to compute of the dense model too, such as its features, if anything.
         folder: Folder for the files, which holds those of the same call or none.
         mirrored: Whether every image is seen mirrored too, as a second view.
 
     Returns:
         Indices read; key -> reason of those skipped; tokens ``(views, images, prefix + patches, width)``
-        float16; features ``(views, images, features)`` float32 or None. Both are in files.
+        float16; what ``target`` says, ``(views, images, ...)``, or None. Both are in files.
 
     Raises:
         UserError: If no image can be read, or the disk has no room for the tokens.
@@ -94,8 +95,8 @@ def cache_tokens(
     shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
         "tokens": (np.float16, (tower.num_prefix_tokens + tower.num_patches, tower.width))
     }
-    if dense:
-        shapes["features"] = (np.float32, (tower.feature_size,))
+    if target is not None:
+        shapes["target"] = (target.stored, target.shape(tower))
     files = {name: folder / f"{name}.npy" for name in shapes}
     used, skipped = _noted(folder, files)
     if not used:
@@ -109,8 +110,8 @@ def cache_tokens(
         seen = torch.cat([pixels, pixels.flip(-1)]) if mirrored else pixels
         entering = tower.embed(seen.to(tower.device, tower.dtype), block)
         rows = {"tokens": entering.half()}
-        if dense:
-            rows["features"] = tower.pool(tower.run(entering, block)).float()
+        if target is not None:
+            rows["target"] = target.dense(tower, tower.run(entering, block, target.stop)).float()
         for name, values in rows.items():
             _write(files[name], len(used), values.unflatten(0, (views, -1)).transpose(0, 1).cpu().numpy())
         used += found
@@ -121,7 +122,7 @@ def cache_tokens(
         raise none_readable(skipped)
     _note(folder, used, skipped)
     stored_rows = {name: FileRows(path, torch.arange(len(used))) for name, path in files.items()}
-    return used, skipped, stored_rows["tokens"], stored_rows.get("features")
+    return used, skipped, stored_rows["tokens"], stored_rows.get("target")
 
 
 def _write(path: Path, row: int, values: np.ndarray) -> None:

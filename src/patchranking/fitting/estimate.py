@@ -31,10 +31,9 @@ def estimate_minutes(tower: VisionTower, images: int, settings: FitSettings, sch
         schedule: Where patches are dropped.
     """
     pixels = torch.zeros(_IMAGES, 3, *tower.image_size, dtype=tower.dtype, device=tower.device)
-    tower(pixels[:1])
+    tower.embed(pixels[:1], tower.depth)
     with torch.no_grad():
-        seconds = _seconds(lambda: tower(pixels)) / _IMAGES * images * VIEWS
-        features = tower(pixels)
+        seconds = _seconds(lambda: tower.embed(pixels, tower.depth)) / _IMAGES * images * VIEWS
     if settings.imitates:
         search = SearchSettings(settings.search, settings.score, schedule.block)
         once = _seconds(lambda: search.function(tower, pixels, objective=preservation, **search.arguments))
@@ -44,11 +43,13 @@ def estimate_minutes(tower: VisionTower, images: int, settings: FitSettings, sch
             block: Predictor.for_tower(tower, "mlp", merges=settings.merge).to(tower.device)
             for block in schedule.stages
         }
+        target = settings.preserved(tower)
         with torch.no_grad():
             tokens = tower.embed(pixels, schedule.block)
+            full = target.dense(tower, tower.run(tokens, schedule.block, target.stop))
 
         def step() -> None:
-            loss = soft_damage(predictors, tower, tokens, features, schedule, 0.1).mean()
+            loss = soft_damage(predictors, tower, tokens, full, schedule, 0.1, target).mean()
             weights = [weight for predictor in predictors.values() for weight in predictor.parameters()]
             torch.autograd.grad(loss, weights, allow_unused=True)
 

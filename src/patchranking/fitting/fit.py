@@ -21,6 +21,7 @@ from patchranking.predictor.imitate import Imitation, imitate
 from patchranking.predictor.losses import LOSSES, LossName
 from patchranking.predictor.networks import NetworkName, Predictor
 from patchranking.predictor.rows import split
+from patchranking.predictor.targets import FEATURE, HandedOn, Target, check_handed_on, handed_on_after
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
@@ -48,6 +49,10 @@ class FitSettings:
 
     Attributes:
         objective: imitate learns golden rankings; distill needs none; both imitates, then distills.
+        target: What distillation preserves: the image feature, or the patch tokens that a vision-language model such as
+            LLaVA reads, each at its own place. Rankings are by the feature in either case.
+        layer: Which hidden state those tokens are of, LLaVA's ``vision_feature_layer``: 0 enters the first block, -1
+            leaves the last one, without the final norm.
         ranked: Maximum number of images, drawn by seed, that are ranked for imitation, unless rankings are given.
         keep: Keep rate stored with the pruner; it can be changed later without fitting again.
         macs: Share of the dense multiply-accumulates at which to store it, in place of keep.
@@ -67,6 +72,8 @@ class FitSettings:
     """
 
     objective: Literal["both", "distill", "imitate"] = "both"
+    target: Literal["feature", "tokens"] = "feature"
+    layer: int = -2
     ranked: int = 400
     keep: float = 0.5
     macs: float | None = None
@@ -89,6 +96,10 @@ class FitSettings:
             check_numbers({"blocks": block}, blocks=0)
         if self.objective not in ("both", "distill", "imitate"):
             raise UserError(f"Unknown objective '{self.objective}': choose from both, distill, imitate.")
+        if self.target not in ("feature", "tokens"):
+            raise UserError(f"Unknown target '{self.target}': choose from feature, tokens.")
+        if self.target == "tokens" and not self.distills:
+            raise UserError("Only distillation has tokens for a target: choose --objective distill or both.")
         if self.network not in get_args(NetworkName):
             raise UserError(f"Unknown network '{self.network}': choose from {', '.join(get_args(NetworkName))}.")
         SearchSettings(self.search, self.score)
@@ -111,6 +122,15 @@ class FitSettings:
         """Whether the first predictor imitates golden rankings."""
         return self.objective != "distill"
 
+    @property
+    def hands_on(self) -> int | None:
+        """The hidden state whose tokens are preserved; None where it is the feature."""
+        return self.layer if self.target == "tokens" else None
+
+    def preserved(self, tower: VisionTower) -> Target:
+        """What distillation preserves; raises UserError when the tower has no such hidden state."""
+        return FEATURE if self.hands_on is None else HandedOn(handed_on_after(self.hands_on, tower.depth))
+
     def stages(self, tower: VisionTower, first: int | None) -> Schedule:
         """The schedule for a tower; ``first`` is where patches are dropped first unless a setting says, or is None."""
         if self.schedule is not None:
@@ -118,7 +138,7 @@ class FitSettings:
         if self.blocks:
             return Schedule.spread(self.blocks, self.keep)
         if self.distills:
-            return Schedule.default(tower.depth, self.keep, first)
+            return Schedule.default(self.preserved(tower).stop or tower.depth, self.keep, first)
         return Schedule({_PAPER_BLOCK if first is None else first: self.keep})
 
 
@@ -128,12 +148,16 @@ class FitReport:
 
     Attributes:
         n_images: Images used, those held out included.
+        n_patches: Patches of an image.
+        n_kept: Patches that reach the end at the keep rate stored.
         skipped: Key -> why an image could not be read.
         imitation: What the imitation reached, where there was one.
         distillation: What the last distillation reached, where there was one.
     """
 
     n_images: int
+    n_patches: int
+    n_kept: int
     skipped: dict[str, str]
     imitation: Imitation | None
     distillation: Distillation | None
@@ -149,7 +173,7 @@ def fit(
     """Fits a pruner to a model and saves it; run again after a kill, it goes on where it stopped.
 
     Until it ends, ``progress`` in ``out`` holds how far it is, and the tokens of the images: for 1,000 images of
-    ViT-B/16 at 224 pixels 0.6 GB.
+    ViT-B/16 at 224 pixels 0.6 GB, and as much again where the target is tokens.
 
     Args:
         model: The model.
@@ -195,8 +219,19 @@ def planned(model: LoadedModel, settings: FitSettings, rankings: str | Path | No
         schedule = schedule.at(keep_at_macs(model.tower, schedule, settings.macs))
     model.tower.check_dense()
     if settings.distills:
-        model.tower.check_gates()
+        settings.preserved(model.tower).check(model.tower)
+    if settings.hands_on is not None:
+        check_handed_on(schedule, settings.hands_on, model.tower.depth)
+        if settings.imitates and rankings is None:
+            _check_feature(model.tower)
     return schedule
+
+
+def _check_feature(tower: VisionTower) -> None:
+    try:
+        FEATURE.shape(tower)
+    except UserError as error:
+        raise UserError("Rankings are by the image feature, and this model has none: --objective distill.") from error
 
 
 def _fit(
@@ -209,11 +244,10 @@ def _fit(
     progress: Path,
 ) -> tuple[Pruner, FitReport]:
     tower, block, seed = model.tower, schedule.block, settings.seed
+    target = settings.preserved(tower) if settings.distills else None
     golden = {} if rankings is None else _golden(base, data, rankings, block)
     chosen = None if settings.distills else sorted(golden)
-    used, skipped, tokens, features = cache_tokens(
-        model, data, chosen, block, settings.distills, progress, mirrored=True
-    )
+    used, skipped, tokens, dense = cache_tokens(model, data, chosen, block, target, progress, mirrored=True)
     predictors = _predictors(tower, schedule, settings)
     ranked = [row for row, index in enumerate(used) if index in golden]
     held_out = _held_out(len(used), ranked, seed)
@@ -230,7 +264,7 @@ def _fit(
             seed=seed,
             checkpoint=progress / "imitation.safetensors",
         )
-    if features is not None:
+    if target is not None and dense is not None:
         for predictor in predictors.values():
             predictor.to(tower.device)
         match_by_keys(tower, predictors, tokens[0, torch.arange(min(len(used), MATCHED_ON))], block)
@@ -238,14 +272,17 @@ def _fit(
             predictors,
             tower,
             tokens,
-            features,
+            dense,
             schedule,
             settings.steps,
             held_out=held_out,
             seed=seed,
             checkpoint=progress / "distillation.safetensors",
+            target=target,
         )
-    return Pruner(predictors, base, schedule).eval(), FitReport(len(used), skipped, imitation, distillation)
+    kept = schedule.kept(tower.num_patches)
+    report = FitReport(len(used), tower.num_patches, min(kept.values()), skipped, imitation, distillation)
+    return Pruner(predictors, base, schedule, hands_on=settings.hands_on).eval(), report
 
 
 @torch.no_grad()

@@ -22,6 +22,7 @@ class ClsAttention(Dropping):
     name = "cls-attention"
     style = Style("#2f7fd0", "s")
     rescore, shown, needs_class_token = True, True, True
+    places = (2, 5, 8)
 
     def scorer(self, tower: VisionTower, block: int, seed: int = 0) -> Scorer:
         return lambda tokens: tower.class_attention(tokens, block)

@@ -41,12 +41,13 @@ class EViT(BetweenHalves):
     """Keeps patches by the class token's attention and fuses the others, inside every block of the schedule.
 
     Patches go between a block's attention, which chooses them, and its MLP (section 3.1); fused tokens of earlier
-    blocks are not counted.
+    blocks are not counted. The authors' places are the fourth, seventh and tenth layers of 12.
     """
 
     name = "evit"
     style = Style("#0f9d82", "^")
     needs_class_token = True
+    places = (3, 6, 9)
 
     def reductions(self, tower: VisionTower, schedule: Schedule) -> dict[int, Inside]:
         prefix = tower.num_prefix_tokens

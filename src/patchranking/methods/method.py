@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
+from patchranking.errors import UserError
 from patchranking.methods.batch import Batch
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.attach import Reduction, Scorer, run_reduced
 from patchranking.pruning.inside import Inside, run_inside
+from patchranking.pruning.macs import with_macs_of
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import by_scores
 from patchranking.towers import VisionTower
@@ -118,11 +121,13 @@ class Method(ABC):
         tuned: Which tokens are tuned: ``none``, ``text``, ``visual`` or ``both``.
         prompts: The tuned tokens.
         needs_class_token: Whether it reads the attention of a class token.
+        places: Where it does best, as blocks of a model of 12; nowhere in particular when empty.
     """
 
     name: str
     style: Style
     needs_class_token: bool = False
+    places: tuple[int, ...] = ()
     oracle: bool = False
     shown: bool = False
     tuned: str = "none"
@@ -138,6 +143,17 @@ class Method(ABC):
                 takes a schedule of its own with the same MACs.
             seed: Seed of what is drawn at random.
         """
+
+    def beside(self, tower: VisionTower, reference: Schedule, seed: int) -> Encoding:
+        """The method at its best with the MACs of a reference: at its own places, as long as it can have so few there.
+
+        Arguments as in ``at``.
+        """
+        if self.places and reference.keep < 1:
+            shape = Schedule.even([place * tower.depth // 12 for place in self.places], 0.5)
+            with suppress(UserError):
+                return self.at(tower, with_macs_of(tower, shape, reference), seed)
+        return self.at(tower, reference, seed)
 
 
 class Attachable(Method):

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import math
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from patchranking.checkpoint import load_training, notes, save_training
 from patchranking.errors import UserError
+from patchranking.predictor.descent import descend
 from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
 from patchranking.predictor.rows import Rows, split
+from patchranking.predictor.targets import FEATURE, Target
 from patchranking.pruning.attach import Reduced, Reduction, run_reduced
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import top_patches
 from patchranking.ranking.gates import open_gates
-from patchranking.ranking.objectives import feature_damage
 from patchranking.ranking.ranking import places
 from patchranking.towers import VisionTower
 
@@ -38,9 +34,7 @@ _PLACE_A_SCORE = 12**-0.5
 """How far a patch moves in the order, as a share of it, for one standard deviation of score, if scores were uniform."""
 _REACH = 2.0
 """Patches further than this many widths below the threshold are left out of the pass."""
-_WARM_UP = 20
 _REPORTED = (0.8, 0.6, 0.5, 0.4)
-_SECONDS_PER_SAVE = 5.0
 _HELD_OUT_BATCH = 64
 
 
@@ -52,7 +46,8 @@ class Distillation:
         n_train: Images fitted to.
         n_held_out: Images held out; they only measure.
         steps: Optimiser steps.
-        feature_error: Keep rate -> mean 1 - cosine of the pruned to the dense feature on the held-out images.
+        feature_error: Keep rate -> mean 1 - cosine of the pruned to the dense feature, or to whatever the target is, on
+            the held-out images.
     """
 
     n_train: int
@@ -87,16 +82,18 @@ def soft_damage(
     full: Tensor,
     schedule: Schedule,
     width: float | None = None,
+    target: Target = FEATURE,
 ) -> Tensor:
-    """1 - cosine to the dense feature of tokens that go through the stages of a schedule, ``(batch,)``.
+    """Damage done to tokens that go through the stages of a schedule, 1 - cosine to the dense feature, ``(batch,)``.
 
     Args:
         predictors: Block -> what chooses, merges and corrects there.
         tower: The image encoder.
         tokens: Tokens that enter the first stage, ``(batch, prefix + patches, width)``.
-        full: Features of the dense model, ``(batch, features)``.
+        full: Features of the dense model, ``(batch, features)``, or what else ``target.dense`` gave.
         schedule: The stages.
         width: Width of the soft gates' threshold in places, as a share of the patches; a hard choice when omitted.
+        target: What is to be preserved.
     """
     prefix = tower.num_prefix_tokens
 
@@ -111,15 +108,7 @@ def soft_damage(
 
     counts = schedule.kept(tower.num_patches)
     reductions = {block: stage(predictors[block], count) for block, count in counts.items()}
-    found = run_reduced(tower, tokens, schedule.block, reductions)
-    return feature_damage(_pooled(tower, found), full)
-
-
-def _pooled(tower: VisionTower, found: Reduced) -> Tensor:
-    """Features; patches that are half gone count half where patches are pooled, merged ones count once."""
-    if found.sizes is None:
-        return tower.pool(found.tokens)
-    return tower.pool(found.tokens, gates=found.sizes[:, tower.num_prefix_tokens :].clamp(max=1).to(found.tokens))
+    return target.damage(tower, run_reduced(tower, tokens, schedule.block, reductions, target.stop), full)
 
 
 def distill(
@@ -135,18 +124,20 @@ def distill(
     held_out: Tensor | None = None,
     seed: int = 0,
     checkpoint: Path | None = None,
+    target: Target = FEATURE,
 ) -> Distillation:
     """Trains the predictors of all stages in place, together, by what they do to the feature; no ranking is needed.
 
-    Every step draws a keep rate, turns scores into soft gates, and descends on 1 - cosine to the dense feature. One
-    pruner learns all keep rates. A step costs about a forward and a backward pass of the later blocks on what is left.
+    Every step draws a keep rate, turns scores into soft gates, and descends on 1 - cosine to the dense feature, or on
+    the damage of another target. One pruner learns all keep rates. A step costs about a forward and a backward pass of
+    the later blocks on what is left.
 
     Args:
         predictors: Block -> predictor, for every stage.
         tower: The image encoder; its weights get no gradient.
         tokens: Cached tokens that enter the first stage, ``(views, images, prefix + patches, width)``, any floating
             type, on any device; every step draws one view of its images.
-        features: Features of the dense model, ``(views, images, features)``.
+        features: Features of the dense model, ``(views, images, features)``, or what else ``target.dense`` gave.
         schedule: The stages, in proportion.
         steps: Optimiser steps (AdamW, warm-up, cosine schedule down to a twentieth).
         batch_size: Images per step.
@@ -155,6 +146,7 @@ def distill(
         held_out: Indices of the images that only measure, on their first view; a tenth when omitted.
         seed: Seed of the split, the order and the keep rates.
         checkpoint: File for the progress every few seconds; from one that is there, it goes on.
+        target: What is to be preserved.
 
     Returns:
         The sizes and the feature error on the held-out images.
@@ -170,33 +162,17 @@ def distill(
     generator = torch.Generator().manual_seed(seed)
     train, held_out = split(images, held_out, generator)
     together = nn.ModuleDict({str(block): predictor for block, predictor in sorted(predictors.items())})
-    weights = list(together.parameters())
-    optimiser = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=weight_decay)
-    done, saved = 0, time.monotonic()
-    if checkpoint is not None and (about := notes(checkpoint)) is not None:
-        load_training(checkpoint, together, optimiser)
-        done = int(about["step"])
-    together.train()
-    draws = islice(_draws(train, batch_size, tokens.shape[0], generator), done, steps)
-    with tqdm(total=steps, initial=done, desc="distill", unit="step") as bar:
-        for step, (batch, keep, view) in enumerate(draws, start=done):
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate * _rate(step, steps)
-            width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
-            cached, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
-            loss = soft_damage(predictors, tower, cached, full, schedule.at(keep), width).mean()
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-            for weight, gradient in zip(weights, gradients, strict=True):
-                weight.grad = gradient
-            nn.utils.clip_grad_norm_(weights, 1.0)
-            optimiser.step()
-            bar.update()
-            bar.set_postfix(loss=f"{loss.item():.4f}")
-            if checkpoint is not None and (step + 1 == steps or time.monotonic() - saved > _SECONDS_PER_SAVE):
-                save_training(checkpoint, together, optimiser, {"step": str(step + 1)})
-                saved = time.monotonic()
-    together.eval()
-    error = {str(rate): _error(predictors, tower, tokens, features, held_out, schedule.at(rate)) for rate in _REPORTED}
+
+    def loss_of(step: int, draw: tuple[Tensor, float, int]) -> Tensor:
+        batch, keep, view = draw
+        width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
+        cached, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
+        return soft_damage(predictors, tower, cached, full, schedule.at(keep), width, target=target).mean()
+
+    draws = _draws(train, batch_size, tokens.shape[0], generator)
+    descend(together, draws, loss_of, steps, learning_rate, weight_decay, checkpoint)
+    rates = {str(rate): schedule.at(rate) for rate in _REPORTED}
+    error = {rate: _error(predictors, tower, tokens, features, held_out, at, target) for rate, at in rates.items()}
     return Distillation(len(train), len(held_out), steps, error)
 
 
@@ -214,12 +190,6 @@ def _draws(
         yield batch, keep, int(torch.randint(views, (), generator=generator))
 
 
-def _rate(step: int, steps: int) -> float:
-    """Warm-up, then half a cosine from 1 to a twentieth."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps))))
-    return min(1.0, (step + 1) / _WARM_UP) * (0.05 + 0.95 * cosine)
-
-
 @torch.no_grad()
 def _error(
     predictors: Mapping[int, Predictor],
@@ -228,10 +198,11 @@ def _error(
     features: Rows,
     images: Tensor,
     schedule: Schedule,
+    target: Target,
 ) -> float:
     """Mean damage on the first view of some images."""
     total = 0.0
     for part in images.split(_HELD_OUT_BATCH):
         cached, full = tokens[0, part].to(tower.device, tower.dtype), features[0, part].to(tower.device)
-        total += soft_damage(predictors, tower, cached, full, schedule).sum().item()
+        total += soft_damage(predictors, tower, cached, full, schedule, target=target).sum().item()
     return total / len(images)

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from patchranking.errors import UserError
 from patchranking.pruning.grid import check_grid, watch_hidden_states
+from patchranking.pruning.masks import check_no_mask, take_masks_off
 from patchranking.towers import VisionTower, as_tower
 from patchranking.towers.hooks import TokenHook, token_hooks
 
@@ -21,6 +22,7 @@ __all__ = [
     "Reduced",
     "Reduction",
     "Scorer",
+    "Stream",
     "attach_reductions",
     "composed",
     "detach",
@@ -88,7 +90,9 @@ class Hooks:
         self.close()
 
 
-def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction], sized: bool = False) -> Hooks:
+def attach_reductions(
+    tower: VisionTower, reductions: Mapping[int, Reduction], sized: bool = False, warns: bool = True
+) -> Hooks:
     """Hooks reductions before blocks of the model behind ``tower``.
 
     The model's classes and parameters stay untouched, and its attention kernels unless tokens have sizes; a reduction
@@ -102,12 +106,14 @@ def attach_reductions(tower: VisionTower, reductions: Mapping[int, Reduction], s
         sized: Whether tokens may come to stand for several patches. In every block from the first reduction on, the
             logarithm of its size is then added to the attention logits towards a token, through the mask argument of
             the library. In a rotary model every block from there on gets the rotations of the patches that are left.
+        warns: Whether a warning comes where the model returns hidden states of some of the patches only.
 
     Returns:
         The hooks; their ``close()`` restores the model.
     """
     stream, first = _Stream(), min(reductions)
-    follows, handles = sized or tower.rotary, watch_hidden_states(tower)
+    follows = sized or tower.rotary
+    handles = [*(watch_hidden_states(tower) if warns else []), *take_masks_off(tower, first)]
     for block in range(first, tower.depth) if follows else [block for block in reductions if block < tower.depth]:
         hook = _Before(reductions.get(block), stream, block == first, tower if follows else None)
         handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))
@@ -135,28 +141,31 @@ def _forget_compiled() -> None:
         torch.compiler.reset()
 
 
-class _Stream(threading.local):
-    """What goes along with the tokens from hook to hook, in each thread for itself."""
+class Stream(threading.local):
+    """What goes along with the tokens from hook to hook, in each thread for itself; a copy begins empty."""
 
+    def __reduce__(self) -> tuple[type[Stream], tuple[()]]:
+        return type(self), ()
+
+
+class _Stream(Stream):
     sizes: Tensor | None = None
     positions: Tensor | None = None
-
-    def __reduce__(self) -> tuple[type[_Stream], tuple[()]]:
-        return type(self), ()
 
 
 class _Hook(TokenHook):
     """Reduces tokens inside a model, without a graph where the tokens have none."""
 
-    def __init__(self, reduce: Reduction | None, stream: _Stream) -> None:
-        self.reduce, self.stream = reduce, stream
+    def __init__(self, reduce: Reduction | None, stream: _Stream, rotary: bool = False) -> None:
+        self.reduce, self.stream, self.rotary = reduce, stream, rotary
 
     def reduced(self, tokens: Tensor) -> Tensor:
         if self.reduce is None:
             return tokens
         with torch.set_grad_enabled(torch.is_grad_enabled() and tokens.requires_grad):
             reduced, chosen, self.stream.sizes = self.reduce(tokens, self.stream.sizes)
-        self.stream.positions = composed(self.stream.positions, chosen)
+        if self.rotary:
+            self.stream.positions = composed(self.stream.positions, chosen)
         if reduced.shape[1] < tokens.shape[1]:
             check_grid()
         return reduced
@@ -171,7 +180,7 @@ class _Before(_Hook):
     """Reduces the tokens that enter a block; with a tower, the block is told their sizes and positions."""
 
     def __init__(self, reduce: Reduction | None, stream: _Stream, first: bool, tower: VisionTower | None) -> None:
-        super().__init__(reduce, stream)
+        super().__init__(reduce, stream, tower is not None and tower.rotary)
         self.first, self.tower = first, tower
 
     def __call__(
@@ -186,21 +195,13 @@ class _Before(_Hook):
             )
         tokens = self.reduced(inputs[0])
         if tokens.shape[1] != inputs[0].shape[1]:
-            _check_no_mask((*inputs[1:], named.get("attention_mask"), named.get("attn_mask")))
+            check_no_mask(inputs, named)
         if self.tower is None:
             return (tokens, *inputs[1:]), named
         named = named | self.tower.turns_at(named, tokens, self.stream.positions)
         if self.stream.sizes is None:
             return (tokens, *inputs[1:]), named
         return (tokens,), named | self.tower.mask_arguments(tokens, _bias(self.stream.sizes, tokens))
-
-
-def _check_no_mask(given: tuple[Any, ...]) -> None:
-    if any(isinstance(mask, Tensor) for mask in given):
-        raise UserError(
-            "This model hides patches, as NaFlex models do for the padding of images of different shapes, and a pruner "
-            "cannot follow: give images of one shape, or set its keep rate to 1."
-        )
 
 
 class _After(_Hook):

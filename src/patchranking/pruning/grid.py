@@ -57,7 +57,7 @@ class _HiddenStates(TokenHook):
 
     def __call__(self, module: nn.Module, inputs: object, output: object) -> None:
         states = getattr(output, "hidden_states", None) or ()
-        numbers = [state.shape[1] for state in states]
+        numbers = [state.shape[1] for state in states if state is not None]  # those that were asked for
         if len(set(numbers)) > 1 and not torch.compiler.is_compiling():
             warnings.warn(
                 f"This model is pruned: its hidden states have {numbers[0]} tokens at first and {min(numbers)} later, "

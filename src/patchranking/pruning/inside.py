@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from patchranking.errors import UserError
-from patchranking.pruning.attach import Hooks, composed, in_backward
+from patchranking.pruning.attach import Hooks, Stream, composed, in_backward
 from patchranking.pruning.grid import check_grid, watch_hidden_states
+from patchranking.pruning.masks import check_no_mask, take_masks_off
 from patchranking.pruning.select import gather_tokens
 from patchranking.towers import VisionTower
 from patchranking.towers.base import Attended
@@ -84,9 +84,12 @@ def attach_inside(tower: VisionTower, reductions: Mapping[int, Inside]) -> Hooks
     Returns:
         The hooks; their ``close()`` restores the model.
     """
-    stream, handles = _Stream(), watch_hidden_states(tower) if reductions else []
-    for block in range(min(reductions), tower.depth) if reductions and tower.rotary else reductions:
-        hook = _Before(tower, block, reductions.get(block), stream, block == min(reductions))
+    if not reductions:
+        return Hooks([])
+    stream, first = _Stream(), min(reductions)
+    handles = [*watch_hidden_states(tower), *take_masks_off(tower, first)]
+    for block in range(first, tower.depth) if tower.rotary else reductions:
+        hook = _Before(tower, block, reductions.get(block), stream, block == first)
         handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))
         if block in reductions:
             after = _After(stream, tower.num_prefix_tokens if block == tower.depth - 1 else None)
@@ -94,13 +97,8 @@ def attach_inside(tower: VisionTower, reductions: Mapping[int, Inside]) -> Hooks
     return Hooks(handles)
 
 
-class _Stream(threading.local):
-    """What goes from hook to hook, in each thread for itself."""
-
+class _Stream(Stream):
     left: Left | None = None
-
-    def __reduce__(self) -> tuple[type[_Stream], tuple[()]]:
-        return type(self), ()
 
 
 class _Before(TokenHook):
@@ -129,6 +127,7 @@ class _Before(TokenHook):
         places = self.stream.left.places
         if self.reduce is not None:
             check_grid()
+            check_no_mask(inputs, named)
             came = self.stream.left._replace(tokens=tokens)
             self.stream.left = _through(self.tower, self.block, self.reduce, came)
             tokens, places = tokens[:1, : prefix + 1], torch.zeros(1, 1, dtype=torch.long, device=tokens.device)

@@ -9,7 +9,7 @@ from patchranking.errors import UserError
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 
-__all__ = ["analytic_macs", "keep_at_macs", "nearest_in_macs"]
+__all__ = ["analytic_macs", "keep_at_macs", "nearest_in_macs", "with_macs_of"]
 
 
 def analytic_macs(
@@ -57,6 +57,17 @@ def nearest_in_macs(
     """
     aim = analytic_macs(tower, 0, reference)
     return min(candidates, key=lambda schedule: abs(analytic_macs(tower, 0, schedule, inside=inside) - aim))
+
+
+def with_macs_of(tower: VisionTower, shape: Schedule, reference: Schedule) -> Schedule:
+    """A schedule at the keep rate at which it has the MACs of a reference; see ``keep_at_macs``.
+
+    Raises:
+        UserError: If it cannot have so few.
+    """
+    features = tower.feature_size
+    share = analytic_macs(tower, features, reference) / analytic_macs(tower, features, reference.at(1.0))
+    return shape.at(keep_at_macs(tower, shape, share))
 
 
 def keep_at_macs(tower: VisionTower, schedule: Schedule, share: float, visual_tokens: int = 0) -> float:

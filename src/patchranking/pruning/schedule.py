@@ -61,7 +61,14 @@ class Schedule:
         blocks = {min(depth - 1, max(1, round(depth * place / 12))) for place in _TWELFTHS}
         if first is not None:
             blocks = {first, *(block for block in blocks if block > first)}
-        return cls(_even(sorted(blocks), keep))
+        return cls.even([*blocks], keep)
+
+    @classmethod
+    def even(cls, blocks: Sequence[int], keep: float) -> Self:
+        """Lets the same share through before each of ``blocks``, so that ``keep`` is left in the end."""
+        check_keep_rate(keep)
+        places = sorted(set(blocks))
+        return cls({block: keep ** (stage / len(places)) for stage, block in enumerate(places, 1)})
 
     @property
     def block(self) -> int:
@@ -87,7 +94,7 @@ class Schedule:
             return self
         check_keep_rate(keep)
         if self.keep > 1 - 1e-6:
-            return Schedule(_even(list(self.stages), keep))
+            return Schedule.even(list(self.stages), keep)
         power = log(keep) / log(self.keep)
         return Schedule({block: max(keep, rate**power) for block, rate in self.stages.items()} | {self._last: keep})
 
@@ -109,8 +116,3 @@ class Schedule:
     def from_dict(cls, stages: Mapping[str, float]) -> Self:
         """The inverse of ``to_dict``."""
         return cls({int(block): rate for block, rate in stages.items()})
-
-
-def _even(blocks: Sequence[int], keep: float) -> dict[int, float]:
-    """Shares at stages that each let the same share through."""
-    return {block: keep ** (stage / len(blocks)) for stage, block in enumerate(blocks, 1)}

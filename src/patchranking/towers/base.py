@@ -165,7 +165,12 @@ class VisionTower(ABC):
 
         Returns:
             Tokens of the same shape.
+
+        Raises:
+            UserError: If blocks rotate, and there are fewer patches than places.
         """
+        if self.rotary and positions is None and tokens.shape[1] < self.num_prefix_tokens + self.num_patches:
+            raise self._out_of_place(tokens, self.num_patches)
         for block in range(self.depth)[start:stop]:
             turns = self.turns(block)
             if positions is not None:
@@ -247,10 +252,13 @@ class VisionTower(ABC):
         """Raises UserError when blocks rotate and not every patch among the tokens has a place in the model's grid."""
         places = self.num_patches if positions is None else positions.shape[1]
         if self.rotary and tokens.shape[1] != self.num_prefix_tokens + places:
-            raise UserError(
-                f"This model rotates {places} patches by their places, and {tokens.shape[1] - self.num_prefix_tokens} "
-                "came: give it images of its own size here."
-            )
+            raise self._out_of_place(tokens, places)
+
+    def _out_of_place(self, tokens: Tensor, places: int) -> UserError:
+        return UserError(
+            f"This model rotates {places} patches by their places, and {tokens.shape[1] - self.num_prefix_tokens} "
+            "came: give it images of its own size here."
+        )
 
     def _class_row(self, query: Tensor, keys: Tensor) -> Tensor:
         logits = torch.einsum("bhd,bhnd->bhn", query, keys) * query.shape[-1] ** -0.5
@@ -268,11 +276,15 @@ class VisionTower(ABC):
             UserError: If gates are given and the model pools by anything but its class token, a mean or attention.
         """
 
-    def check_gates(self) -> None:
-        """Raises UserError when the model takes no mask, or no gates where it pools, before any work is done."""
+    def check_mask(self) -> None:
+        """Raises UserError when the model takes no mask, before any work is done."""
         tokens = self._no_tokens()
         self.mask_arguments(tokens, torch.zeros(tokens.shape[:2], device=self.device))
-        self.pool(tokens, gates=torch.ones(1, self.num_patches, device=self.device))
+
+    def check_gates(self) -> None:
+        """Raises UserError when the model takes no mask, or no gates where it pools, before any work is done."""
+        self.check_mask()
+        self.pool(self._no_tokens(), gates=torch.ones(1, self.num_patches, device=self.device))
 
     def check_plain(self) -> None:
         """Raises UserError when some block is not norm, attention, norm, MLP, each with plain projections."""

@@ -136,11 +136,14 @@ def tune(
         The pruner with its tokens, and a report.
 
     Raises:
-        UserError: If the model has no text encoder, the images have neither classes nor captions, the tokens do not
-            fit, the folder holds the progress of another tuning, or the loss is not finite.
+        UserError: If the model has no text encoder, the pruner was fitted to hand on tokens, the images have neither
+            classes nor captions, the tokens do not fit, the folder holds the progress of another tuning, or the loss
+            is not finite.
         MissingExtraError: If lightning-fabric or torchvision is not installed.
     """
     pruner.base.check(model.tower)
+    if pruner.hands_on is not None:
+        raise UserError("Tuning is by the image feature, and this pruner was fitted with --target tokens: fit another.")
     if model.text is None:
         raise UserError(f"Tuning needs a text encoder, and '{model.name}' has none: choose a CLIP.")
     view = augmentation(model) if settings.augment else model.preprocess

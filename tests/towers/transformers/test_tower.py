@@ -16,6 +16,7 @@ from patchranking.towers.identity import BaseModel, fingerprint
 from patchranking.towers.transformers.families import CLASSES
 
 PIXELS = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+DOUBLE = PIXELS.double()
 UNMASKED = [name for name in CLASSES if name.startswith("Blip")]
 MASKED = [name for name in CLASSES if name not in UNMASKED]
 WITH_CLASS_TOKEN = [name for name in CLASSES if not name.startswith("Siglip")]
@@ -23,7 +24,7 @@ WITH_CLASS_TOKEN = [name for name in CLASSES if not name.startswith("Siglip")]
 
 @pytest.fixture(scope="module")
 def sharp(make):
-    """Makes, once, a model whose attention is far from even, as it is in trained models."""
+    """Makes, once, a model in double precision whose attention is far from even, as it is in trained models."""
 
     @cache
     def made(name, attention="sdpa"):
@@ -31,6 +32,7 @@ def sharp(make):
         for key, weight in one.model.named_parameters():
             if weight.ndim == 2 and "pos" not in key and "embed" not in key:
                 weight.mul_(3)
+        one.model.double()
         return one
 
     return made
@@ -58,9 +60,9 @@ def test_features_are_those_of_the_class_bit_for_bit(make, name, attention):
 
 def masked_features(tower, tokens, first, kept):
     """Features where nothing sees the patches that are not kept, from block ``first`` on, by the halves of blocks."""
-    gates = torch.zeros(len(tokens), tower.num_patches)
+    gates = tokens.new_zeros(len(tokens), tower.num_patches)
     gates[:, kept] = 1
-    bias = torch.cat([torch.zeros(len(tokens), tower.num_prefix_tokens), gates.log()], 1)
+    bias = torch.cat([gates.new_zeros(len(tokens), tower.num_prefix_tokens), gates.log()], 1)
     for block in range(first, tower.depth):
         tokens = tower.feed_forward(tower.attend(tokens, block, bias).tokens, block)
     return tower.pool(tokens, gates)
@@ -73,9 +75,9 @@ def masked_features(tower, tokens, first, kept):
 def test_pruned_equals_masked(sharp, name, first, kept):
     made, kept = sharp(name), sorted(kept)
     tower = as_tower(made.model)
-    expected = masked_features(tower, tower.embed(PIXELS, first), first, kept)
+    expected = masked_features(tower, tower.embed(DOUBLE, first), first, kept)
     with attach_reductions(tower, {first: dropping(tower, kept)}):
-        torch.testing.assert_close(made.encode(PIXELS), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(made.encode(DOUBLE), expected, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -85,7 +87,7 @@ def test_sizes_reach_the_attention_through_the_mask_of_the_library(sharp, name, 
     """A token of size 2 is seen as if it came twice."""
     made = sharp(name, attention)
     tower = as_tower(made.model)
-    twice, tokens = tower.num_prefix_tokens + 5, tower.embed(PIXELS, 1)
+    twice, tokens = tower.num_prefix_tokens + 5, tower.embed(DOUBLE, 1)
     doubled, places = torch.cat([tokens, tokens[:, [twice]]], 1), torch.tensor([*range(16), 5]).expand(3, -1)
     expected = tower.pool(tower.run(doubled, 1, positions=places)[:, :-1])
 
@@ -95,19 +97,19 @@ def test_sizes_reach_the_attention_through_the_mask_of_the_library(sharp, name, 
         return Reduced(tokens, None, sizes)
 
     with attach_reductions(tower, {1: sized}, sized=True):
-        found = made.encode(PIXELS)
+        found = made.encode(DOUBLE)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert (found - made.encode(PIXELS)).abs().max() > 1e-4
+    assert (found - made.encode(DOUBLE)).abs().max() > 1e-4
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", CLASSES)
 def test_gates_pool_as_if_every_patch_came_as_often_as_its_gate_says(sharp, name):
     tower = as_tower(sharp(name).model)
-    tokens, times = tower.run(tower.embed(PIXELS), 0), torch.tensor([1, 0, 3, 2] * 4)
+    tokens, times = tower.run(tower.embed(DOUBLE), 0), torch.tensor([1, 0, 3, 2] * 4)
     repeated = tokens[:, tower.num_prefix_tokens :].repeat_interleave(times, 1)
     expected = tower.pool(torch.cat([tokens[:, : tower.num_prefix_tokens], repeated], 1))
-    found = tower.pool(tokens, times.float().expand(len(tokens), -1))
+    found = tower.pool(tokens, times.double().expand(len(tokens), -1))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -118,10 +120,10 @@ def test_class_attention_is_that_of_the_library(sharp, name):
     tower, seen = as_tower(made.model), []
     attention = next(part for key, part in tower.blocks[1].named_children() if key in ("self_attn", "attention"))
     hook = attention.register_forward_hook(lambda _, __, output: seen.append(output[1]))
-    made.encode(PIXELS)
+    made.encode(DOUBLE)
     hook.remove()
-    expected = seen[0][:, :, 0, tower.num_prefix_tokens :].mean(1)
-    tokens = tower.embed(PIXELS, 1)
+    expected = seen[0][:, :, 0, tower.num_prefix_tokens :].mean(1).float()
+    tokens = tower.embed(DOUBLE, 1)
     for found in (tower.class_attention(tokens, 1), tower.class_attention_in(tower.attend(tokens, 1))):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
     assert expected.std(1).min() > 1e-4

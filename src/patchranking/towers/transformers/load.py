@@ -17,7 +17,7 @@ from transformers.utils import logging
 
 from patchranking.errors import UserError
 from patchranking.towers import as_text_tower, as_tower
-from patchranking.towers.load import LoadedModel
+from patchranking.towers.loaded import LoadedModel
 from patchranking.towers.transformers.families import CLASSES, FAMILIES, family_name
 from patchranking.towers.transformers.siglip2 import Siglip2Tower
 

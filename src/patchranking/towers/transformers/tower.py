@@ -36,7 +36,7 @@ class TransformersTower(VisionTower):
         self.module = getattr(model, kind.encoder, model)
         self.blocks = attrgetter(self._parts.blocks)(self.module)
         self.norm = attrgetter(self._parts.norm)(self.module)
-        self._head = nn.Identity() if kind.head is None else getattr(model, kind.head)
+        self._projection = nn.Identity() if kind.head is None else getattr(model, kind.head)
         config = self.module.config
         self.num_prefix_tokens = self._parts.prefix + getattr(config, "num_register_tokens", 0)
         self.has_class_token = self._parts.prefix > 0
@@ -52,7 +52,7 @@ class TransformersTower(VisionTower):
         self.activation = "silu" if getattr(config, "use_swiglu_ffn", False) else config.hidden_act
 
     def pool(self, tokens: Tensor, gates: Tensor | None = None) -> Tensor:
-        return self._head(self._pool(self, tokens, gates))
+        return self._projection(self._pool(self, tokens, gates))
 
     @property
     def position_embedding(self) -> Tensor | None:
