@@ -30,7 +30,11 @@ from patchranking.ranking.search import SCORES, SEARCHES, ScoreName, SearchName
 from patchranking.ranking.store import iter_rankings, write_manifest
 from patchranking.towers.load import load_model
 
-COMMANDS = {name: getattr(importlib.import_module(f"patchranking.commands.{name}"), name) for name in cli.COMMANDS}
+COMMANDS = {
+    name: getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
+    for name in cli.COMMANDS
+    for own in [name.replace("-", "_")]
+}
 
 
 @pytest.fixture
@@ -109,7 +113,7 @@ def test_help_documents_every_option(run, command):
     for name, (_, default, sentence) in found.items():
         assert (name if default is inspect.Parameter.empty else f"--{name} ") in out
         assert " ".join(sentence.split()[:3]) in words
-    assert {"out", "seed", "device"} <= set(found)
+    assert {"out", "seed", "device"} <= set(found) or command in ("search", "compare-index")
     assert "--config" in out
 
 
@@ -690,3 +694,29 @@ def test_embed_accounts_for_every_file_and_text(run, tmp_path):
     ]
     assert pq.read_table(tmp_path / "out")["status"].to_pylist() == ["ok", "ok", "failed"]
     assert pq.read_table(tmp_path / "out/_texts")["caption"].to_pylist() == ["a red circle", "a cat"]
+
+
+def test_what_was_embedded_is_searched_and_compared(run, mistake, tmp_path):
+    """With words, and with a picture that finds itself; a pruned folder lacks one image."""
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        demo.scenes.scene("train", number).image.save(tmp_path / f"in/{number}.png")
+    embed = ["embed", "demo", tmp_path / "in", "--workers", 0, "--out"]
+    assert run(*embed, tmp_path / "dense")[0] == 0
+    assert run(*embed, tmp_path / "pruned", "--pruner", "tome", "--limit", 2)[0] == 0
+    status, out, _ = run("search", tmp_path / "dense", "a red circle", "-k", 2, "--out", tmp_path / "a/page.html")
+    assert status == 0
+    assert re.fullmatch(rf"0\.\d{{4}}  \d.png\n0\.\d{{4}}  \d.png\nwrote {tmp_path}/a/page.html\n", out)
+    page = (tmp_path / "a/page.html").read_text()
+    assert "<h1>a red circle</h1>" in page
+    assert page.count("data:image/jpeg;base64") == 2
+    out = run("search", tmp_path / "pruned", "--image", tmp_path / "in/1.png", "--out", tmp_path / "page.html")[1]
+    assert out.startswith("1.0000  1.png\n0.")
+    assert "Give words to look for, or a picture" in mistake("search", tmp_path / "dense")
+    lines = run("compare-index", tmp_path / "dense", tmp_path / "pruned")[1].splitlines()
+    assert lines[:2] == [
+        "2 images in both, 2 of them asked with",
+        "overlap@10 1.0000: so much of the 10 nearest neighbours is the same in both",
+    ]
+    assert re.fullmatch(r"cosine 0\.\d{4} on average, 0\.\d{4} at the lowest", lines[2])
+    assert lines[3:] == [f"1 missing in {tmp_path}/pruned: 2.png"]

@@ -48,7 +48,8 @@ def test_every_command_parses_and_says_what_it_needs(before, line):
         function = getattr(module, name, None) or module.main
     else:
         name = arguments.pop(0)
-        function = getattr(importlib.import_module(f"patchranking.commands.{name}"), name)
+        own = name.replace("-", "_")
+        function = getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
     if set(arguments) <= {"--help"} or "MODEL" in arguments:
         return
     assert parse(function, arguments, name)
@@ -136,13 +137,19 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "fit": "--limit 6 --ranked 6 --steps 1 --epochs 1",
         "evaluate": "--limit 4 --golden_images 1 --timing_batch 0 --keep 0.5",
         "embed": "--limit 4 --workers 0",
+        "search": "",
+        "compare-index": "",
         "benchmark": "--batches 1 --backends eager --precisions fp32 --keep 0.5 --seconds 0",
     }
-    lines = re.findall(r"^ *patchranking (\w+ demo .*)$", re.sub(r"\\\n\s*", "", page.read_text()), re.MULTILINE)
+    lines = re.findall(
+        r"^ *patchranking (\w+ demo .*|search .*|compare-index .*)$",
+        re.sub(r"\\\n\s*", "", page.read_text()),
+        re.MULTILINE,
+    )
     monkeypatch.chdir(tmp_path)
     for line in lines:
         if "--engine ray" not in line:
-            monkeypatch.setattr(sys, "argv", ["patchranking", *line.split(), *few[line.split()[0]].split()])
+            monkeypatch.setattr(sys, "argv", ["patchranking", *shlex.split(line), *few[line.split()[0]].split()])
             cli.main()
     assert lines
 

@@ -17,7 +17,19 @@ def test_every_public_name_is_there(name):
 
 
 def test_what_the_commands_do_can_be_called_and_says_how():
-    names = ("load_model", "load_data", "rank", "fit", "tune", "evaluate", "embed", "embed_to", "embed_texts")
+    names = (
+        "load_model",
+        "load_data",
+        "rank",
+        "fit",
+        "tune",
+        "evaluate",
+        "embed",
+        "embed_to",
+        "embed_texts",
+        "search",
+        "compare_index",
+    )
     for name in (*names, "as_tower", "sketched", "leave_out"):
         function = getattr(patchranking, name)
         assert inspect.isfunction(function)

@@ -1,7 +1,9 @@
 from . import demo
 from .data import ImageData, load_data
+from .embedding.compare import Comparison, compare_index
 from .embedding.embed import Embedded, embed
 from .embedding.job import embed_to
+from .embedding.search import Found, search
 from .embedding.settings import EmbedSettings
 from .embedding.texts import embed_texts
 from .errors import MissingExtraError, UserError
@@ -24,11 +26,13 @@ from .tuning.tune import TuneReport, TuneSettings, tune
 from .version import __version__
 
 __all__ = [
+    "Comparison",
     "EmbedSettings",
     "Embedded",
     "EvaluationSettings",
     "FitReport",
     "FitSettings",
+    "Found",
     "ImageData",
     "LoadedModel",
     "MissingExtraError",
@@ -46,6 +50,7 @@ __all__ = [
     "as_text_tower",
     "as_tower",
     "attach",
+    "compare_index",
     "demo",
     "detach",
     "embed",
@@ -58,6 +63,7 @@ __all__ = [
     "load_data",
     "load_model",
     "rank",
+    "search",
     "sketched",
     "tune",
 ]

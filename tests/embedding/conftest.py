@@ -6,6 +6,8 @@ import torch
 from PIL import Image
 
 from patchranking.data.images import read_image
+from patchranking.embedding.job import embed_to
+from patchranking.embedding.settings import EmbedSettings
 
 
 @pytest.fixture
@@ -41,3 +43,15 @@ def contents():
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     return read
+
+
+@pytest.fixture
+def embedded(tiny, pictures, tmp_path):
+    """Returns a function that embeds the pictures, or other data, in shards of four, and returns the folder."""
+
+    def run(out, data=pictures, pruner=None, form="parquet", shard_size=4, **settings):
+        own = EmbedSettings(dtype="float32", batch_size=4, workers=0, **settings)
+        embed_to(tiny, str(data), tmp_path / out, pruner, own, form, shard_size)
+        return tmp_path / out
+
+    return run

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 from patchranking.checkpoint import digest
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.errors import UserError
-from patchranking.methods.attach import attach
+from patchranking.methods.attach import attach, attachable
 from patchranking.methods.method import Attachable
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs
@@ -23,7 +24,10 @@ from patchranking.towers import VisionTower, as_tower
 from patchranking.towers.identity import fingerprint
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["Encoder"]
+__all__ = ["PRUNER", "Encoder", "another", "recorded"]
+
+PRUNER = "_pruner"
+"""Folder of a fitted pruner, beside the vectors that it made."""
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _STORED = {"float16": torch.float16, "float32": torch.float32}
@@ -48,7 +52,8 @@ class Encoder:
         batch_size: Images to give it at once.
 
     Raises:
-        UserError: If the pruner is another model's, the model is pruned already, or a keep rate comes without a pruner.
+        UserError: If the pruner is another model's or preserves no feature, the model is pruned already, or a keep rate
+            comes without a pruner.
     """
 
     def __init__(self, model: LoadedModel, pruner: Pruner | Attachable | None, settings: EmbedSettings) -> None:
@@ -100,6 +105,38 @@ class Encoder:
         return size
 
 
+def recorded(model: LoadedModel, folder: Path, manifest: Mapping[str, Any], batch_size: int = 1) -> Encoder:
+    """What made the vectors of a folder, once more.
+
+    Args:
+        model: The model.
+        folder: The folder, which holds a fitted pruner itself.
+        manifest: What it says about its vectors.
+        batch_size: Images that will be given at once.
+
+    Raises:
+        UserError: If the model is another.
+    """
+    about: dict[str, Any] = {name: manifest[name] for name in ("precision", "normalize", "dtype")}
+    pruner: Pruner | Attachable | None = None
+    if manifest["pruner"] is not None:
+        method = "seed" in manifest
+        pruner = attachable(manifest["pruner"]) if method else Pruner.from_pretrained(folder / PRUNER)
+        about |= {name: manifest[name] for name in ("keep", "seed") if name in manifest}
+    encoder = Encoder(model, pruner, EmbedSettings(**about, batch_size=batch_size))
+    if any(manifest[name] != value for name, value in encoder.record.items() if name != "model"):
+        raise another(model, manifest)
+    return encoder
+
+
+def another(model: LoadedModel, manifest: Mapping[str, Any]) -> UserError:
+    """The error when a model is not the one of a manifest."""
+    return UserError(
+        f"'{model.name}' is not what made these vectors, '{manifest['model']}': give a model of the same weights and "
+        "preprocessing, or embed again."
+    )
+
+
 def _copied(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     """A copy of a model in a floating type, on the same weights where they have that type already."""
     weights: Sequence[Tensor] = (*model.parameters(), *model.buffers())
@@ -113,6 +150,8 @@ def _attached(
 ) -> dict[str, Any]:
     """Prunes a tower, and says how."""
     if isinstance(pruner, Pruner):
+        if pruner.hands_on is not None:
+            raise UserError("This pruner was fitted with --target tokens and preserves no image feature: fit another.")
         own = pruner if settings.keep is None else pruner.at(settings.keep)
         own = copy.deepcopy(own if settings.macs is None else pruner.at_macs(tower, settings.macs)).to(dtype)
         own.attach(tower)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from patchranking.data import ImageData
 from patchranking.data.streams import ImageStream, stream_of
 from patchranking.embedding.decode import Work
-from patchranking.embedding.encoder import Encoder
+from patchranking.embedding.encoder import PRUNER, Encoder
 from patchranking.embedding.listed import Listed
 from patchranking.embedding.pipeline import Clock, Vectors, alive, decoded, decoder_of, encoded
 from patchranking.embedding.settings import EmbedSettings, FormatName
@@ -77,6 +77,8 @@ def embed_to(
         store, listed = store_of(out, form), Listed(out / "_list")
         manifest = {"format": form, "data": stream.identity, **encoder.record}
         known = claim(out, manifest, retry)
+        if isinstance(pruner, Pruner):
+            pruner.save_pretrained(out / PRUNER)
         if retry == "none":
             with writable(out):
                 entries = tqdm(islice(stream.entries(), limit), desc="list", unit="image")

@@ -15,7 +15,7 @@ from patchranking.data.streams import Entry
 from patchranking.errors import UserError
 from patchranking.files import replacing
 
-__all__ = ["Listed"]
+__all__ = ["Listed", "digests"]
 
 _SCHEMA = pa.schema([("key", pa.string()), ("place", pa.binary()), ("lost", pa.string())])
 _DIGEST = 16
@@ -84,9 +84,9 @@ class Listed:
 
     def _unknown(self, entries: Iterator[Entry]) -> Iterator[Entry]:
         keys = (entry.key for shard in range(self.shards) for entry in self.entries(shard))
-        known, left = np.unique(_digests(keys, len(self)), return_counts=True)
+        known, left = np.unique(digests(keys, len(self)), return_counts=True)
         while some := list(islice(entries, _AT_ONCE)):
-            own = _digests((entry.key for entry in some), len(some))
+            own = digests((entry.key for entry in some), len(some))
             places = np.searchsorted(known, own).clip(max=len(known) - 1)
             for entry, place, there in zip(some, places.tolist(), (known[places] == own).tolist(), strict=True):
                 if there and left[place]:
@@ -95,7 +95,7 @@ class Listed:
                     yield entry
 
 
-def _digests(keys: Iterable[str], count: int) -> np.ndarray:
+def digests(keys: Iterable[str], count: int) -> np.ndarray:
     """Digests of keys, which can be sorted, ``(count,)``."""
-    digests = (hashlib.blake2b(key.encode(), digest_size=_DIGEST).digest() for key in keys)
-    return np.fromiter(digests, f"S{_DIGEST}", count)
+    found = (hashlib.blake2b(key.encode(), digest_size=_DIGEST).digest() for key in keys)
+    return np.fromiter(found, f"S{_DIGEST}", count)

@@ -69,6 +69,12 @@ class Store(ABC):
     def _read(self, number: int) -> Shard: ...
 
     @abstractmethod
+    def _keys(self, number: int) -> tuple[np.ndarray, list[str]]: ...
+
+    @abstractmethod
+    def _vectors(self, number: int) -> np.ndarray: ...
+
+    @abstractmethod
     def _about(self, number: int) -> Path:
         """The file that holds the account of a shard."""
 
@@ -85,6 +91,16 @@ class Store(ABC):
         """A finished shard; vectors of failed rows are zero."""
         with self._intact(number):
             return self._read(number)
+
+    def keys(self, number: int) -> tuple[np.ndarray, list[str]]:
+        """Which rows of a finished shard have a vector, ``(good,)``, and their keys."""
+        with self._intact(number):
+            return self._keys(number)
+
+    def vectors(self, number: int) -> np.ndarray:
+        """The vectors of these rows, ``(good, features)``, as they are stored."""
+        with self._intact(number):
+            return self._vectors(number)
 
     def account(self, number: int) -> tuple[int, Counter[str]]:
         """Rows of a finished shard, and how many of them failed for which reason, without reading the vectors."""
@@ -137,6 +153,16 @@ class ParquetStore(Store):
             {name: _values(table[name]) for name in names},
         )
 
+    def _keys(self, number: int) -> tuple[np.ndarray, list[str]]:
+        table = pq.read_table(self.path(number), columns=["key", "error"], partitioning=None)
+        rows = np.flatnonzero(table["error"].is_null())
+        return rows, table["key"].take(pa.array(rows)).to_pylist()
+
+    def _vectors(self, number: int) -> np.ndarray:
+        table = pq.read_table(self.path(number), columns=["embedding"], partitioning=None).combine_chunks()
+        embedding = table["embedding"].drop_null().combine_chunks()
+        return np.asarray(embedding.flatten()).reshape(-1, embedding.type.list_size)
+
 
 class NumpyStore(Store):
     """The layout of clip-retrieval: vectors in ``img_emb``, keys of the same rows in ``metadata``, both numbered.
@@ -188,12 +214,12 @@ class NumpyStore(Store):
         failed = pq.read_table(self._about(number), partitioning=None)
         metadata = pq.read_table(self._place("metadata", number, "parquet"), partitioning=None)
         bad = failed["row"].to_numpy()
-        good = np.setdiff1d(np.arange(len(bad) + len(vectors)), bad)
+        good, kept = self._keys(number)
         order = np.argsort(np.concatenate([good, bad]))
         names = [name for name in failed.column_names if name not in ("row", "key", "error")]
         every = np.zeros((len(order), vectors.shape[1]), vectors.dtype)
         every[good] = vectors
-        keys = [*metadata.column(0).to_pylist(), *failed["key"].to_pylist()]
+        keys = [*kept, *failed["key"].to_pylist()]
         errors = [*[""] * len(good), *failed["error"].to_pylist()]
         both = pa.concat_tables([metadata.select(names), failed.select(names)]).take(pa.array(order))
         return Shard(
@@ -202,6 +228,15 @@ class NumpyStore(Store):
             [errors[place] for place in order],
             {name: _values(both[name]) for name in names},
         )
+
+    def _keys(self, number: int) -> tuple[np.ndarray, list[str]]:
+        keys = pq.read_table(self._place("metadata", number, "parquet"), partitioning=None).column(0).to_pylist()
+        bad = pq.read_table(self._about(number), columns=["row"], partitioning=None)["row"].to_numpy()
+        return np.setdiff1d(np.arange(len(keys) + len(bad)), bad), keys
+
+    def _vectors(self, number: int) -> np.ndarray:
+        vectors: np.ndarray = np.load(self.path(number), mmap_mode="r")
+        return vectors
 
 
 def store_of(folder: Path, form: FormatName, kind: str = "img") -> Store:
