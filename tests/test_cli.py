@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from patchranking import cli, demo, load_data
 from patchranking.commands.arguments import parse
+from patchranking.embedding import job
 from patchranking.errors import UserError
 from patchranking.fitting.fit import FitSettings
 from patchranking.pruner import Pruner
@@ -331,6 +332,7 @@ def test_searches_scores_and_engines_are_offered_by_name(run):
     assert get_args(SearchName) == SEARCHES
     assert get_args(ScoreName) == SCORES
     assert get_args(get_type_hints(COMMANDS["rank"])["engine"]) == tuple(ENGINES)
+    assert get_args(get_type_hints(COMMANDS["embed"])["engine"]) == tuple(job.ENGINES)
     for option, names in (("search", SEARCHES), ("score", SCORES), ("engine", ENGINES)):
         status, out, err = run("rank", "demo", "demo", f"--{option}", "nonsense")
         assert (status, out) == (2, "")

@@ -314,47 +314,54 @@ store.pq.write_table = deadly(store.pq.write_table, lambda table, path: path.wri
 store.np.save = deadly(store.np.save, lambda file, vectors: file.write(b"NUMPY half"))
 os.replace = deadly(os.replace)
 for line in sys.stdin:
-    fatal = int(line)
+    fatal, folder, form = line.split()
+    fatal = int(fatal)
     process = os.fork()
     if process == 0:
-        job.embed_to(model, "demo:train", Path(sys.argv[1]), None, settings, sys.argv[2], 4, limit=22)
+        job.embed_to(model, "demo:train", Path(folder), None, settings, form, 4, limit=22)
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
-@pytest.mark.parametrize("form", ["parquet", "npy"])
-def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, contents, form):
+@pytest.fixture(scope="module")
+def server():
+    """Returns a function that embeds in a process of its own, killed at a fatal step, and returns how that ended."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork and SIGKILL")
     environment = os.environ | {"PYTHONPATH": str(Path(job.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed"), form]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as server:
+    with subprocess.Popen([sys.executable, "-c", KILLED], env=environment, text=True, **pipes) as process:
 
-        def ask(fatal):
-            server.stdin.write(f"{fatal}\n")
-            server.stdin.flush()
-            return int(server.stdout.readline())
+        def ask(fatal, folder, form):
+            process.stdin.write(f"{fatal} {folder} {form}\n")
+            process.stdin.flush()
+            return int(process.stdout.readline())
 
-        finished, kills = {}, 0
-        for fatal in np.random.default_rng(0).integers(1, 12, 12):
-            code = ask(fatal)
-            now = {
-                name: content
-                for name, content in contents(tmp_path / "killed").items()
-                if not name.endswith("partial") and name != MANIFEST
-            }
-            shards = {name for name in now if name.startswith(("shard", "img_emb"))}
-            assert finished.items() <= now.items()
-            finished = {name: now[name] for name in shards}
-            if code == 0:
-                break
-            assert code == -signal.SIGKILL
-            kills += 1
-        assert kills >= 4
-        assert ask(0) == 0
-        killed = contents(tmp_path / "killed")
-        shutil.rmtree(tmp_path / "killed")
-        assert ask(0) == 0
+        yield ask
+
+
+@pytest.mark.parametrize("form", ["parquet", "npy"])
+def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path, contents, server, form):
+    finished, kills = {}, 0
+    for fatal in np.random.default_rng(0).integers(1, 12, 12):
+        code = server(fatal, tmp_path / "killed", form)
+        now = {
+            name: content
+            for name, content in contents(tmp_path / "killed").items()
+            if not name.endswith("partial") and name != MANIFEST
+        }
+        shards = {name for name in now if name.startswith(("shard", "img_emb"))}
+        assert finished.items() <= now.items()
+        finished = {name: now[name] for name in shards}
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        kills += 1
+    assert kills >= 4
+    assert server(0, tmp_path / "killed", form) == 0
+    killed = contents(tmp_path / "killed")
+    shutil.rmtree(tmp_path / "killed")
+    assert server(0, tmp_path / "killed", form) == 0
     assert contents(tmp_path / "killed") == killed
     assert len([name for name in killed if name.startswith(("shard", "img_emb"))]) == 6

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
-from patchranking.embedding.settings import EmbedSettings, FormatName
+from patchranking.embedding.settings import EmbedSettings, EngineName, FormatName, RetryName
 
 __all__ = ["embed"]
 
@@ -20,9 +19,10 @@ def embed(
     out: Path = Path("runs/embed"),
     format: FormatName = "parquet",
     texts: Path | None = None,
-    retry: Literal["none", "failed"] = "none",
+    retry: RetryName = "none",
     shard_size: int = 4096,
     limit: int | None = None,
+    engine: EngineName = "local",
     device: str = "cpu",
 ) -> None:
     """Turns images of any number into vectors, in resumable shards; takes new images when it is run again.
@@ -39,6 +39,7 @@ def embed(
         retry: failed takes the images that have failed, and no others.
         shard_size: Images of a shard, at most; a kill loses those in flight.
         limit: The first so many images, in their order.
+        engine: Where to compute: in this process, or on a Ray cluster, RAY_ADDRESS or this machine.
         device: cpu, cuda, cuda:1, mps, ...
     """
     from patchranking.data.streams import load_stream  # here, so that --help need not wait for torch
@@ -49,7 +50,7 @@ def embed(
 
     given, stream = None if pruner is None else pruner_or_method(pruner), load_stream(data, limit)
     loaded = load_model(model, device)
-    manifest = embed_to(loaded, stream, out, given, settings, format, shard_size, retry, limit)
+    manifest = embed_to(loaded, stream, out, given, settings, format, shard_size, retry, limit, engine)
     totals = manifest["totals"]
     print(f"{totals['in']} images in = {totals['out']} embedded + {totals['failed']} failed; wrote {out}")
     _print_counts("failed", manifest["failed"])

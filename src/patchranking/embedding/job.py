@@ -5,33 +5,35 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from patchranking.data import ImageData
 from patchranking.data.streams import ImageStream, stream_of
-from patchranking.embedding.decode import Work
 from patchranking.embedding.encoder import PRUNER, Encoder
 from patchranking.embedding.listed import Listed
-from patchranking.embedding.pipeline import Clock, Vectors, alive, decoded, decoder_of, encoded
-from patchranking.embedding.settings import EmbedSettings, FormatName
-from patchranking.embedding.store import MANIFEST, Shard, Store, store_of, writable
+from patchranking.embedding.ray_engine import embed_on_ray
+from patchranking.embedding.settings import EmbedSettings, EngineName, FormatName, RetryName
+from patchranking.embedding.shards import ShardEmbedder
+from patchranking.embedding.store import MANIFEST, Store, store_of, writable
 from patchranking.errors import UserError, check_numbers
 from patchranking.files import locked, make_folder, write_json
 from patchranking.methods.method import Attachable
 from patchranking.pruner import Pruner
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["RetryName", "account", "claim", "embed_to", "pending"]
+__all__ = ["ENGINES", "account", "claim", "embed_to", "pending"]
 
-RetryName = Literal["none", "failed"]
+ENGINES: dict[str, Callable[[ShardEmbedder, Sequence[int], Callable[[int], None]], None]] = {
+    "local": ShardEmbedder.embed,
+    "ray": embed_on_ray,
+}
+"""Each embeds some shards and tells numbers of images done."""
 _PACKAGES = ("patchranking", "torch", "numpy", "pillow", "pyarrow", "open_clip_torch", "transformers", "timm")
 _UNSPEAKABLE = ("fingerprint", "pruner")
 _REASONS = 100
@@ -48,6 +50,7 @@ def embed_to(
     shard_size: int = 4096,
     retry: RetryName = "none",
     limit: int | None = None,
+    engine: EngineName = "local",
 ) -> dict[str, Any]:
     """Embeds every image and stores the vectors; run again, it goes on after a kill, and takes what is new.
 
@@ -61,6 +64,7 @@ def embed_to(
         shard_size: Images of a shard, at most.
         retry: ``failed`` takes the images that failed, and no others.
         limit: The first so many images.
+        engine: ``local``, this process, or ``ray``, a cluster.
 
     Returns:
         The manifest. Its ``totals`` say how many images came in, have a vector and failed; ``failed`` and
@@ -68,8 +72,10 @@ def embed_to(
 
     Raises:
         UserError: If ``out`` holds vectors of other images or settings, another run is writing there, the disk is full,
-            there are no images, or none can be read.
+            there are no images, none can be read, or the engine cannot run.
     """
+    if engine not in ENGINES:
+        raise UserError(f"Unknown engine '{engine}': choose from {', '.join(ENGINES)}.")
     check_numbers({"shard_size": shard_size, "limit": 1 if limit is None else limit}, shard_size=1, limit=1)
     stream, out = stream_of(data, limit), make_folder(out)
     with locked(out / "_lock"):
@@ -87,10 +93,12 @@ def embed_to(
             why = "".join(f"; {number} left out: {reason}" for reason, number in stream.left_out.items())
             raise UserError(f"There are no pictures in '{stream.identity}'{why}.")
         left = pending(store, listed)
-        if retry == "failed" and left:
-            raise UserError(f"'{out}' is not finished: run the same command without --retry first.")
-        run = _Run(model, stream, encoder, settings, store, listed)
-        run(_failed(store, listed) if retry == "failed" else dict.fromkeys(left))
+        if retry == "failed":
+            if left:
+                raise UserError(f"'{out}' is not finished: run the same command without --retry first.")
+            left = [shard for shard in range(listed.shards) if store.account(shard)[1]]
+        embedder = ShardEmbedder(model, stream, encoder, settings, store, listed, retry == "failed")
+        _embed(embedder, left, engine)
         manifest |= account(store, listed.shards, len(listed))
         left_out = known.get("left_out", {}) if retry == "failed" else dict(sorted(stream.left_out.items()))
         manifest |= {"left_out": left_out, "batch_size": encoder.batch_size, "versions": _versions()}
@@ -100,6 +108,20 @@ def embed_to(
             reason = next(iter(manifest["failed"]))
             raise UserError(f"None of the {len(listed)} images can be embedded, for example: {reason}.")
         return manifest
+
+
+def _embed(embedder: ShardEmbedder, shards: Sequence[int], engine: EngineName) -> None:
+    if not shards:
+        return
+    total = len(embedder.listed)
+    rows = sum(map(embedder.rows, shards))
+    with tqdm(total=total, initial=total - rows, desc="embed", unit="image") as bar:
+
+        def progress(images: int) -> None:
+            bar.set_postfix_str(embedder.clock.shares(), refresh=False)
+            bar.update(images)
+
+        ENGINES[engine](embedder, shards, progress)
 
 
 def claim(out: Path, manifest: Mapping[str, Any], retry: RetryName = "none") -> dict[str, Any]:
@@ -166,103 +188,6 @@ def account(store: Store, shards: int, total: int) -> dict[str, Any]:
         "totals": {"in": total, "out": total - failed, "failed": failed},
         "failed": shown | ({"other reasons": others} if others else {}),
     }
-
-
-def written(shards: Iterable[tuple[int, Shard]], store: Store, clock: Clock) -> Iterator[int]:
-    """Writes shards while the next are made, one at a time; yields each number when its shard is there."""
-    with ThreadPoolExecutor(1) as writer:
-        before: tuple[int, Future[None]] | None = None
-        for number, shard in shards:
-            if before is not None:
-                with clock.waiting("write"):
-                    before[1].result()
-                yield before[0]
-            before = number, writer.submit(store.write, number, shard)
-        if before is not None:
-            with clock.waiting("write"):
-                before[1].result()
-            yield before[0]
-
-
-class _Run:
-    """Embeds shards: all rows of one, or some of a finished one anew."""
-
-    def __init__(
-        self,
-        model: LoadedModel,
-        stream: ImageStream,
-        encoder: Encoder,
-        settings: EmbedSettings,
-        store: Store,
-        listed: Listed,
-    ) -> None:
-        self._model, self._stream, self._encoder, self._settings = model, stream, encoder, settings
-        self._store, self._listed, self._clock = store, listed, Clock()
-
-    def __call__(self, wanted: Mapping[int, np.ndarray | None]) -> None:
-        """Embeds the rows of each shard, boolean ``(rows,)``, or all of them where it says None."""
-        if not wanted:
-            return
-        total = len(self._listed)
-        rows = sum(self._listed.sizes[shard] if own is None else int(own.sum()) for shard, own in wanted.items())
-        with alive(), tqdm(total=total, initial=total - rows, desc="embed", unit="image") as bar:
-            decoder = decoder_of(self._model, self._stream)
-            batches = decoded(decoder, self._work(wanted), self._settings, self._encoder.tower.device)
-            vectors = self._shown(encoded(batches, self._encoder, self._clock), wanted, bar)
-            shards = ((number, self._shard(list(own), wanted[number])) for number, own in groupby(vectors, _number))
-            for _ in written(shards, self._store, self._clock):
-                pass
-
-    def _work(self, wanted: Mapping[int, np.ndarray | None]) -> Iterator[Work]:
-        """Batches of the shards; an image is in the same place of the same batch whatever else is wanted."""
-        size = self._encoder.batch_size
-        for shard, rows in wanted.items():
-            entries = self._listed.entries(shard)
-            for start in range(0, len(entries), size):
-                batch = entries[start : start + size]
-                if rows is None:
-                    yield Work(shard, start, batch)
-                elif (own := rows[start : start + size]).any():
-                    yield Work(shard, start, [entry if keep else None for entry, keep in zip(batch, own, strict=True)])
-
-    def _shown(
-        self, batches: Iterator[Vectors], wanted: Mapping[int, np.ndarray | None], bar: Any
-    ) -> Iterator[Vectors]:
-        for batch in batches:
-            rows = wanted[batch.shard]
-            own = len(batch.keys) if rows is None else int(rows[batch.start : batch.start + len(batch.keys)].sum())
-            bar.set_postfix_str(self._clock.shares(), refresh=False)
-            bar.update(own)
-            yield batch
-
-    def _shard(self, batches: Sequence[Vectors], wanted: np.ndarray | None) -> Shard:
-        """A shard of all its batches, or a finished one in which the wanted rows are new."""
-        if wanted is None:
-            sizes = np.concatenate([batch.sizes for batch in batches])
-            return Shard(
-                [key for batch in batches for key in batch.keys],
-                np.concatenate([batch.vectors for batch in batches]),
-                [error for batch in batches for error in batch.errors],
-                {"width": sizes[:, 0].copy(), "height": sizes[:, 1].copy()},
-            )
-        shard = self._store.read(batches[0].shard)
-        for batch in batches:
-            for place in np.flatnonzero(wanted[batch.start : batch.start + len(batch.keys)]):
-                row = batch.start + place
-                shard.vectors[row], shard.errors[row] = batch.vectors[place], batch.errors[place]
-                for column, size in zip(("width", "height"), batch.sizes[place], strict=True):
-                    shard.columns[column][row] = size
-        return shard
-
-
-def _number(batch: Vectors) -> int:
-    return batch.shard
-
-
-def _failed(store: Store, listed: Listed) -> dict[int, np.ndarray | None]:
-    """Shard -> which of its rows failed, for shards where some did."""
-    some = [shard for shard in range(listed.shards) if store.account(shard)[1]]
-    return {shard: ~store.read(shard).good for shard in some}
 
 
 def _shown(value: Any) -> str:

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +22,11 @@ from patchranking.data.streams import ImageStream
 from patchranking.embedding.decode import Decoded, Decoder, Work, shrinks
 from patchranking.embedding.encoder import Encoder
 from patchranking.embedding.settings import EmbedSettings
+from patchranking.embedding.store import Shard, Store
 from patchranking.errors import UserError
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["Clock", "Vectors", "alive", "decoded", "decoder_of", "encoded"]
+__all__ = ["Clock", "Vectors", "alive", "decoded", "decoder_of", "encoded", "written"]
 
 _AHEAD = 2
 """Batches that every worker may be ahead."""
@@ -144,6 +146,22 @@ def alive() -> Iterator[None]:
         raise _killed() from error
 
 
+def written(shards: Iterable[tuple[int, Shard]], store: Store, clock: Clock) -> Iterator[int]:
+    """Writes shards while the next are made, one at a time; yields each number when its shard is there."""
+    with ThreadPoolExecutor(1) as writer:
+        before: tuple[int, Future[None]] | None = None
+        for number, shard in shards:
+            if before is not None:
+                with clock.waiting("write"):
+                    before[1].result()
+                yield before[0]
+            before = number, writer.submit(store.write, number, shard)
+        if before is not None:
+            with clock.waiting("write"):
+                before[1].result()
+            yield before[0]
+
+
 def _killed() -> UserError:
     return UserError(
         "A process that decodes pictures was killed, as systems do when memory runs out: run the same command again, "
@@ -162,8 +180,10 @@ def _arrived(batch: Decoded, features: Tensor, dtype: torch.dtype) -> Vectors:
 
 def _workers(device: torch.device) -> int:
     """On a CPU, most of the cores are for the model."""
+    if device.type == "cpu":
+        return max(1, torch.get_num_threads() // 4)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(_MOST_WORKERS, cores if device.type != "cpu" else max(1, cores // 4))
+    return min(_MOST_WORKERS, cores)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -7,11 +7,13 @@ from typing import Literal
 
 from patchranking.errors import UserError, check_numbers
 
-__all__ = ["EmbedSettings", "FormatName"]
+__all__ = ["EmbedSettings", "EngineName", "FormatName", "PrecisionName", "RetryName"]
 
 PrecisionName = Literal["fp32", "bf16"]
 DtypeName = Literal["float16", "float32"]
 FormatName = Literal["parquet", "npy"]
+RetryName = Literal["none", "failed"]
+EngineName = Literal["local", "ray"]
 
 
 @dataclass(frozen=True)

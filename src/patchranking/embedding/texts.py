@@ -14,9 +14,9 @@ from tqdm import tqdm
 from patchranking.data.base import printable
 from patchranking.data.captions import SUFFIXES, captions_of
 from patchranking.data.streams import Entry
-from patchranking.embedding.job import account, claim, pending, written
+from patchranking.embedding.job import account, claim, pending
 from patchranking.embedding.listed import Listed
-from patchranking.embedding.pipeline import Clock
+from patchranking.embedding.pipeline import Clock, written
 from patchranking.embedding.settings import EmbedSettings, FormatName
 from patchranking.embedding.store import MANIFEST, Shard, store_of, writable
 from patchranking.errors import UserError, reason
