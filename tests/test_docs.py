@@ -9,12 +9,13 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tables
 import torch
 
-from patchranking import cli
+from patchranking import cli, embed_to, load_data
 from patchranking.commands import demo
 from patchranking.commands.arguments import parse
 from patchranking.demo import scene
@@ -104,10 +105,17 @@ def test_the_search_in_python_runs():
     assert names["golden"].importance.shape == (1, 144)
 
 
-def test_embedding_in_python_runs(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/embedding.md").read_text(), re.DOTALL)
-    exec(code.replace('"demo:test"', 'patchranking.load_data("demo:test", 3)'), {})
+def test_embedding_in_python_runs(capsys, tmp_path, monkeypatch):
+    """Batch after batch, and the shards read back; other tools are not here."""
+    embed, read, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/embedding.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(embed.replace('"demo:test"', 'patchranking.load_data("demo:test", 3)'), names)
     assert capsys.readouterr().out == "3 (3, 128) []\n"
+    monkeypatch.chdir(tmp_path)
+    embed_to(names["model"], load_data("demo:test", 3), "runs/embed")
+    exec(read, names)
+    assert len(names["keys"]) == 3
+    assert (names["vectors"].shape, names["vectors"].dtype.name) == ((3, 128), "float32")
 
 
 def test_fit_evaluate_and_tune_run_as_in_the_readme(photos, monkeypatch):
