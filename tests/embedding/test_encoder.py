@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from patchranking.embedding.encoder import Encoder
+from patchranking.embedding.encoder import PRUNER, Encoder, recorded
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.errors import UserError
 from patchranking.methods.attach import attach, attachable
@@ -104,6 +105,23 @@ def test_what_cannot_run_is_refused(tiny, pruner):
         Encoder(tiny, None, replace(SETTINGS, keep=0.5))
     with pruner.attached(tiny.model), pytest.raises(UserError, match="pruned already"):
         Encoder(tiny, None, SETTINGS)
+    of_tokens = Pruner({1: pruner.predictor(1)}, pruner.base, Schedule({1: 0.5}), hands_on=-2)
+    with pytest.raises(UserError, match="--target tokens and preserves no image feature"):
+        Encoder(tiny, of_tokens, SETTINGS)
     tiny.tower.identity()[0].mul_(2)
     with pytest.raises(UserError, match="fitted to 'tiny'"):
         Encoder(tiny, pruner, SETTINGS)
+
+
+@pytest.mark.parametrize("how", ["dense", "pruner", "random"])
+def test_what_is_recorded_runs_again(tiny, pruner, pixels, tmp_path, how):
+    given = {"dense": None, "pruner": pruner, "random": attachable("random")}[how]
+    settings = replace(SETTINGS, normalize=True, **({} if given is None else {"keep": 0.3, "seed": 2}))
+    encoder = Encoder(tiny, given, settings)
+    pruner.save_pretrained(tmp_path / PRUNER)
+    again = recorded(tiny, tmp_path, json.loads(json.dumps(encoder.record)), 5)
+    assert torch.equal(again(pixels), encoder(pixels))
+    assert again.batch_size == 5
+    for name, other in (("fingerprint", [0.0]), ("preprocessing", {}), ("precision", "bf16")):
+        with pytest.raises(UserError, match="'tiny' is not what made these vectors"):
+            recorded(tiny, tmp_path, encoder.record | {name: other, "features": 0})

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from tqdm import tqdm
 
-from patchranking.embedding import job
+from patchranking.embedding import job, shards
 from patchranking.embedding.job import embed_to
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.embedding.store import MANIFEST
@@ -130,8 +130,8 @@ def test_retry_takes_what_failed_and_nothing_else(run, pictures, expected, tmp_p
     shutil.copy(pictures / "good4.png", pictures / "torn.png")
     Image.new("RGB", (9, 9)).save(pictures / "new.png")
     seen = []
-    decode = job.decoded
-    monkeypatch.setattr(job, "decoded", lambda *a: (seen.append(batch.keys) or batch for batch in decode(*a)))
+    decode = shards.decoded
+    monkeypatch.setattr(shards, "decoded", lambda *a: (seen.append(batch.keys) or batch for batch in decode(*a)))
     manifest = run(form=form, retry="failed")
     assert manifest["totals"] == {"in": 11, "out": 9, "failed": 2}
     assert sorted(key for keys in seen for key in keys if key) == ["empty.png", "sub/text.jpg", "torn.png"]
