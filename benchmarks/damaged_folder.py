@@ -30,6 +30,7 @@ from patchranking.data.base import printable
 from patchranking.embedding.job import embed_to
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.evaluation.environment import environment
+from patchranking.extras import import_extra
 from patchranking.towers import as_tower
 from patchranking.towers.load import LoadedModel
 
@@ -201,8 +202,7 @@ def linked(to: Callable[[Path], str]) -> Damage:
 
 def small_model() -> LoadedModel:
     """A small random model of open_clip, for any script that needs vectors and no meaning."""
-    import open_clip
-
+    open_clip = import_extra("open_clip", "The small model", "open-clip")
     with torch.random.fork_rng():
         torch.manual_seed(0)
         vision = {"image_size": SIDE, "patch_size": 8, "width": 32, "head_width": 16, "layers": 2}
