@@ -291,12 +291,15 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
+from patchranking.data import load_data
 from patchranking.embedding import job, pipeline, store
+from patchranking.embedding.batches import embedded
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.towers.load import load_model
 
 torch.set_num_threads(1)
 model, settings = load_model("demo"), EmbedSettings(batch_size=2, workers=0)
+list(embedded(model, load_data("demo:train", 2), None, settings))  # what is done once is not done in every fork
 steps, fatal = 0, 0
 
 def deadly(function, last_breath=lambda *_: None):
