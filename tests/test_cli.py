@@ -23,7 +23,7 @@ from patchranking import cli, demo, load_data
 from patchranking.commands.arguments import parse
 from patchranking.embedding import job
 from patchranking.errors import UserError
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.job import ENGINES
@@ -207,7 +207,7 @@ def test_an_unknown_command_is_named(mistake):
         ("reproduce table5 --epochs 0", "'epochs' is a whole number"),
         ("choose none demo --seed -1", "'seed' is a whole number"),
         ("choose none demo", "There is no folder 'none'"),
-        ("fit demo demo --rankings none", "no rankings in 'none'"),
+        ("fit demo demo --objective both --rankings none", "no rankings in 'none'"),
         ("evaluate demo demo --keep 0.5 0", "keep rate"),
         ("evaluate demo demo --keep [0.5,1.5]", "not 1.5"),
         ("evaluate demo demo --limit 1 --methods random nonsense", "Unknown method 'nonsense'"),
@@ -358,7 +358,7 @@ def test_a_damaged_pruner(mistake, tmp_path, content):
 
 def test_unfinished_rankings(mistake, tmp_path):
     write_manifest(tmp_path, {"settings": {}, "shards": 1})
-    assert "not finished" in mistake("fit", "demo", "demo", "--rankings", tmp_path)
+    assert "not finished" in mistake("fit", "demo", "demo", "--objective", "both", "--rankings", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -407,8 +407,8 @@ def test_rank_fit_evaluate(run, tmp_path):
     assert "Loading" not in err
     assert set(dict(iter_rankings(ranked))) == {f"train/{index:07d}" for index in range(8)}
 
-    data = ["demo:train", "--limit", 8]
-    status, out, err = run("fit", "demo", *data, "--rankings", ranked, "--epochs", 2, "--steps", 2, "--out", fitted)
+    data, options = ["demo:train", "--limit", 8], ["--objective", "both", "--rankings", ranked]
+    status, out, err = run("fit", "demo", *data, *options, "--epochs", 2, "--steps", 2, "--out", fitted)
     assert status == 0
     assert f"8 images in = 8 used + 0 skipped + 0 without a ranking; wrote {fitted}" in out
     assert "matching rate" in out

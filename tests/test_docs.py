@@ -19,7 +19,7 @@ from patchranking import cli, embed_to, load_data
 from patchranking.commands import demo
 from patchranking.commands.arguments import parse
 from patchranking.demo import scene
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 

@@ -8,7 +8,8 @@ from .embedding.settings import EmbedSettings
 from .embedding.texts import embed_texts
 from .errors import MissingExtraError, UserError
 from .evaluation.evaluate import EvaluationSettings, evaluate
-from .fitting.fit import FitReport, FitSettings, fit
+from .fitting.fit import FitReport, fit
+from .fitting.settings import FitSettings
 from .methods.attach import attach
 from .predictor.networks import Predictor
 from .pruner import Pruner
