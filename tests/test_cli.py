@@ -196,7 +196,6 @@ def test_an_unknown_command_is_named(mistake):
         ("embed demo demo --workers -1", "'workers' is a whole number, 0 or more"),
         ("embed demo demo --limit 0", "'limit' is a whole number, 1 or more"),
         ("embed demo demo --limit 1 --retry failed", "nothing failed"),
-        ("embed demo demo --engine ray", "unrecognized arguments: --engine"),
         ("evaluate demo demo --keep x", "--keep takes a number, or several, not 'x'"),
         ("benchmark demo --batches x", "--batches takes a whole number, or several, not 'x'"),
         ("choose none demo --budget x", "A budget reads"),
