@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 
 import pytest
 
 from patchranking.errors import UserError
-from patchranking.files import as_file_name, make_folder, replacing, write_json
+from patchranking.files import as_file_name, locked, make_folder, replacing, write_json
 
 
 def test_json_round_trip_leaves_nothing_else(tmp_path):
@@ -83,3 +85,24 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
 def test_a_name_that_no_folder_can_have_is_said_in_one_sentence(tmp_path, name):
     with pytest.raises(UserError, match=r"can be no folder's name|File name too long"):
         make_folder(f"{tmp_path}/{name}" if name[0] != "~" else name)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from patchranking.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_is_for_one_process_and_ends_with_it(tmp_path):
+    path = tmp_path / "_lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"Another run is writing into '{tmp_path}'"), locked(path):
+            pass
+        other.kill()
+    with locked(path):
+        pass

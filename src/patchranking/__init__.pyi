@@ -1,5 +1,11 @@
 from . import demo
 from .data import ImageData, load_data
+from .embedding.compare import Comparison, compare_index
+from .embedding.embed import Embedded, embed
+from .embedding.job import embed_to
+from .embedding.search import Found, search
+from .embedding.settings import EmbedSettings
+from .embedding.texts import embed_texts
 from .errors import MissingExtraError, UserError
 from .evaluation.evaluate import EvaluationSettings, evaluate
 from .fitting.fit import FitReport, fit
@@ -21,9 +27,13 @@ from .tuning.tune import TuneReport, TuneSettings, tune
 from .version import __version__
 
 __all__ = [
+    "Comparison",
+    "EmbedSettings",
+    "Embedded",
     "EvaluationSettings",
     "FitReport",
     "FitSettings",
+    "Found",
     "ImageData",
     "LoadedModel",
     "MissingExtraError",
@@ -41,8 +51,12 @@ __all__ = [
     "as_text_tower",
     "as_tower",
     "attach",
+    "compare_index",
     "demo",
     "detach",
+    "embed",
+    "embed_texts",
+    "embed_to",
     "evaluate",
     "fit",
     "iterative",
@@ -50,6 +64,7 @@ __all__ = [
     "load_data",
     "load_model",
     "rank",
+    "search",
     "sketched",
     "tune",
 ]
