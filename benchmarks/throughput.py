@@ -19,9 +19,12 @@ from torch import nn
 
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.speed import SpeedSettings, measure_speed
+from patchranking.extras import declare_missing_operators
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
+
+declare_missing_operators()
 
 Library = Literal["open_clip", "transformers", "timm"]
 
