@@ -1,6 +1,6 @@
 r"""Images per second of embed from end to end, beside those of the model alone on the same batches.
 
-    python benchmarks/embed.py open_clip:local-dir:photos/photo-clip-s14 photos/imagenette/val \
+    python benchmarks/embed.py open_clip:local-dir:photos/photo-clip-s14 photos/imagenette/val --limit 256 \
         --out benchmarks/results/embed-photos.json
 
 Beside them is a loop as users write it: Pillow, the model's preprocessing and its image encoder, batch after batch. All
