@@ -2,7 +2,6 @@ r"""Images per second of embed from end to end, beside those of the model alone 
 
     python benchmarks/embed.py open_clip:local-dir:photos/photo-clip-s14 photos/imagenette/val --limit 256 \
         --out benchmarks/results/embed-photos.json
-    python benchmarks/embed.py demo demo:test --out benchmarks/results/embed-demo.json
 
 Beside them is a loop as users write it: Pillow, the model's preprocessing and its image encoder, batch after batch. All
 are timed in turn, so that what else the machine does hits them alike. ``share`` is the median over rounds of a rate
