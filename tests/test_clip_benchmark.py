@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import importlib
 import io
 import json
-import subprocess
 import sys
 import tarfile
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from patchranking import Pruner, attach, load_data, load_model
-from patchranking.clip_benchmark import accuracy, load_pruned
+from patchranking.clip_benchmark import accuracy, load_pruned, main
 from patchranking.errors import UserError
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruning.schedule import Schedule
@@ -68,8 +68,20 @@ def test_what_cannot_be_measured_there_is_refused(model, pruner, tmp_path):
         load_pruned("demo", f"{tmp_path}/tuned")
 
 
-def test_its_own_command_line_gives_our_accuracy(model, pruner, tmp_path):
-    pytest.importorskip("clip_benchmark")
+@pytest.fixture
+def clip_benchmark(monkeypatch):
+    """CLIP_benchmark, which gets back what its command line has replaced."""
+    cli = pytest.importorskip("clip_benchmark.cli")
+    models, metrics = (importlib.import_module(f"clip_benchmark.{name}") for name in ("models", "metrics"))
+    types = [*models.MODEL_TYPES]
+    for module in (cli, models):
+        monkeypatch.setattr(module, "MODEL_TYPES", types)
+    monkeypatch.setattr(models, "TYPE2FUNC", {**models.TYPE2FUNC})
+    monkeypatch.setattr(metrics.zeroshot_classification, "accuracy", None)
+
+
+@pytest.mark.usefixtures("clip_benchmark")
+def test_its_own_command_line_gives_our_accuracy(model, pruner, tmp_path, monkeypatch):
     scenes = load_data("demo:test", 60)
     root = tmp_path / "wds"
     (root / "test").mkdir(parents=True)
@@ -85,12 +97,9 @@ def test_its_own_command_line_gives_our_accuracy(model, pruner, tmp_path):
                 entry.size = len(content)
                 tar.addfile(entry, io.BytesIO(content))
     options = ["--dataset", "wds/scenes", "--dataset_root", str(root), "--no_amp", "--num_workers", "0", "--quiet"]
-    command = [sys.executable, "-m", "patchranking.clip_benchmark", "eval", "--model", "demo", *options]
-    subprocess.run(
-        [*command, "--pretrained", f"{tmp_path}/pruner@0.5", "--output", str(tmp_path / "result.json")],
-        check=True,
-        capture_output=True,
-    )
+    options += ["--pretrained", f"{tmp_path}/pruner@0.5", "--output", str(tmp_path / "result.json")]
+    monkeypatch.setattr(sys, "argv", ["clip_benchmark", "eval", "--model", "demo", *options])
+    main()
     found = json.loads((tmp_path / "result.json").read_text())["metrics"]["acc1"]
     pruner.keep = 0.5
     pixels = torch.stack([model.preprocess(scenes.image(index)) for index in range(60)])

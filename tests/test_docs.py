@@ -7,7 +7,6 @@ import json
 import re
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +176,7 @@ def test_links_lead_somewhere():
 def test_make_demo_runs_the_demo_command(tmp_path, monkeypatch):
     command = re.search(r"/patchranking (demo --out runs/demo)", (ROOT / "Makefile").read_text())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "FitSettings", partial(FitSettings, steps=2, epochs=1))
+    monkeypatch.setattr(demo, "FitSettings", lambda **given: FitSettings(**given | {"steps": 2}))
     monkeypatch.setattr(sys, "argv", ["patchranking", *command[1].split(), "--images", "8", "--scenes", "8"])
     cli.main()
     results = json.loads((tmp_path / "runs/demo/results.json").read_text())

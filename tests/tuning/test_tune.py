@@ -1,19 +1,16 @@
 from __future__ import annotations
 
+import json
 import math
-import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from patchranking import Pruner, load_data, load_model
+from patchranking.checkpoint import notes
 from patchranking.data import of_classes
 from patchranking.errors import UserError
 from patchranking.prompts.insert import prompted_features
@@ -350,45 +347,65 @@ def test_a_loss_that_is_not_finite_is_said(model, data, pruner, tmp_path):
         tune(model, data, pruner, tmp_path, replace(QUICK, epochs=8, learning_rate=1e18))
 
 
-def command(pruner, out, *more):
-    more = ["--num_tokens", 2, "--batch_size", 32, *more]
-    words = ["demo", "demo:train", "--pruner", pruner, "--out", out, "--limit", "400", "--shots", "1"]
-    return ["-c", "from patchranking.cli import main; main()", "tune", *map(str, words), *map(str, more)]
+TUNE = """
+import lightning_fabric
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from patchranking import cli, load_model
+from patchranking.commands import tune
+
+load_model("demo")
+
+def command(*words):
+    sys.argv, sys.stdout = ["patchranking", *words], sys.stderr
+    cli.main()
+
+def run(processes, *words):
+    if processes == "1":
+        return command(*words)
+    here = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "start_method": "fork", "monitor_interval": 0.1}
+    elastic_launch(LaunchConfig(1, 1, int(processes), run_id="tune", **here), command)(*words)
+"""
 
 
-def environment():
-    source = str(Path(__file__).parents[2] / "src")
-    return os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+@pytest.fixture(scope="module")
+def server(model, killed_forks, tmp_path_factory):
+    """Tunes by the command line in processes of torchrun's launcher, or in one that is killed at its n-th step."""
+    folder = tmp_path_factory.mktemp("tune")
+    Pruner.unfitted(model.tower, "demo", Schedule({3: 0.5})).save_pretrained(folder / "fit")
+    words = ["--classes", "base", "--limit", 400, "--shots", 1, "--num_tokens", 2, "--batch_size", 32, "--epochs", 2]
+    with killed_forks(TUNE) as ask:
+
+        def tuned(out, fatal=0, processes=1):
+            where = ["--pruner", folder / "fit", "--out", folder / out]
+            return ask(fatal, processes, "tune", "demo", "demo:train", *words, *where), folder / out
+
+        yield tuned
 
 
-def test_a_killed_command_goes_on(pruner, tmp_path):
-    pruner.save_pretrained(tmp_path / "fit")
-    for name in ("whole", "killed"):
-        arguments = command(tmp_path / "fit", tmp_path / name, "--epochs", 2)
-        process = subprocess.Popen([sys.executable, *arguments], env=environment(), stderr=subprocess.DEVNULL)
-        while name == "killed" and not (tmp_path / name / "tuning.safetensors").is_file():
-            assert process.poll() is None
-            time.sleep(0.01)
-        if name == "killed":
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            process = subprocess.Popen([sys.executable, *arguments], env=environment(), stderr=subprocess.DEVNULL)
-        assert process.wait() == 0
-    whole, killed = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+@pytest.fixture(scope="module")
+def whole(server):
+    """What an uninterrupted tuning in one process ends with."""
+    code, folder = server("whole")
+    assert code == 0
+    return load_file(folder / "model.safetensors")
+
+
+def test_a_killed_command_goes_on(server, whole):
+    """Killed while it writes its second checkpoint, and while it writes the pruner."""
+    code, folder = server("killed", fatal=2)
+    assert code == -signal.SIGKILL
+    assert json.loads(notes(folder / "tuning.safetensors")["progress"])["step"] == 2
+    assert server("killed", fatal=2)[0] == -signal.SIGKILL
+    assert json.loads(notes(folder / "tuning.safetensors")["progress"])["step"] == 4
+    assert not (folder / "model.safetensors").exists()
+    assert server("killed")[0] == 0
+    killed = load_file(folder / "model.safetensors")
     assert all(torch.equal(value, killed[name]) for name, value in whole.items())
 
 
-def test_torchrun_shares_the_batch_and_ends_with_the_same_tokens(pruner, tmp_path):
-    pruner.save_pretrained(tmp_path / "fit")
-    for name, launcher in (
-        ("one", [sys.executable]),
-        ("two", [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]),
-    ):
-        arguments = command(tmp_path / "fit", tmp_path / name, "--epochs", 1)
-        if name == "two":
-            (tmp_path / "run.py").write_text("from patchranking.cli import main\nmain()\n")
-            arguments = [str(tmp_path / "run.py"), *arguments[2:]]
-        subprocess.run([*launcher, *arguments], env=environment(), check=True, capture_output=True)
-    one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
-    for name, value in one.items():
+def test_torchrun_shares_the_batch_and_ends_with_the_same_tokens(server, whole):
+    code, folder = server("two", processes=2)
+    assert code == 0
+    two = load_file(folder / "model.safetensors")
+    for name, value in whole.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
