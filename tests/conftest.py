@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +230,12 @@ def tower() -> VisionTower:
     return made.tower
 
 
+@cache
+def _tokenizer() -> open_clip.SimpleTokenizer:
+    """The tokenizer of CLIP for 24 tokens; to make one takes longer than a small model."""
+    return open_clip.SimpleTokenizer(context_length=24)
+
+
 def make_loaded(layers: int) -> LoadedModel:
     """A small random CLIP with 4 x 4 patches, which takes 32 x 32 pixels as they are."""
     torch.manual_seed(0)
@@ -293,7 +299,7 @@ def text(request, demo):
     text_cfg = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3}
     kind = open_clip.CLIP if request.param == "open_clip" else open_clip.CustomTextCLIP
     model = kind(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg).eval().requires_grad_(False)
-    return as_text_tower(model, open_clip.SimpleTokenizer(context_length=24))
+    return as_text_tower(model, _tokenizer())
 
 
 @pytest.fixture
@@ -302,7 +308,7 @@ def tiny() -> LoadedModel:
     vision_cfg = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 5}
     text_cfg = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3}
     model = open_clip.CLIP(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg).eval().requires_grad_(False)
-    text = as_text_tower(model, open_clip.SimpleTokenizer(context_length=24))
+    text = as_text_tower(model, _tokenizer())
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
 
     def preprocess(image: Image.Image) -> Tensor:

@@ -25,26 +25,35 @@ def demo():
     return load_model("demo"), load_data("demo:train", 8)
 
 
-def test_the_papers_predictor_imitates_leave_out_in_one_order_without_a_correction(demo, tmp_path):
+@pytest.fixture(scope="module")
+def rankings(demo, tmp_path_factory):
+    return leave_out_rankings(*demo, 4, tmp_path_factory.mktemp("rivals") / "rankings")
+
+
+@pytest.fixture(scope="module")
+def fitted(demo, rankings):
+    """The paper's predictor and its folder."""
+    folder = rankings.with_name("pruner")
+    return paper_pruner(*demo, SETTINGS, rankings, folder), folder
+
+
+def test_the_papers_predictor_imitates_leave_out_in_one_order_without_a_correction(demo, rankings, fitted):
     model, data = demo
-    rankings = leave_out_rankings(model, data, 6, tmp_path / "rankings")
     golden, block = golden_by_index(rankings, data.keys), model.tower.depth // 4
     image = next(iter(golden))
     pixels = model.preprocess(data.image(image))[None]
     torch.testing.assert_close(golden[image], leave_out(model.tower, pixels, block=block, window=1).importance[0])
-    pruner = paper_pruner(model, data, SETTINGS, rankings, tmp_path / "pruner")
+    pruner, folder = fitted
     assert [int(block) for block in pruner.predictors] == [block]
     assert not any(p.correction.weight.any() for p in pruner.predictors.values())
-    again = paper_pruner(model, data, replace(SETTINGS, steps=1), rankings, tmp_path / "pruner")
+    again = paper_pruner(model, data, replace(SETTINGS, steps=1), rankings, folder)
     assert all((again.state_dict()[name] == value).all() for name, value in pruner.state_dict().items())
 
 
 @pytest.mark.parametrize("kind", ["one shot", "progressive"])
-def test_it_drops_patches_at_the_papers_blocks_with_the_macs_of_the_reference(demo, tmp_path, kind):
-    model, data = demo
-    rankings = leave_out_rankings(model, data, 4, tmp_path / "rankings")
-    own = Paper(paper_pruner(model, data, SETTINGS, rankings, tmp_path / "pruner"), kind).at(model.tower, SHAPE)
-    tower = model.tower
+def test_it_drops_patches_at_the_papers_blocks_with_the_macs_of_the_reference(demo, fitted, kind):
+    tower = demo[0].tower
+    own = Paper(fitted[0], kind).at(tower, SHAPE)
     assert list(own.schedule.stages) == sorted(
         {b * tower.depth // 12 for b in ((3,) if kind == "one shot" else (3, 5, 7, 9))}
     )
@@ -58,7 +67,7 @@ def test_a_correction_is_nothing_at_first_and_brings_merging_nearer_once_it_is_t
     pixels = torch.stack([model.preprocess(data.image(index)) for index in range(len(data))])
     plain = ToMe().at(tower, SHAPE, 0).run(Batch(tower, pixels)).features
     assert (TrainedToMe(none).at(tower, SHAPE, 0).run(Batch(tower, pixels)).features == plain).all()
-    trained = trained_tome(model, data, replace(SETTINGS, steps=40), SHAPE, tmp_path)
+    trained = trained_tome(model, data, replace(SETTINGS, steps=20), SHAPE, tmp_path)
     dense = tower(pixels)
     found = trained.at(tower, SHAPE, 0).run(Batch(tower, pixels)).features
 

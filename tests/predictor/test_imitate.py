@@ -16,7 +16,7 @@ def test_it_learns_a_readable_importance_and_reports_the_held_out_images(loss):
     tokens = torch.randn(160, 13, 16)
     importance = tokens[:, 1:, 3] + 0.05 * torch.randn(160, 12)
     network = Predictor(16, 1, 12)
-    report = imitate(network, tokens[None], importance[None], LOSSES[loss], epochs=60)
+    report = imitate(network, tokens[None], importance[None], LOSSES[loss], epochs=30)
     assert (report.n_train, report.n_held_out, report.chance) == (144, 16, 0.5)
     assert report.matching_rate > 0.85
     fresh = torch.randn(50, 13, 16)

@@ -79,8 +79,7 @@ def test_progressive_counts_agree_with_the_formula(tower, merges):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("stages", [{2: 1.0}, {0: 0.5}, {1: 0.8, 3: 0.4}, {4: 0.1}])
-@pytest.mark.parametrize("extra", [0, 3])
+@pytest.mark.parametrize(("stages", "extra"), [({2: 1.0}, 0), ({0: 0.5}, 3), ({1: 0.8, 3: 0.4}, 0), ({4: 0.1}, 3)])
 def test_the_formula_equals_counting_every_multiplication_of_every_layer(case, stages, extra):
     """Projections and convolutions by the size of what comes out, attention by its two products of matrices."""
     tower, schedule = case.tower, Schedule(stages)

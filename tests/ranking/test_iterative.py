@@ -12,17 +12,15 @@ from patchranking.ranking.ranking import places
 
 @torch.inference_mode()
 def brute_force(tower, pixels, block, group):
-    """One image, one patch, one forward at a time."""
+    """One image and one round at a time."""
     tokens = tower.embed(pixels[None], block)
-    full = tower.pool(tower.run(tokens, block))[0]
+    full = tower.pool(tower.run(tokens, block))
     alive, order = list(range(tower.num_patches)), []
     while len(alive) > 1:
-        damage = {}
-        for patch in alive:
-            others = torch.tensor([[i for i in alive if i != patch]])
-            kept = gather_tokens(tokens, others, tower.num_prefix_tokens)
-            feature = tower.pool(tower.run(kept, block, positions=others))[0]
-            damage[patch] = 1 - torch.cosine_similarity(feature.double(), full.double(), dim=0).item()
+        others = torch.tensor([[i for i in alive if i != patch] for patch in alive])
+        kept = gather_tokens(tokens.expand(len(alive), -1, -1), others, tower.num_prefix_tokens)
+        features = tower.pool(tower.run(kept, block, positions=others)).double()
+        damage = dict(zip(alive, (1 - torch.cosine_similarity(features, full.double(), dim=1)).tolist(), strict=True))
         gone = sorted(alive, key=damage.__getitem__)[:group]
         order += gone
         alive = [patch for patch in alive if patch not in gone]

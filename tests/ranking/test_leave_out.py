@@ -10,21 +10,19 @@ from patchranking.ranking.windows import windows
 
 @torch.inference_mode()
 def brute_force(tower, pixels, block, size, stride):
-    """One image, one window, one forward at a time."""
+    """One window at a time."""
     removed = windows(tower.grid, size, stride).tolist()
+    tokens, damage = tower.embed(pixels, block), []
+    full = tower.pool(tower.run(tokens, block)).double()
+    for window in removed:
+        keep = [i for i in range(tokens.shape[1]) if i - tower.num_prefix_tokens not in window]
+        places = torch.tensor([[i for i in range(tower.num_patches) if i not in window]] * len(pixels))
+        pruned = tower.pool(tower.run(tokens[:, keep], block, positions=places)).double()
+        damage.append(1 - torch.cosine_similarity(pruned, full, dim=1))
     importance = torch.zeros(len(pixels), tower.num_patches, dtype=torch.double)
-    for row in range(len(pixels)):
-        tokens = tower.embed(pixels[row : row + 1], block)
-        full = tower.pool(tower.run(tokens, block))[0].double()
-        damage = []
-        for window in removed:
-            keep = [i for i in range(tokens.shape[1]) if i - tower.num_prefix_tokens not in window]
-            places = torch.tensor([[i for i in range(tower.num_patches) if i not in window]])
-            pruned = tower.pool(tower.run(tokens[:, keep], block, positions=places))[0].double()
-            damage.append(1 - torch.cosine_similarity(pruned, full, dim=0).item())
-        for patch in range(tower.num_patches):
-            covering = [d for d, window in zip(damage, removed, strict=True) if patch in window]
-            importance[row, patch] = sum(covering) / len(covering)
+    for patch in range(tower.num_patches):
+        covering = [d for d, window in zip(damage, removed, strict=True) if patch in window]
+        importance[:, patch] = sum(covering) / len(covering)
     return importance
 
 

@@ -103,13 +103,18 @@ def demo():
     from patchranking.data import load_data
     from patchranking.towers.load import load_model
 
-    model, data = load_model("demo"), load_data("demo:test", 12)
-    return model.tower, torch.stack([model.preprocess(data.image(index)) for index in range(12)])
+    model, data = load_model("demo"), load_data("demo:test", 8)
+    return model.tower, torch.stack([model.preprocess(data.image(index)) for index in range(8)])
 
 
-def test_does_less_damage_than_leave_out_on_a_trained_model(demo):
+@pytest.fixture(scope="module")
+def soft(demo):
+    """The ranking that the search finds."""
+    return sketched(*demo)
+
+
+def test_does_less_damage_than_leave_out_on_a_trained_model(demo, soft):
     tower, pixels = demo
-    soft = sketched(tower, pixels)
     windows = leave_out(tower, pixels, stride=2)
     for kept in (101, 72, 43):
         random = damage(tower, pixels, random_ranking(pixels, 144, 0), kept).mean()
@@ -117,16 +122,16 @@ def test_does_less_damage_than_leave_out_on_a_trained_model(demo):
         assert damage(tower, pixels, soft, kept).mean() < 0.8 * hard < 0.8 * random
 
 
-def test_steps_mend_the_first_order(demo):
+def test_steps_mend_the_first_order(demo, soft):
     tower, pixels = demo
     first = damage(tower, pixels, sketched(tower, pixels, steps=0), 72).mean()
-    assert damage(tower, pixels, sketched(tower, pixels, steps=12), 72).mean() < 0.7 * first
+    assert damage(tower, pixels, soft, 72).mean() < 0.7 * first
 
 
 def test_comes_near_the_greedy_reference(demo):
     tower, pixels = demo
-    reference = damage(tower, pixels[:3], iterative(tower, pixels[:3], group=16), 72).mean()
-    assert damage(tower, pixels[:3], sketched(tower, pixels[:3], num_probes=5, steps=26), 72).mean() < 2 * reference
+    reference = damage(tower, pixels[:2], iterative(tower, pixels[:2], group=16), 72).mean()
+    assert damage(tower, pixels[:2], sketched(tower, pixels[:2], num_probes=5, steps=26), 72).mean() < 2 * reference
 
 
 def test_wrong_settings(tower):

@@ -74,7 +74,7 @@ def vit(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def names(hf, clip, vit):
     return {
         "demo": "demo",
@@ -84,7 +84,7 @@ def names(hf, clip, vit):
     }
 
 
-@pytest.fixture(params=["demo", "hf", "open_clip", "timm"])
+@pytest.fixture(scope="module", params=["demo", "hf", "open_clip", "timm"])
 def loaded(request, names):
     return load_model(names[request.param])
 

@@ -40,7 +40,7 @@ def test_waves_of_all_patches_in_order_pass_and_fewer_tokens_than_places_are_an_
 
 
 @torch.inference_mode()
-@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(deadline=None, max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     stages=st.dictionaries(st.integers(0, 4), st.floats(0.05, 1.0), min_size=1, max_size=3),
     again=st.booleans(),

@@ -189,9 +189,9 @@ def process_group(tmp_path):
         lambda model: nn.DataParallel(torch.compile(model, backend="eager")),
     ],
 )
-def test_a_wrapped_model_is_unwrapped(case, wrapper, process_group):
-    wrapped = wrapper(case.model.requires_grad_(True))
-    assert as_tower(wrapped).module is case.tower.module
+def test_a_wrapped_model_is_unwrapped(one_of_each, wrapper, process_group):
+    wrapped = wrapper(one_of_each.model.requires_grad_(True))
+    assert as_tower(wrapped).module is one_of_each.tower.module
 
 
 def test_text_towers_are_unwrapped_too(tiny):
