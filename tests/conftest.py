@@ -387,11 +387,13 @@ def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         torch.set_num_threads(threads)
 
 
-_KILLED = """
+_FORKS = """
 import os, signal, sys
 from pathlib import Path
 import pyarrow.parquet as pq
+from patchranking import load_model
 
+load_model("demo")  # what is imported and made once is not in every fork
 steps, fatal = 0, 0
 
 def deadly(function, last_breath=lambda *_: None):
@@ -403,43 +405,59 @@ def deadly(function, last_breath=lambda *_: None):
             os.kill(os.getpid(), signal.SIGKILL)
         return function(*arguments, **options)
     return step
-{prepared}
-pq.write_table = deadly(pq.write_table, lambda table, path: path.write_bytes(b"PAR1 half a shard"))
-os.replace = deadly(os.replace)
-for line in sys.stdin:
-    fatal, *words = line.split()
-    fatal = int(fatal)
+
+def forked(work, *arguments):
     process = os.fork()
     if process == 0:
-        run(*words)
+        work(*arguments)
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+def serve(code):
+    exec(code, globals())
+    pq.write_table = deadly(pq.write_table, lambda table, path: path.write_bytes(b"PAR1 half a shard"))
+    os.replace = deadly(os.replace)
+    for line in iter(sys.stdin.readline, "end\\n"):
+        number, *words = line.split()
+        globals()["fatal"] = int(number)
+        forked(run, *words)
+
+for line in iter(sys.stdin.readline, ""):
+    forked(serve, eval(line))
 """
 
 
 @pytest.fixture(scope="session")
-def killed_forks() -> Callable[[str], Any]:
+def fork_server() -> Iterator[Callable[[str], int]]:
+    """Returns a function that sends a line to a process that forks, and returns the exit code of the fork."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork and SIGKILL")
+    environment = os.environ | {"PYTHONPATH": str(Path(patchranking.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", _FORKS], env=environment, text=True, **pipes) as process:
+
+        def send(line: str, answered: bool = True) -> int:
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()
+            return int(process.stdout.readline()) if answered else 0
+
+        yield send
+
+
+@pytest.fixture(scope="session")
+def killed_forks(fork_server: Callable[..., int]) -> Callable[[str], Any]:
     """Returns a context manager of a process that runs code and then forks on demand; forks may be killed on the way.
 
     The code defines ``run(*words)``. It may mark functions by ``deadly``; writing a Parquet file and ``os.replace`` are
     marked already. What comes out maps a number and words to the exit code of a fork that runs ``run(*words)`` and is
-    killed when it enters so many deadly functions, or never at 0.
+    killed when it enters so many deadly functions, or never at 0. One at a time: the process is a fork, too, of one
+    that a session starts once.
     """
-    if not hasattr(os, "fork"):
-        pytest.skip("needs fork and SIGKILL")
 
     @contextmanager
     def forks(prepared: str) -> Iterator[Callable[..., int]]:
-        environment = os.environ | {"PYTHONPATH": str(Path(patchranking.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, "-c", _KILLED.replace("{prepared}", prepared)]
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
-
-            def ask(fatal: int, *words: object) -> int:
-                process.stdin.write(" ".join(map(str, [fatal, *words])) + "\n")
-                process.stdin.flush()
-                return int(process.stdout.readline())
-
-            yield ask
+        fork_server(repr(prepared), answered=False)
+        yield lambda fatal, *words: fork_server(" ".join(map(str, [fatal, *words])))
+        assert fork_server("end") == 0
 
     return forks

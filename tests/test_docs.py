@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from patchranking import cli, embed_to, load_data
 from patchranking.commands import demo
 from patchranking.commands.arguments import parse
 from patchranking.demo import scene
+from patchranking.evaluation import rows
 from patchranking.fitting.settings import FitSettings
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
@@ -177,6 +179,7 @@ def test_make_demo_runs_the_demo_command(tmp_path, monkeypatch):
     command = re.search(r"/patchranking (demo --out runs/demo)", (ROOT / "Makefile").read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "FitSettings", lambda **given: FitSettings(**given | {"steps": 2}))
+    monkeypatch.setattr(rows, "images_per_second", partial(rows.images_per_second, repeats=1))
     monkeypatch.setattr(sys, "argv", ["patchranking", *command[1].split(), "--images", "8", "--scenes", "8"])
     cli.main()
     results = json.loads((tmp_path / "runs/demo/results.json").read_text())

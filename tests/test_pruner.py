@@ -321,10 +321,9 @@ def test_the_model_card_names_the_base(tower, tmp_path):
     assert "# Pruner for tiny" in card
 
 
-@pytest.mark.parametrize("blocks", [[3], [1, 3]])
-def test_compiles_without_graph_breaks(tower, blocks):
-    predictors = {block: Predictor.for_tower(tower, "mlp") for block in blocks}
-    pruner = Pruner(predictors, BaseModel.of(tower, "tiny"), Schedule.spread(blocks, 0.5)).eval()
+def test_compiles_without_graph_breaks(tower):
+    predictors = {block: Predictor.for_tower(tower, "mlp") for block in (1, 3)}
+    pruner = Pruner(predictors, BaseModel.of(tower, "tiny"), Schedule.spread([1, 3], 0.5)).eval()
     with pruner.attached(tower), torch.inference_mode():
         pixels = torch.randn(2, 3, 32, 32)
         expected = tower(pixels)
@@ -395,23 +394,22 @@ def near(found, expected):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("case", ["transformers", "timm-eva02"], indirect=True)
-def test_code_compiled_before_sees_attach_detach_and_keep(case):
-    """With hooks where patches go alone, and on every block of a rotary model; merging has them, too."""
-    tower = case.tower
-    pruner, dense = make(tower), tower(case.pixels)
+def test_code_compiled_before_sees_attach_detach_and_keep(tower):
+    """With hooks where patches go alone; those on every block are in the tests of merging, for all libraries."""
+    pixels = torch.randn(3, 3, 32, 32)
+    pruner, dense = make(tower), tower(pixels)
     compiled = torch.compile(lambda pixels: tower(pixels), fullgraph=True, backend="eager")
-    assert near(compiled(case.pixels), dense)
-    with pruner.attached(case.model):
-        for keep in (0.5, 0.25, 1.0, 0.5):
+    assert near(compiled(pixels), dense)
+    with pruner.attached(tower):
+        for keep in (0.5, 1.0, 0.5):
             pruner.keep = keep
-            assert near(compiled(case.pixels), tower(case.pixels))
-            assert near(compiled(case.pixels), dense) == (keep == 1)
-    assert near(compiled(case.pixels), dense)
-    pruner.attach(case.model)
-    assert not near(compiled(case.pixels), dense)
-    detach(case.model)
-    assert near(compiled(case.pixels), dense)
+            assert near(compiled(pixels), tower(pixels))
+            assert near(compiled(pixels), dense) == (keep == 1)
+    assert near(compiled(pixels), dense)
+    pruner.attach(tower)
+    assert not near(compiled(pixels), dense)
+    detach(tower)
+    assert near(compiled(pixels), dense)
 
 
 @torch.inference_mode()
@@ -426,7 +424,7 @@ def test_any_number_of_keep_rates_runs_compiled_and_half_the_limit_without_compi
 
     compiled = torch.compile(lambda pixels: tower(pixels), fullgraph=True, backend=note)
     with Pruner.unfitted(tower, "tiny", Schedule({1: 0.5})).attached(tower) as pruner:
-        for rate, made in ((0.5, 1), (0.9, 2), (0.5, 2), (0.9, 2), (0.8, 3), (0.7, 4), (0.6, 5), (0.4, 6), (0.3, 7)):
+        for rate, made in ((0.5, 1), (0.9, 2), (0.5, 2), (0.9, 2), (0.8, 3), (0.7, 4), (0.6, 5)):
             pruner.keep = rate
             assert torch.allclose(compiled(pixels), tower(pixels), atol=1e-5)
             assert len(graphs) == made

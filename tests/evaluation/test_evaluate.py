@@ -106,7 +106,7 @@ def test_evaluating_again_changes_nothing(loaded, data, pruner):
     assert first == again
 
 
-@pytest.mark.parametrize("batches", [1, 2, 3])
+@pytest.mark.parametrize("batches", [1, 3])
 def test_a_killed_evaluation_goes_on_and_ends_the_same(loaded, data, pruner, tmp_path, monkeypatch, batches):
     monkeypatch.setattr("patchranking.methods.journal._SECONDS_PER_PART", -1)
     chosen = settings(timing_batch=0, methods=["random", "evit", "golden"])
@@ -262,7 +262,7 @@ def two_stages(loaded):
     return Pruner({1: Predictor.for_tower(loaded.tower)}, base, Schedule({1: 0.8, 3: 0.5})).eval()
 
 
-@pytest.mark.parametrize("keep", [1.0, 0.9, 0.5, 0.1])
+@pytest.mark.parametrize("keep", [1.0, 0.1])
 def test_rates_go_by_the_fitted_shape_whatever_the_pruner_keeps_at_the_moment(loaded, data, keep):
     pruner = two_stages(loaded)
     pruner.keep = keep
@@ -313,9 +313,8 @@ def test_a_schedule_given_goes_before_the_pruners_and_block_3_is_the_default(loa
         evaluate(loaded, data, [], given, Schedule({9: 0.5}))
 
 
-@pytest.mark.parametrize("seed", [0, 7])
-def test_the_oracles_images_and_the_indexed_ones_are_drawn_by_seed(loaded, data, monkeypatch, seed):
-    seen = {}
+def test_the_oracles_images_and_the_indexed_ones_are_drawn_by_seed(loaded, data, monkeypatch):
+    seen, seed = {}, 7
 
     def spied(model, data, encodings, images, indexed, batch_size, progress, journal):
         seen.update(encodings=encodings, images=images, indexed=indexed, batch_size=batch_size)
