@@ -417,6 +417,7 @@ def serve(code):
     exec(code, globals())
     pq.write_table = deadly(pq.write_table, lambda table, path: path.write_bytes(b"PAR1 half a shard"))
     os.replace = deadly(os.replace)
+    print(0, flush=True)
     for line in iter(sys.stdin.readline, "end\\n"):
         number, *words = line.split()
         globals()["fatal"] = int(number)
@@ -429,17 +430,17 @@ for line in iter(sys.stdin.readline, ""):
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[Callable[[str], int]]:
-    """Returns a function that sends a line to a process that forks, and returns the exit code of the fork."""
+    """Returns a function that sends a line to a process that forks, and returns the exit code, 0 once it is ready."""
     if not hasattr(os, "fork"):
         pytest.skip("needs fork and SIGKILL")
     environment = os.environ | {"PYTHONPATH": str(Path(patchranking.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, "-c", _FORKS], env=environment, text=True, **pipes) as process:
 
-        def send(line: str, answered: bool = True) -> int:
+        def send(line: str) -> int:
             process.stdin.write(f"{line}\n")
             process.stdin.flush()
-            return int(process.stdout.readline()) if answered else 0
+            return int(process.stdout.readline())
 
         yield send
 
@@ -456,7 +457,7 @@ def killed_forks(fork_server: Callable[..., int]) -> Callable[[str], Any]:
 
     @contextmanager
     def forks(prepared: str) -> Iterator[Callable[..., int]]:
-        fork_server(repr(prepared), answered=False)
+        assert fork_server(repr(prepared)) == 0
         yield lambda fatal, *words: fork_server(" ".join(map(str, [fatal, *words])))
         assert fork_server("end") == 0
 

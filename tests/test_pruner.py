@@ -448,9 +448,17 @@ def merging(tower):
     return pruner.tuned_by(Prompts("visual", 8, tower.width, 2, depth=2))
 
 
+def test_copies_of_an_attached_model_prune_until_detached(case):
+    """With hooks on every block; the pruner has visual tokens."""
+    check_copies(case, merging)
+
+
+def test_copies_of_a_model_with_hooks_where_patches_go_alone_prune_until_detached(one_of_each):
+    check_copies(one_of_each, make)
+
+
 @torch.inference_mode()
-@pytest.mark.parametrize("kind", [make, tuned, merging])
-def test_copies_of_an_attached_model_prune_until_detached(case, kind):
+def check_copies(case, kind):
     pruner, dense = kind(case.tower), case.tower(case.pixels)
     with pruner.attached(case.model):
         pruned = case.tower(case.pixels)
@@ -534,9 +542,7 @@ def test_a_frozen_model_stays_frozen_and_others_learn_as_before(case):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(
-    ("kind", "dtype"), [(make, torch.float64), (tuned, torch.float16), (merging, torch.bfloat16)]
-)
+@pytest.mark.parametrize(("kind", "dtype"), [(make, torch.float64), (tuned, torch.float16), (merging, torch.bfloat16)])
 def test_the_precision_of_the_model_may_change_while_attached(case, kind, dtype):
     pruner = kind(case.tower).attach(case.model)
     expected = case.encode(case.pixels)

@@ -19,7 +19,7 @@ def test_it_ships_within_8_megabytes_without_pickle():
 
 @pytest.fixture(scope="module")
 def rows():
-    settings = EvaluationSettings(keep=[1.0, 0.5], golden_images=12, timing_batch=0, examples=0)
+    settings = EvaluationSettings(["random", "golden"], [0.5], golden_images=12, timing_batch=0, examples=0)
     results, _ = evaluate(load_model("demo"), load_data("demo:val", 200), [], settings)
     return {row["method"]: row for row in results["rows"]}
 

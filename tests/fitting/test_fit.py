@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -403,24 +404,27 @@ def killed_at(monkeypatch):
     return stop_after
 
 
-def test_a_fit_that_is_killed_anywhere_ends_as_one_that_was_not(pictures, tmp_path, killed_at, monkeypatch):
+def test_a_fit_that_is_killed_anywhere_ends_as_one_that_was_not(pictures, tmp_path, monkeypatch):
+    """What a kill leaves after each file that was replaced is a copy of the folder at that moment."""
     for module in ("patchranking.fitting.cache", "patchranking.predictor.descent"):
         monkeypatch.setattr(f"{module}._SECONDS_PER_{'NOTE' if 'cache' in module else 'SAVE'}", -1)
     monkeypatch.setattr("patchranking.fitting.cache._IMAGES_PER_BATCH", 4)
     schedule = {1: 0.8, 3: 0.5}
     settings = FitSettings("both", ranked=5, steps=3, epochs=2, schedule=schedule, network="mlp")
-    written = killed_at(None)
-    expected, report = fit.fit(*pictures, tmp_path / "whole", settings)
-    writes = len(written)
-    assert writes > 12
-    for times in range(1, writes + 1):
-        out = tmp_path / str(times)
-        killed_at(times)
-        with pytest.raises(Killed):
-            fit.fit(*pictures, out, settings)
-        killed_at(None)
+    replace, left = os.replace, []
+
+    def watched(*paths):
+        replace(*paths)
+        left.append(tmp_path / str(len(left)))
+        shutil.copytree(tmp_path / "whole", left[-1])
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", watched)
+        expected, report = fit.fit(*pictures, tmp_path / "whole", settings)
+    assert len(left) > 12
+    for out in left:
         pruner, again = fit.fit(*pictures, out, settings)
-        assert again == report, written
+        assert again == report, out
         assert same_weights(pruner, expected)
         assert sorted(path.name for path in out.iterdir()) == sorted(
             path.name for path in (tmp_path / "whole").iterdir()
