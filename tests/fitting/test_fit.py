@@ -416,7 +416,7 @@ def test_a_fit_that_is_killed_anywhere_ends_as_one_that_was_not(pictures, tmp_pa
     def watched(*paths):
         replace(*paths)
         left.append(tmp_path / str(len(left)))
-        shutil.copytree(tmp_path / "whole", left[-1])
+        shutil.copytree(tmp_path / "whole", left[-1], ignore=shutil.ignore_patterns("*.partial"))
 
     with monkeypatch.context() as patch:
         patch.setattr("os.replace", watched)

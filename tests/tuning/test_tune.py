@@ -373,6 +373,7 @@ def server(model, killed_forks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tune")
     Pruner.unfitted(model.tower, "demo", Schedule({3: 0.5})).save_pretrained(folder / "fit")
     words = ["--classes", "base", "--limit", 400, "--shots", 1, "--num_tokens", 2, "--batch_size", 32, "--epochs", 2]
+    words += ["--learning_rate", 0.5]  # so that tokens move by much more than rounding
     with killed_forks(TUNE) as ask:
 
         def tuned(out, fatal=0, processes=1):
