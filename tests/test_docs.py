@@ -15,11 +15,10 @@ import pytest
 import tables
 import torch
 
-from patchranking import cli, embed_to, load_data
+from patchranking import EvaluationSettings, cli, embed_to, load_data
 from patchranking.commands import demo
 from patchranking.commands.arguments import parse
 from patchranking.demo import scene
-from patchranking.evaluation import rows
 from patchranking.fitting.settings import FitSettings
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
@@ -95,8 +94,6 @@ def test_fitting_in_python_runs(photos):
 
 
 def _quick():
-    from patchranking import EvaluationSettings
-
     return EvaluationSettings(methods=["random"], keep=[0.5], timing_batch=0)
 
 
@@ -124,7 +121,7 @@ def test_fit_evaluate_and_tune_run_as_in_the_readme(photos, monkeypatch):
     few = {
         "fit": "--limit 6 --steps 1 --epochs 1",
         "tune": "--shots 1 --epochs 1 --num_tokens 2",
-        "evaluate": "--golden_images 1 --timing_batch 1 --keep 0.5",
+        "evaluate": "--golden_images 1 --timing_batch 1 --keep 0.5 --examples 1 --worst 1",
     }
     blocks = [block for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if "ViT-B-16" in block]
     lines = [line for block in blocks for line in re.findall(r"^patchranking (.*)$", block, re.MULTILINE)]
@@ -144,7 +141,7 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
     few = {
         "rank": "--limit 2",
         "fit": "--limit 6 --ranked 6 --steps 1 --epochs 1",
-        "evaluate": "--limit 4 --golden_images 1 --timing_batch 0 --keep 0.5",
+        "evaluate": "--limit 3 --golden_images 1 --timing_batch 0 --keep 0.5 --examples 1 --worst 1",
         "embed": "--limit 4 --workers 0",
         "search": "",
         "compare-index": "",
@@ -179,8 +176,9 @@ def test_make_demo_runs_the_demo_command(tmp_path, monkeypatch):
     command = re.search(r"/patchranking (demo --out runs/demo)", (ROOT / "Makefile").read_text())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "FitSettings", lambda **given: FitSettings(**given | {"steps": 2}))
-    monkeypatch.setattr(rows, "images_per_second", partial(rows.images_per_second, repeats=1))
-    monkeypatch.setattr(sys, "argv", ["patchranking", *command[1].split(), "--images", "8", "--scenes", "8"])
+    few = partial(EvaluationSettings, timing_batch=1, examples=1, worst=1)
+    monkeypatch.setattr(demo, "EvaluationSettings", few)
+    monkeypatch.setattr(sys, "argv", ["patchranking", *command[1].split(), "--images", "8", "--scenes", "4"])
     cli.main()
     results = json.loads((tmp_path / "runs/demo/results.json").read_text())
     methods = {"dense", "random", "cls-attention", "evit", "tome", "patchranking", "golden"}

@@ -542,14 +542,15 @@ def test_a_frozen_model_stays_frozen_and_others_learn_as_before(case):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize(("kind", "dtype"), [(make, torch.float64), (tuned, torch.float16), (merging, torch.bfloat16)])
-def test_the_precision_of_the_model_may_change_while_attached(case, kind, dtype):
+@pytest.mark.parametrize("kind", [make, merging])
+def test_the_precision_of_the_model_may_change_while_attached(case, kind):
     pruner = kind(case.tower).attach(case.model)
     expected = case.encode(case.pixels)
-    case.model.to(dtype)
-    features = case.encode(case.pixels.to(dtype))
-    assert features.dtype == dtype
-    assert torch.nn.functional.cosine_similarity(features.float(), expected).median() > 0.95
+    for dtype in (torch.float64, torch.float16, torch.bfloat16):
+        case.model.to(dtype)
+        features = case.encode(case.pixels.to(dtype))
+        assert features.dtype == dtype
+        assert torch.nn.functional.cosine_similarity(features.float(), expected).median() > 0.95
     assert next(pruner.parameters()).dtype == torch.float32
 
 
