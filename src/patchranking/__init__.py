@@ -25,6 +25,10 @@ The three phases
 Measuring
     evaluate, EvaluationSettings compare the dense model, pruners, baselines and the oracle
 
+Deploying
+    export, ExportSettings       a model, pruned or dense, as files that run without this package
+    Encoder                      runs them, by ONNX Runtime, OpenVINO or PyTorch
+
 Errors
     UserError, MissingExtraError one sentence that says what is wrong and what to do
 """

@@ -2,6 +2,8 @@ from . import demo
 from .data import ImageData, load_data
 from .errors import MissingExtraError, UserError
 from .evaluation.evaluate import EvaluationSettings, evaluate
+from .exporting.encoder import Encoder
+from .exporting.export import ExportSettings, export
 from .fitting.fit import FitReport, FitSettings, fit
 from .methods.attach import attach
 from .predictor.networks import Predictor
@@ -20,7 +22,9 @@ from .tuning.tune import TuneReport, TuneSettings, tune
 from .version import __version__
 
 __all__ = [
+    "Encoder",
     "EvaluationSettings",
+    "ExportSettings",
     "FitReport",
     "FitSettings",
     "ImageData",
@@ -43,6 +47,7 @@ __all__ = [
     "demo",
     "detach",
     "evaluate",
+    "export",
     "fit",
     "iterative",
     "leave_out",

@@ -9,7 +9,7 @@ import sys
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = ("demo", "rank", "fit", "choose", "tune", "evaluate", "benchmark", "reproduce")
+COMMANDS = ("demo", "rank", "fit", "choose", "tune", "evaluate", "benchmark", "export", "reproduce")
 
 
 def main() -> None:

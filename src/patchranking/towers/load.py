@@ -14,6 +14,7 @@ from patchranking.errors import UserError, reason
 from patchranking.extras import import_extra
 from patchranking.towers import as_text_tower, as_tower
 from patchranking.towers.loaded import LoadedModel
+from patchranking.towers.preprocessing import read_preprocessing
 
 __all__ = ["MODEL_HELP", "LoadedModel", "load_model"]
 
@@ -86,7 +87,8 @@ def _load_open_clip(name: str, rest: str) -> LoadedModel:
     text = as_text_tower(model, open_clip.get_tokenizer(architecture))
     shown = open_clip.get_model_preprocess_cfg(model)
     scale = model.logit_scale.exp().item()
-    return LoadedModel(name, model, as_tower(model), preprocess, text, scale, shown["mean"], shown["std"])
+    normal = (shown["mean"], shown["std"])
+    return LoadedModel(name, model, as_tower(model), preprocess, text, scale, *normal, read_preprocessing(shown))
 
 
 def _load_transformers(name: str, rest: str) -> LoadedModel:
@@ -104,4 +106,6 @@ def _load_timm(name: str, rest: str) -> LoadedModel:
     model = timm.create_model(rest, pretrained=True)
     shown = timm.data.resolve_model_data_config(model)
     preprocess = timm.data.create_transform(**shown, is_training=False)
-    return LoadedModel(name, model, as_tower(model), preprocess, None, 1.0, shown["mean"], shown["std"])
+    mode = {"center": "shortest", "squash": "squash"}.get(shown["crop_mode"])
+    numbers = read_preprocessing(shown | {"size": shown["input_size"][1:], "resize_mode": mode})
+    return LoadedModel(name, model, as_tower(model), preprocess, None, 1.0, shown["mean"], shown["std"], numbers)

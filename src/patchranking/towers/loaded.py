@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from patchranking.towers import TextTower, VisionTower
+from patchranking.towers.preprocessing import Preprocessing
 
 __all__ = ["LoadedModel"]
 
@@ -27,6 +28,7 @@ class LoadedModel:
         logit_scale: Multiplier of cosines, e.g. 100; 1 for image-only models.
         mean: Channel means of the normalisation, of pictures in 0 ... 1.
         std: Channel standard deviations of the normalisation.
+        preprocessing: What ``preprocess`` does, by numbers; None where they cannot say it.
     """
 
     name: str
@@ -37,6 +39,7 @@ class LoadedModel:
     logit_scale: float
     mean: Sequence[float]
     std: Sequence[float]
+    preprocessing: Preprocessing | None = None
 
     def picture(self, pixels: Tensor) -> Image.Image:
         """The RGB picture that preprocessed pixels ``(3, height, width)`` show."""

@@ -1,0 +1,183 @@
+"""What writes a traced module to a file and runs it again: PyTorch, ONNX Runtime, OpenVINO."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from patchranking.errors import UserError
+from patchranking.extras import import_extra
+
+__all__ = ["BACKENDS", "Backend", "BackendName", "Run"]
+
+BackendName = Literal["onnx", "openvino", "torch"]
+Run = Callable[[np.ndarray], list[np.ndarray]]
+"""Maps a batch to the outputs of a file: features, and the patches kept where there are some."""
+
+
+class Backend(ABC):
+    """A kind of file.
+
+    Attributes:
+        suffix: Of the file that is opened; others may stand beside it.
+    """
+
+    suffix: str
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises MissingExtraError where what it needs is not installed."""
+
+    @abstractmethod
+    def write(self, program: ExportedProgram, names: Sequence[str], path: Path) -> None:
+        """Writes a traced module.
+
+        Args:
+            program: What was traced.
+            names: Of its input and its outputs.
+            path: The file.
+        """
+
+    @abstractmethod
+    def load(self, path: Path) -> Run:
+        """What runs a file."""
+
+
+class Onnx(Backend):
+    """ONNX by the exporter of PyTorch 2, run by ONNX Runtime; weights of more than 2 GB are in a file beside it.
+
+    Args:
+        side_file: Whether weights are in a file beside it whatever their size.
+    """
+
+    suffix = ".onnx"
+
+    def __init__(self, side_file: bool = False) -> None:
+        self.side_file = side_file
+
+    def check(self) -> None:
+        for module in ("onnx", "onnxscript", "onnxruntime"):
+            import_extra(module, f"ONNX needs {module}", "onnx")
+
+    def write(self, program: ExportedProgram, names: Sequence[str], path: Path) -> None:
+        outputs = list(names[1 : 1 + len(program.graph_signature.user_outputs)])
+        with _quiet(), sdpa_kernel(SDPBackend.MATH):  # fused kernels lay their output out in other ways
+            found = torch.onnx.export(
+                program,
+                input_names=[names[0]],
+                output_names=outputs,
+                dynamo=True,
+                verbose=False,
+                custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
+            )
+        assert found is not None
+        found.save(path, external_data=self.side_file or None)
+
+    def load(self, path: Path) -> Run:
+        runtime = import_extra("onnxruntime", "This model needs onnxruntime", "onnx")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        return lambda batch: session.run(None, {name: batch})
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what the exporter says of steps that go well."""
+    known = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(known)
+
+
+def _stable_sort(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """``torch.sort(stable=True)`` in ONNX, whose ``TopK`` puts the lower index first among equals."""
+    from onnxscript import opset18
+
+    length = opset18.Gather(opset18.Shape(self), [dim])
+    return opset18.TopK(self, length, axis=dim, largest=int(descending), sorted=1)
+
+
+class OpenVino(Backend):
+    """OpenVINO's own files, made from ONNX; weights stand beside the graph."""
+
+    suffix = ".xml"
+
+    def check(self) -> None:
+        import_extra("openvino", "OpenVINO needs openvino", "openvino")
+        for module in ("onnx", "onnxscript"):
+            import_extra(module, f"OpenVINO is written by way of {module}", "onnx")
+
+    def write(self, program: ExportedProgram, names: Sequence[str], path: Path) -> None:
+        with TemporaryDirectory(dir=path.parent) as folder:
+            between = Path(folder) / "model.onnx"
+            Onnx().write(program, names, between)
+            self.convert(between, path)
+
+    def convert(self, model: Path, path: Path) -> None:
+        """Writes what is in an ONNX file."""
+        openvino = import_extra("openvino", "OpenVINO needs openvino", "openvino")
+        openvino.save_model(openvino.convert_model(model), path, compress_to_fp16=False)
+
+    def load(self, path: Path) -> Run:
+        openvino = import_extra("openvino", "This model needs openvino", "openvino")
+        core = openvino.Core()
+        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        compiled = core.compile_model(path, "CPU", hints)
+        return lambda batch: [np.array(output) for output in compiled(batch).values()]
+
+
+class Torch(Backend):
+    """The archive of ``torch.export``, which PyTorch alone runs; none of it is pickled."""
+
+    suffix = ".pt2"
+
+    def check(self) -> None:
+        """Nothing is missing."""
+
+    def write(self, program: ExportedProgram, names: Sequence[str], path: Path) -> None:
+        program.example_inputs = None
+        torch.export.save(program, path)
+
+    def load(self, path: Path) -> Run:
+        _check_not_pickled(path)
+        module = torch.export.load(path).module()
+
+        @torch.inference_mode()
+        def run(batch: np.ndarray) -> list[np.ndarray]:
+            return [output.numpy() for output in module(torch.from_numpy(batch))]
+
+        return run
+
+
+def _check_not_pickled(path: Path) -> None:
+    """Raises UserError where an archive holds what PyTorch would unpickle, which may run any code."""
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            content = archive.read(name) if name.endswith("_config.json") else b"{}"
+            payloads = json.loads(content).get("config", {}).values()
+            samples = "sample_inputs" in name and archive.getinfo(name).file_size > 0
+            if samples or any(payload.get("use_pickle") for payload in payloads):
+                raise UserError(f"'{path}' holds pickled objects, which may run any code: export the model again.")
+
+
+BACKENDS: dict[str, Backend] = {"onnx": Onnx(), "openvino": OpenVino(), "torch": Torch()}
+"""Name, as in ``--format``, -> what writes and runs it."""
