@@ -37,14 +37,15 @@ print(features[0].tolist())"""
 
 _SHORTEST = """short, shortest = how.get("short_side", height), min(picture.size)
 picture = picture.resize([side * short // shortest for side in picture.size], Image.Resampling.{filter})
-left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+left, top = {whole}((picture.width - width) / 2), {whole}((picture.height - height) / 2)
 picture = picture.crop((left, top, left + width, top + height))"""
 
 _SQUASH = "picture = picture.resize((width, height), Image.Resampling.{filter})"
 
 _RUN = {
     "onnx": 'features, *kept = onnxruntime.InferenceSession("{image}").run(None, {{"image": pixels}})',
-    "openvino": 'features, *kept = openvino.compile_model("{image}", "CPU")(pixels).values()',
+    "openvino": 'model = openvino.compile_model("{image}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})\n'
+    "features, *kept = model(pixels).values()",
     "torch": 'features, *kept = torch.export.load("{image}").module()(torch.from_numpy(pixels))',
 }
 _MODULES = {"onnx": "onnxruntime", "openvino": "openvino", "torch": "torch"}
@@ -61,7 +62,9 @@ def readme(about: Exported, preprocessing: Preprocessing, has_text: bool) -> str
     """
     resize = _SQUASH if preprocessing.resize_mode == "squash" else _SHORTEST
     places = {"preprocessing": about.preprocessing, "module": _MODULES[about.backend]}
-    places["resize"] = resize.format(filter=preprocessing.interpolation.upper())
+    places["resize"] = resize.format(
+        filter=preprocessing.interpolation.upper(), whole="int" if preprocessing.floors else "round"
+    )
     places["run"] = _RUN[about.backend].format(image=about.image)
     if about.schedule is None:
         told = "The image encoder as it is."

@@ -28,6 +28,7 @@ class Preprocessing:
         resize_mode: ``shortest``: the short side is resized and the centre cut out; ``squash``: the picture is resized
             to ``size`` whatever its shape.
         short_side: What the short side is resized to; the height when omitted.
+        floors: Whether half a pixel before the centre is left out, as transformers does; otherwise it is rounded.
     """
 
     size: tuple[int, int]
@@ -36,6 +37,7 @@ class Preprocessing:
     interpolation: str = "bicubic"
     resize_mode: str = "shortest"
     short_side: int | None = None
+    floors: bool = False
 
     def __post_init__(self) -> None:
         known = self.interpolation in _FILTERS and self.resize_mode in ("shortest", "squash")
@@ -51,14 +53,17 @@ class Preprocessing:
         else:
             short, shortest = self.short_side or height, min(picture.size)
             wide, high = (side * short // shortest for side in picture.size)
-            left, top = round((wide - width) / 2), round((high - height) / 2)
+            left, top = (self._whole((side - cut) / 2) for side, cut in ((wide, width), (high, height)))
             picture = picture.resize((wide, high), resample).crop((left, top, left + width, top + height))
         mean, std = (np.array(one, np.float32) for one in (self.mean, self.std))
         levels = np.asarray(picture, np.float32) / 255
         return np.ascontiguousarray(((levels - mean) / std).transpose(2, 0, 1))
 
+    def _whole(self, offset: float) -> int:
+        return int(offset) if self.floors else round(offset)
+
     def to_dict(self) -> dict[str, Any]:
-        """As open_clip writes it; ``short_side`` is there where it is not the height."""
+        """As open_clip writes it; ``short_side`` and ``floors`` are there where open_clip does something else."""
         values: dict[str, Any] = {
             "size": list(self.size),
             "mode": "RGB",
@@ -66,7 +71,8 @@ class Preprocessing:
             "std": list(self.std),
         }
         values |= {"interpolation": self.interpolation, "resize_mode": self.resize_mode, "fill_color": 0}
-        return values | ({} if self.short_side is None else {"short_side": self.short_side})
+        values |= {} if self.short_side is None else {"short_side": self.short_side}
+        return values | ({"floors": True} if self.floors else {})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -81,7 +87,15 @@ class Preprocessing:
         short = values.get("short_side") or floor(height / values.get("crop_pct", 1.0))
         mean, std = tuple(map(float, values["mean"])), tuple(map(float, values["std"]))
         mode = values.get("resize_mode", "shortest")
-        return cls((height, width), mean, std, values["interpolation"], mode, None if short == height else short)
+        return cls(
+            (height, width),
+            mean,
+            std,
+            values["interpolation"],
+            mode,
+            None if short == height else short,
+            bool(values.get("floors")),
+        )
 
 
 def read_preprocessing(values: Mapping[str, Any]) -> Preprocessing | None:

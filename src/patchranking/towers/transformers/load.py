@@ -129,7 +129,9 @@ def _numbers(processor: Any, tower: VisionTower, mean: Sequence[float], std: Seq
     about["interpolation"] = Image.Resampling(processor.resample).name.lower()
     given = dict(processor.size)
     if getattr(processor, "do_center_crop", False) and given.get("shortest_edge"):
-        return read_preprocessing(about | {"resize_mode": "shortest", "short_side": given["shortest_edge"]})
+        return read_preprocessing(
+            about | {"resize_mode": "shortest", "short_side": given["shortest_edge"], "floors": True}
+        )
     return read_preprocessing(about) if (given.get("height"), given.get("width")) == tower.image_size else None
 
 
