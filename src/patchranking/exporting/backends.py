@@ -110,10 +110,9 @@ def _quiet() -> Iterator[None]:
 
 def _stable_sort(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
     """``torch.sort(stable=True)`` in ONNX, whose ``TopK`` puts the lower index first among equals."""
-    from onnxscript import opset18
-
-    length = opset18.Gather(opset18.Shape(self), [dim])
-    return opset18.TopK(self, length, axis=dim, largest=int(descending), sorted=1)
+    ops: Any = import_extra("onnxscript", "ONNX needs onnxscript", "onnx").opset18
+    length = ops.Gather(ops.Shape(self), [dim])
+    return ops.TopK(self, length, axis=dim, largest=int(descending), sorted=1)
 
 
 class OpenVino(Backend):
