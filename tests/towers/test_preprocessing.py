@@ -53,7 +53,9 @@ class Tower:
 )
 def test_transformers(picture, processor):
     library = processor(images=picture, return_tensors="pt")["pixel_values"][0]
-    numbers = torch.from_numpy(_numbers(processor, Tower, MEAN, STD)(picture))
+    known = _numbers(processor, Tower, MEAN, STD)
+    assert Preprocessing.from_dict(known.to_dict()) == known
+    numbers = torch.from_numpy(known(picture))
     assert (numbers - library).norm() < 0.02 * library.norm()
 
 
