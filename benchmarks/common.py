@@ -13,7 +13,7 @@ from patchranking.commands.arguments import run
 from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
 from patchranking.files import make_folder, write_json
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 from patchranking.pruning.schedule import Schedule
 from patchranking.tuning.tune import TuneSettings
 

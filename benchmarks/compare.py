@@ -7,9 +7,9 @@ r"""A pruner fitted at home and abroad, every baseline and, if wanted, the oracl
         --out benchmarks/results/compare-photos.json
 
 In-domain, a pruner is fitted to the training pictures of all data sets together; out-of-domain, to those of all but the
-one it is tested on. Every fit ranks, imitates and distils anew by its own seed; so does what is fitted of the rivals,
-but for the leave-out rankings, which are made once. What is found of every single picture goes into a Parquet file
-beside the JSON file. A run that is killed goes on where it stopped.
+one it is tested on. Every fit starts anew by its own seed; so does what is fitted of the rivals, but for the leave-out
+rankings, which are made once. What is found of every single picture goes into a Parquet file beside the JSON file. A
+run that is killed goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from patchranking.evaluation.environment import environment
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.evaluation.examples import Example
 from patchranking.files import as_file_name, make_folder, replacing, write_json
-from patchranking.fitting.fit import FitSettings, planned
 from patchranking.fitting.fit import fit as fit_pruner
+from patchranking.fitting.fit import planned
+from patchranking.fitting.settings import FitSettings
 from patchranking.methods import METHODS, Method, PatchRanking
 from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure

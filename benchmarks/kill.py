@@ -44,13 +44,13 @@ def kill(out: Path = Path("benchmarks/results/kill-demo.json"), kills: int = 20,
         commands: list[tuple[str, Callable[[Path], object]]] = [(FIT, _pruner), (evaluate, _rows)]
         for command, read in commands:
             kind = command.split()[0]
-            seconds = _run(command, work / f"{kind}-whole")
+            seconds = run(command, work / f"{kind}-whole")
             whole, done = read(work / f"{kind}-whole"), 0
             rounds: list[dict[str, Any]] = []
             while done < kills:
                 folder = work / f"{kind}-{len(rounds)}"
                 moments: list[float] = []
-                while (moment := _killed(command, folder, drawn.uniform(0.2, 1.0) * seconds)) is not None:
+                while (moment := killed(command, folder, drawn.uniform(0.2, 1.0) * seconds)) is not None:
                     moments.append(moment)
                 rounds.append({"kills": len(moments), "same": read(folder) == whole})
                 same, done = same and rounds[-1]["same"], done + len(moments)
@@ -65,14 +65,15 @@ def _start(command: str, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _run(command: str, out: Path) -> float:
+def run(command: str, out: Path) -> float:
+    """Runs a command to its end, and returns the seconds that it took."""
     begun = time.perf_counter()
     if _start(command, out).wait():
         sys.exit(f"'{command}' failed")
     return time.perf_counter() - begun
 
 
-def _killed(command: str, out: Path, seconds: float) -> float | None:
+def killed(command: str, out: Path, seconds: float) -> float | None:
     """Starts a command and kills it after some seconds, which are returned; None where it ended before."""
     process = _start(command, out)
     try:

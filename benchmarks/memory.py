@@ -10,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,12 +30,17 @@ def memory(out: Path = Path("benchmarks/results/memory-demo.json"), sizes: list[
     """
     results, rows = Results(out), []
     for size in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            script = f"import resource; from patchranking.cli import main; main(); {_PRINT}"
-            words = [sys.executable, "-c", script, *FIT.split(), "--limit", str(size), "--out", folder]
-            said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-        rows.append({"scenes": size, "peak_rss_gib": int(said.split()[-1]) / _UNITS_PER_GIB})
+        rows.append({"scenes": size, "peak_rss_gib": peak_rss_gib([*FIT.split(), "--limit", str(size)])})
     results.write(environment(torch.device("cpu")), rows)
+
+
+def peak_rss_gib(command: Sequence[str]) -> float:
+    """Peak resident memory of a command, without ``--out``, in a process of its own; its children do not count."""
+    with tempfile.TemporaryDirectory() as folder:
+        script = f"import resource; from patchranking.cli import main; main(); {_PRINT}"
+        words = [sys.executable, "-c", script, *command, "--out", folder]
+        said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    return int(said.split()[-1]) / _UNITS_PER_GIB
 
 
 _PRINT = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"

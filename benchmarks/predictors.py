@@ -85,7 +85,7 @@ def predictors(
     objectives: list[Objective] = ["both", "distill", "listnet", "bce", "margin", "top-list"],  # noqa: B006
     sizes: list[int] = [1000, 250],  # noqa: B006
     seeds: int = 3,
-    steps: int = 600,
+    steps: int = 1000,
     golden_images: int = 60,
     limit: int | None = None,
     train_limit: int | None = None,

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 
 from patchranking.data import ImageData, subset
 from patchranking.fitting.cache import cache_tokens
-from patchranking.fitting.fit import FitSettings
 from patchranking.fitting.fit import fit as fit_pruner
+from patchranking.fitting.settings import FitSettings
 from patchranking.methods import Encoding, PatchRanking
 from patchranking.methods.tome import ToMe
 from patchranking.predictor.descent import descend
 from patchranking.predictor.distill import IMAGES_PER_STEP
+from patchranking.predictor.precision import frozen_pass, precision_for
 from patchranking.predictor.targets import FEATURE
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs, with_macs_of
@@ -145,12 +146,14 @@ def _distill(
     tower, method = model.tower, TrainedToMe(corrections)
     used, _, tokens, features = cache_tokens(model, data, None, 0, FEATURE, folder, mirrored=True)
     assert features is not None
+    precision = precision_for(tower, settings.precision)
 
     def loss_of(step: int, draw: tuple[Tensor, float, int]) -> Tensor:
         images, share, view = draw
         schedule = method.schedule(tower, shape.at(keep_at_macs(tower, shape, share)))
-        found = method.encode(tower, tokens[view, images].to(tower.device, tower.dtype), schedule)
-        return feature_damage(found, features[view, images].to(tower.device)).mean()
+        with frozen_pass(tower, precision):
+            found = method.encode(tower, tokens[view, images].to(tower.device, tower.dtype), schedule)
+            return feature_damage(found, features[view, images].to(tower.device)).mean()
 
     generator = torch.Generator().manual_seed(settings.seed)
     descend(corrections, _draws(len(used), tokens.shape[0], generator), loss_of, settings.steps)

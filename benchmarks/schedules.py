@@ -22,7 +22,8 @@ from patchranking.evaluation.cost import noise
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.rows import encoding_macs
 from patchranking.files import as_file_name
-from patchranking.fitting.fit import FitSettings, fit
+from patchranking.fitting.fit import fit
+from patchranking.fitting.settings import FitSettings
 from patchranking.methods import Encoding, PatchRanking
 from patchranking.methods.measure import measure
 from patchranking.methods.tally import DENSE

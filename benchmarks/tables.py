@@ -153,12 +153,13 @@ def _schedules(rows: Rows) -> str:
 
 def _throughput(rows: Rows) -> str:
     """Speed-up over the dense model, and what share of the ceiling that is."""
-    rates, lines = _at_rates(rows), []
-    for (*names, batch), own in _groups(rows, "model", "backend", "precision", "batch").items():
-        at = {row["keep_rate"]: row for row in own}
-        cells = [f"{at[rate]['ratio_to_stock']:.2f}x ({at[rate]['realised_share']:.2f})" for rate in rates]
-        lines.append([", ".join(names), str(batch), f"{at[1.0]['p50_ms']:.0f}", *cells])
-    return _grid(["", "images per batch", "dense, ms per batch", *(f"{rate:.0%} kept" for rate in rates)], lines)
+    shares, lines = list(dict.fromkeys(row["macs"] for row in rows if row["macs"])), []
+    for (*names, batch), own in _groups(rows, "model", "backend", "precision", "pruner", "batch").items():
+        at = {row["macs"]: row for row in own}
+        cells = [f"{at[share]['ratio_to_stock']:.2f}x ({at[share]['realised_share']:.2f})" for share in shares]
+        lines.append([", ".join(names), str(batch), f"{at[None]['p50_ms']:.0f}", *cells])
+    heads = ["", "images per batch", "dense, ms per batch", *(f"{share:.0%} of the dense MACs" for share in shares)]
+    return _grid(heads, lines)
 
 
 def _comparison(rows: Rows) -> str:

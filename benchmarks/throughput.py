@@ -1,9 +1,10 @@
 r"""Dense and pruned ViT-B/16 of every library, timed in turn; random weights, since time does not depend on them.
 
-    python benchmarks/throughput.py --keep 0.6 0.5 --repeats 5 --seconds 10 \
+    python benchmarks/throughput.py --macs 0.6 0.5 --repeats 5 --seconds 10 \
         --out benchmarks/results/throughput-vit_b16.json
 
-A run that is killed goes on after the last finished library.
+A pruner has two forms: the default, and one with two stages that merges nothing, so that attention needs no mask. A run
+that is killed goes on after the last finished library.
 """
 
 from __future__ import annotations
@@ -18,9 +19,12 @@ from torch import nn
 
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.speed import SpeedSettings, measure_speed
+from patchranking.extras import declare_missing_operators
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
+
+declare_missing_operators()
 
 Library = Literal["open_clip", "transformers", "timm"]
 
@@ -43,8 +47,15 @@ def throughput(
 
     def rows_of(library: Library) -> list[dict[str, Any]]:
         model = vit_b16(library).eval().requires_grad_(False).to(device)
-        pruner = Pruner.unfitted(as_tower(model), "ViT-B/16", Schedule({3: 0.5}))
-        return measure_speed(model, pruner, f"{library} ViT-B/16", settings)
+        rows = []
+        tower = as_tower(model)
+        two = Schedule.spread([tower.depth // 4, tower.depth // 2], 0.5)
+        forms = {"default": (Schedule.default(tower.depth, 0.5), True), "two stages, no merging": (two, False)}
+        for form, (schedule, merges) in forms.items():
+            pruner = Pruner.unfitted(tower, "ViT-B/16", schedule, merges)
+            found = measure_speed(model, pruner, f"{library} ViT-B/16", settings)
+            rows += [row | {"pruner": form} for row in found]
+        return rows
 
     rows = [row for library in libraries for row in results.once(library, partial(rows_of, library))]
     results.write(environment(torch.device(device)), rows)

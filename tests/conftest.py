@@ -355,3 +355,24 @@ def noise_folder(tmp_path: Path) -> Callable[[str, Sequence[str], int], Path]:
         return tmp_path / name
 
     return fill
+
+
+@pytest.fixture
+def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Ray cluster of two nodes of one CPU each; this process computes with one thread, as the workers do."""
+    pytest.importorskip("ray.data", exc_type=ImportError)
+    import ray
+    from ray.cluster_utils import Cluster
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("RAY_worker_niceness", "0")
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        made.add_node(num_cpus=1)
+        monkeypatch.setenv("RAY_ADDRESS", made.address)
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+        torch.set_num_threads(threads)

@@ -21,8 +21,9 @@ from safetensors.torch import save_file
 
 from patchranking import cli, demo, load_data
 from patchranking.commands.arguments import parse
+from patchranking.embedding import job
 from patchranking.errors import UserError
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.job import ENGINES
@@ -30,7 +31,11 @@ from patchranking.ranking.search import SCORES, SEARCHES, ScoreName, SearchName
 from patchranking.ranking.store import iter_rankings, write_manifest
 from patchranking.towers.load import load_model
 
-COMMANDS = {name: getattr(importlib.import_module(f"patchranking.commands.{name}"), name) for name in cli.COMMANDS}
+COMMANDS = {
+    name: getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
+    for name in cli.COMMANDS
+    for own in [name.replace("-", "_")]
+}
 
 
 @pytest.fixture
@@ -55,6 +60,16 @@ def spawn(*arguments, cwd):
     environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", "from patchranking.cli import main; main()", *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_embed_explains_itself_without_torch():
+    code = (
+        "import sys; from patchranking.cli import main; sys.argv = ['patchranking', 'embed', '--help']\ntry: main()\n"
+    )
+    code += "except SystemExit: print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "--shard_size" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False", done
 
 
 def test_help_lists_the_commands(run):
@@ -99,7 +114,7 @@ def test_help_documents_every_option(run, command):
     for name, (_, default, sentence) in found.items():
         assert (name if default is inspect.Parameter.empty else f"--{name} ") in out
         assert " ".join(sentence.split()[:3]) in words
-    assert {"out", "seed", "device"} <= set(found)
+    assert {"out", "seed", "device"} <= set(found) or command in ("search", "compare-index")
     assert "--config" in out
 
 
@@ -174,6 +189,13 @@ def test_an_unknown_command_is_named(mistake):
         ("fit demo demo --schedule 3", "--schedule takes a mapping such as '{3: 0.6}', not '3'"),
         ("fit demo demo --merge 7", "--merge takes true or false, not '7'"),
         ("fit demo demo --keep .nan", "a number above 0 and at most 1"),
+        ("embed demo none", "no folder 'none'"),
+        ("embed demo demo --keep 0.5", "give a pruner"),
+        ("embed demo demo --pruner cls-attention --keep 0", "'keep' is a share above 0"),
+        ("embed demo demo --batch_size x", "--batch_size takes a whole number or one of auto, not 'x'"),
+        ("embed demo demo --workers -1", "'workers' is a whole number, 0 or more"),
+        ("embed demo demo --limit 0", "'limit' is a whole number, 1 or more"),
+        ("embed demo demo --limit 1 --retry failed", "nothing failed"),
         ("evaluate demo demo --keep x", "--keep takes a number, or several, not 'x'"),
         ("benchmark demo --batches x", "--batches takes a whole number, or several, not 'x'"),
         ("choose none demo --budget x", "A budget reads"),
@@ -184,7 +206,7 @@ def test_an_unknown_command_is_named(mistake):
         ("reproduce table5 --epochs 0", "'epochs' is a whole number"),
         ("choose none demo --seed -1", "'seed' is a whole number"),
         ("choose none demo", "There is no folder 'none'"),
-        ("fit demo demo --rankings none", "no rankings in 'none'"),
+        ("fit demo demo --objective both --rankings none", "no rankings in 'none'"),
         ("evaluate demo demo --keep 0.5 0", "keep rate"),
         ("evaluate demo demo --keep [0.5,1.5]", "not 1.5"),
         ("evaluate demo demo --limit 1 --methods random nonsense", "Unknown method 'nonsense'"),
@@ -192,7 +214,7 @@ def test_an_unknown_command_is_named(mistake):
         ("evaluate demo demo --pruner none/at/all", "There is no folder 'none/at/all'"),
         ("benchmark demo --keep 1.5", "not 1.5"),
         ("benchmark demo --batches 4 0", "1 image or more"),
-        ("benchmark demo --block 8", "blocks 0 to 7"),
+        ("benchmark demo --macs 0.05", "of the dense MACs: ask for more than 5%"),
         ("reproduce table4 --data demo:test --train demo demo", "one --train for each of --data"),
     ],
 )
@@ -309,6 +331,7 @@ def test_searches_scores_and_engines_are_offered_by_name(run):
     assert get_args(SearchName) == SEARCHES
     assert get_args(ScoreName) == SCORES
     assert get_args(get_type_hints(COMMANDS["rank"])["engine"]) == tuple(ENGINES)
+    assert get_args(get_type_hints(COMMANDS["embed"])["engine"]) == tuple(job.ENGINES)
     for option, names in (("search", SEARCHES), ("score", SCORES), ("engine", ENGINES)):
         status, out, err = run("rank", "demo", "demo", f"--{option}", "nonsense")
         assert (status, out) == (2, "")
@@ -334,7 +357,7 @@ def test_a_damaged_pruner(mistake, tmp_path, content):
 
 def test_unfinished_rankings(mistake, tmp_path):
     write_manifest(tmp_path, {"settings": {}, "shards": 1})
-    assert "not finished" in mistake("fit", "demo", "demo", "--rankings", tmp_path)
+    assert "not finished" in mistake("fit", "demo", "demo", "--objective", "both", "--rankings", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -383,8 +406,8 @@ def test_rank_fit_evaluate(run, tmp_path):
     assert "Loading" not in err
     assert set(dict(iter_rankings(ranked))) == {f"train/{index:07d}" for index in range(8)}
 
-    data = ["demo:train", "--limit", 8]
-    status, out, err = run("fit", "demo", *data, "--rankings", ranked, "--epochs", 2, "--steps", 2, "--out", fitted)
+    data, options = ["demo:train", "--limit", 8], ["--objective", "both", "--rankings", ranked]
+    status, out, err = run("fit", "demo", *data, *options, "--epochs", 2, "--steps", 2, "--out", fitted)
     assert status == 0
     assert f"8 images in = 8 used + 0 skipped + 0 without a ranking; wrote {fitted}" in out
     assert "matching rate" in out
@@ -652,3 +675,49 @@ def test_fit_takes_the_training_split_the_limit_and_the_rankings(run, tmp_path, 
     assert run("fit", "demo", "demo", *arguments)[2] == "patchranking: enough\n"
     assert (seen["split"], seen["images"], seen["settings"].keep) == ("train", 5, 0.3)
     assert (seen["rankings"], seen["out"]) == (tmp_path / "rankings", tmp_path / "fit")
+
+
+def test_embed_accounts_for_every_file_and_text(run, tmp_path):
+    for name in ("a.png", "b/c.png"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        demo.scenes.scene("train", 0).image.save(tmp_path / "in" / name)
+    (tmp_path / "in/bad.jpg").touch()
+    (tmp_path / "in/notes.txt").touch()
+    (tmp_path / "texts.txt").write_text("a red circle\na cat\n")
+    command = ["embed", "demo", tmp_path / "in", "--pruner", "tome", "--out", tmp_path / "out", "--workers", 0]
+    status, out, _ = run(*command, "--texts", tmp_path / "texts.txt")
+    assert status == 0
+    assert out.splitlines() == [
+        f"3 images in = 2 embedded + 1 failed; wrote {tmp_path}/out",
+        "1 failed: empty file",
+        "1 left out: '.txt' is no suffix of a picture",
+        f"2 texts in = 2 embedded + 0 failed; wrote {tmp_path}/out/_texts",
+    ]
+    assert pq.read_table(tmp_path / "out")["status"].to_pylist() == ["ok", "ok", "failed"]
+    assert pq.read_table(tmp_path / "out/_texts")["caption"].to_pylist() == ["a red circle", "a cat"]
+
+
+def test_what_was_embedded_is_searched_and_compared(run, mistake, tmp_path):
+    """With words, and with a picture that finds itself; a pruned folder lacks one image."""
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        demo.scenes.scene("train", number).image.save(tmp_path / f"in/{number}.png")
+    embed = ["embed", "demo", tmp_path / "in", "--workers", 0, "--out"]
+    assert run(*embed, tmp_path / "dense")[0] == 0
+    assert run(*embed, tmp_path / "pruned", "--pruner", "tome", "--limit", 2)[0] == 0
+    status, out, _ = run("search", tmp_path / "dense", "a red circle", "-k", 2, "--out", tmp_path / "a/page.html")
+    assert status == 0
+    assert re.fullmatch(rf"0\.\d{{4}}  \d.png\n0\.\d{{4}}  \d.png\nwrote {tmp_path}/a/page.html\n", out)
+    page = (tmp_path / "a/page.html").read_text()
+    assert "<h1>a red circle</h1>" in page
+    assert page.count("data:image/jpeg;base64") == 2
+    out = run("search", tmp_path / "pruned", "--image", tmp_path / "in/1.png", "--out", tmp_path / "page.html")[1]
+    assert out.startswith("1.0000  1.png\n0.")
+    assert "Give words to look for, or a picture" in mistake("search", tmp_path / "dense")
+    lines = run("compare-index", tmp_path / "dense", tmp_path / "pruned")[1].splitlines()
+    assert lines[:2] == [
+        "2 images in both, 2 of them asked with",
+        "overlap@10 1.0000: so much of the 10 nearest neighbours is the same in both",
+    ]
+    assert re.fullmatch(r"cosine 0\.\d{4} on average, 0\.\d{4} at the lowest", lines[2])
+    assert lines[3:] == [f"1 missing in {tmp_path}/pruned: 2.png"]

@@ -9,16 +9,17 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tables
 import torch
 
-from patchranking import cli
+from patchranking import cli, embed_to, load_data
 from patchranking.commands import demo
 from patchranking.commands.arguments import parse
 from patchranking.demo import scene
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 
@@ -48,7 +49,8 @@ def test_every_command_parses_and_says_what_it_needs(before, line):
         function = getattr(module, name, None) or module.main
     else:
         name = arguments.pop(0)
-        function = getattr(importlib.import_module(f"patchranking.commands.{name}"), name)
+        own = name.replace("-", "_")
+        function = getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
     if set(arguments) <= {"--help"} or "MODEL" in arguments:
         return
     assert parse(function, arguments, name)
@@ -103,6 +105,19 @@ def test_the_search_in_python_runs():
     assert names["golden"].importance.shape == (1, 144)
 
 
+def test_embedding_in_python_runs(capsys, tmp_path, monkeypatch):
+    """Batch after batch, and the shards read back; other tools are not here."""
+    embed, read, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/embedding.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(embed.replace('"demo:test"', 'patchranking.load_data("demo:test", 3)'), names)
+    assert capsys.readouterr().out == "3 (3, 128) []\n"
+    monkeypatch.chdir(tmp_path)
+    embed_to(names["model"], load_data("demo:test", 3), "runs/embed")
+    exec(read, names)
+    assert len(names["keys"]) == 3
+    assert (names["vectors"].shape, names["vectors"].dtype.name) == ((3, 128), "float32")
+
+
 def test_fit_evaluate_and_tune_run_as_in_the_readme(photos, monkeypatch):
     """On scenes of the demo saved as pictures and the demo model, with few steps."""
     few = {
@@ -129,13 +144,20 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "rank": "--limit 2",
         "fit": "--limit 6 --ranked 6 --steps 1 --epochs 1",
         "evaluate": "--limit 4 --golden_images 1 --timing_batch 0 --keep 0.5",
+        "embed": "--limit 4 --workers 0",
+        "search": "",
+        "compare-index": "",
         "benchmark": "--batches 1 --backends eager --precisions fp32 --keep 0.5 --seconds 0",
     }
-    lines = re.findall(r"^ *patchranking (\w+ demo .*)$", re.sub(r"\\\n\s*", "", page.read_text()), re.MULTILINE)
+    lines = re.findall(
+        r"^ *patchranking (\w+ demo .*|search .*|compare-index .*)$",
+        re.sub(r"\\\n\s*", "", page.read_text()),
+        re.MULTILINE,
+    )
     monkeypatch.chdir(tmp_path)
     for line in lines:
         if "--engine ray" not in line:
-            monkeypatch.setattr(sys, "argv", ["patchranking", *line.split(), *few[line.split()[0]].split()])
+            monkeypatch.setattr(sys, "argv", ["patchranking", *shlex.split(line), *few[line.split()[0]].split()])
             cli.main()
     assert lines
 

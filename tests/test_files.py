@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
 
 import pytest
 
 from patchranking.errors import UserError
-from patchranking.files import as_file_name, make_folder, replacing, replacing_folder, write_json
+from patchranking.files import as_file_name, locked, make_folder, replacing, replacing_folder, write_json
 
 
 def test_json_round_trip_leaves_nothing_else(tmp_path):
@@ -107,3 +109,24 @@ def test_what_a_killed_writer_of_a_folder_left_goes_once_it_is_old(tmp_path):
     with replacing_folder(tmp_path / "out"):
         pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.new.partial"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from patchranking.files import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_is_for_one_process_and_ends_with_it(tmp_path):
+    path = tmp_path / "_lock"
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=f"Another run is writing into '{tmp_path}'"), locked(path):
+            pass
+        other.kill()
+    with locked(path):
+        pass

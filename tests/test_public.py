@@ -17,11 +17,24 @@ def test_every_public_name_is_there(name):
 
 
 def test_what_the_commands_do_can_be_called_and_says_how():
-    for name in ("load_model", "load_data", "rank", "fit", "tune", "evaluate", "as_tower", "sketched", "leave_out"):
+    names = (
+        "load_model",
+        "load_data",
+        "rank",
+        "fit",
+        "tune",
+        "evaluate",
+        "embed",
+        "embed_to",
+        "embed_texts",
+        "search",
+        "compare_index",
+    )
+    for name in (*names, "as_tower", "sketched", "leave_out"):
         function = getattr(patchranking, name)
         assert inspect.isfunction(function)
         assert "Args:" in inspect.getdoc(function)
-    for name in ("FitSettings", "TuneSettings", "SearchSettings", "EvaluationSettings"):
+    for name in ("FitSettings", "TuneSettings", "SearchSettings", "EvaluationSettings", "EmbedSettings"):
         assert "Attributes:" in inspect.getdoc(getattr(patchranking, name))
 
 

@@ -25,6 +25,13 @@ The three phases
 Measuring
     evaluate, EvaluationSettings compare the dense model, pruners, baselines and the oracle
 
+Vectors of many images
+    embed, EmbedSettings, Embedded
+                                 one batch after the other, decoded ahead of the model
+    embed_to, embed_texts        into a folder, in resumable shards
+    search, Found                images of such a folder that are like words or a picture
+    compare_index, Comparison    what pruning did to such a folder
+
 Deploying
     export, ExportSettings       a model, pruned or dense, as files that run without this package
     Encoder                      runs them, by ONNX Runtime, OpenVINO or PyTorch

@@ -1,10 +1,17 @@
 from . import demo
 from .data import ImageData, load_data
+from .embedding.compare import Comparison, compare_index
+from .embedding.embed import Embedded, embed
+from .embedding.job import embed_to
+from .embedding.search import Found, search
+from .embedding.settings import EmbedSettings
+from .embedding.texts import embed_texts
 from .errors import MissingExtraError, UserError
 from .evaluation.evaluate import EvaluationSettings, evaluate
 from .exporting.encoder import Encoder
 from .exporting.export import ExportSettings, export
-from .fitting.fit import FitReport, FitSettings, fit
+from .fitting.fit import FitReport, fit
+from .fitting.settings import FitSettings
 from .methods.attach import attach
 from .predictor.networks import Predictor
 from .pruner import Pruner
@@ -22,11 +29,15 @@ from .tuning.tune import TuneReport, TuneSettings, tune
 from .version import __version__
 
 __all__ = [
+    "Comparison",
+    "EmbedSettings",
+    "Embedded",
     "Encoder",
     "EvaluationSettings",
     "ExportSettings",
     "FitReport",
     "FitSettings",
+    "Found",
     "ImageData",
     "LoadedModel",
     "MissingExtraError",
@@ -44,8 +55,12 @@ __all__ = [
     "as_text_tower",
     "as_tower",
     "attach",
+    "compare_index",
     "demo",
     "detach",
+    "embed",
+    "embed_texts",
+    "embed_to",
     "evaluate",
     "export",
     "fit",
@@ -54,6 +69,7 @@ __all__ = [
     "load_data",
     "load_model",
     "rank",
+    "search",
     "sketched",
     "tune",
 ]

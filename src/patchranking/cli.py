@@ -9,7 +9,20 @@ import sys
 
 __all__ = ["COMMANDS", "main"]
 
-COMMANDS = ("demo", "rank", "fit", "choose", "tune", "evaluate", "benchmark", "export", "reproduce")
+COMMANDS = (
+    "demo",
+    "rank",
+    "fit",
+    "choose",
+    "tune",
+    "evaluate",
+    "embed",
+    "search",
+    "compare-index",
+    "benchmark",
+    "export",
+    "reproduce",
+)
 
 
 def main() -> None:
@@ -37,8 +50,9 @@ def _main() -> None:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
         from patchranking.commands.arguments import run
 
-        module = importlib.import_module(f"patchranking.commands.{name}")
-        run(getattr(module, name), arguments, f"patchranking {name}")
+        own = name.replace("-", "_")
+        module = importlib.import_module(f"patchranking.commands.{own}")
+        run(getattr(module, own), arguments, f"patchranking {name}")
     else:
         print(f"patchranking: There is no command '{name}': choose from {', '.join(COMMANDS)}.", file=sys.stderr)
         sys.exit(2)
@@ -51,7 +65,8 @@ def _help() -> str:
 
     lines = ["usage: patchranking COMMAND ...", "", "Runs CLIP image encoders on the patches that matter.", ""]
     for name in COMMANDS:
-        tree = ast.parse(files("patchranking").joinpath("commands", f"{name}.py").read_text("utf-8"))
-        (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-        lines.append(f"  {name:<11}{str(ast.get_docstring(function)).partition(chr(10))[0]}")
+        own = name.replace("-", "_")
+        tree = ast.parse(files("patchranking").joinpath("commands", f"{own}.py").read_text("utf-8"))
+        (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == own)
+        lines.append(f"  {name:<15}{str(ast.get_docstring(function)).partition(chr(10))[0]}")
     return "\n".join([*lines, "", "COMMAND --help shows its options; patchranking --version shows the version."])

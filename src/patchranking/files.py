@@ -15,7 +15,7 @@ from pathlib import Path
 
 from patchranking.errors import UserError
 
-__all__ = ["as_file_name", "make_folder", "replacing", "replacing_folder", "write_json"]
+__all__ = ["as_file_name", "locked", "make_folder", "replacing", "replacing_folder", "write_json"]
 
 _ABANDONED = 600
 """Seconds after which a file that was never finished belongs to no one."""
@@ -41,6 +41,25 @@ def make_folder(path: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"Cannot write in the folder '{folder}': {error.strerror}.") from error
     return folder
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock for the length of a ``with`` block; it ends with this process, however that ends.
+
+    Raises:
+        UserError: If another process holds it.
+    """
+    import fcntl  # not there on Windows
+
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # flock's would live on in forked workers
+        except OSError as error:
+            raise UserError(
+                f"Another run is writing into '{path.parent}': wait for it, or choose another folder for --out."
+            ) from error
+        yield
 
 
 @contextmanager

@@ -105,10 +105,18 @@ class Pruner(nn.Module, ModelHubMixin):
         self.keep = schedule.keep if keep is None else keep
 
     @classmethod
-    def unfitted(cls, tower: VisionTower, name: str, schedule: Schedule) -> Self:
-        """A pruner that has learned nothing, for a model called ``name``: it takes as long as a fitted one."""
+    def unfitted(cls, tower: VisionTower, name: str, schedule: Schedule, merges: bool = False) -> Self:
+        """A pruner that has learned nothing, for a model called ``name``: it takes as long as a fitted one.
+
+        Args:
+            tower: The image encoder.
+            name: Of the model.
+            schedule: Where patches are dropped.
+            merges: Whether they may merge, as by default in ``fit``, with a predictor for every stage; else one scores.
+        """
         schedule.check(tower)
-        predictors = {schedule.block: Predictor.for_tower(tower)}
+        blocks = list(schedule.stages) if merges else [schedule.block]
+        predictors = Predictor.for_stages(tower, blocks, merges=merges)
         return cls(predictors, BaseModel.of(tower, name), schedule).eval().to(tower.device)
 
     @property

@@ -11,11 +11,11 @@ from PIL import Image
 
 from patchranking.data.halves import half_of
 from patchranking.errors import UserError
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 from patchranking.methods import STYLES
 from patchranking.methods.measure import measure
 
-SETTINGS = FitSettings(ranked=4, steps=1, epochs=1, blocks=[1, 3], limit=6)
+SETTINGS = FitSettings("both", ranked=4, steps=1, epochs=1, blocks=[1, 3], limit=6)
 
 COARSE = {"low-res": 0.08, "tome": 0.05, "evit": 0.06, "cls-attention": 0.06, "patchranking": 0.16}
 """How far these may be from a share with 16 patches, 5 blocks and predictors as large as a block."""

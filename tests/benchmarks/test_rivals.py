@@ -7,7 +7,7 @@ import torch
 from rivals import Paper, TrainedToMe, leave_out_rankings, paper_pruner, trained_tome
 
 from patchranking.data import load_data
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 from patchranking.methods.batch import Batch
 from patchranking.methods.tome import ToMe
 from patchranking.pruning.macs import analytic_macs

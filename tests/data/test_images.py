@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from patchranking.data import images
-from patchranking.data.images import UnreadableImageError, no_picture, read_image, reason, suffixes
+from patchranking.data.images import UnreadableImageError, no_picture, read_image, read_sized, reason, suffixes
 
 GRADIENT = np.linspace(0, 255, 48 * 32).reshape(48, 32).astype(np.uint8)
 
@@ -383,3 +383,26 @@ def test_a_jpeg_whose_segment_claims_too_much_is_skipped_with_a_reason(size):
 def test_a_name_that_no_file_has_is_unreadable(tmp_path, name):
     with pytest.raises(UnreadableImageError, match="Error"):
         read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("shortest", "size"), [(None, (400, 260)), (140, (400, 260)), (130, (200, 130)), (60, (100, 65))]
+)
+def test_a_jpeg_is_decoded_smaller_while_its_shorter_side_is_long_enough(tmp_path, shortest, size):
+    picture = Image.linear_gradient("L").resize((400, 260)).convert("RGB")
+    picture.save(tmp_path / "a.jpg")
+    picture.save(tmp_path / "a.png")
+    small, whole = read_sized(tmp_path / "a.jpg", shortest)
+    assert (small.size, whole) == (size, (400, 260))
+    assert np.abs(np.asarray(small, int) - np.asarray(picture.resize(size), int)).max() < 12
+    assert read_sized(tmp_path / "a.png", shortest)[0].size == (400, 260)
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(1, (40, 26)), (3, (40, 26)), (6, (26, 40)), (8, (26, 40))])
+def test_the_size_is_that_of_the_picture_as_it_is_turned(path, orientation, size):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (40, 26)).save(path.with_suffix(".jpg"), exif=exif)
+    image, whole = read_sized(path.with_suffix(".jpg"), 13)
+    assert whole == size
+    assert image.size == (size[0] // 2, size[1] // 2)

@@ -10,7 +10,8 @@ from PIL import Image
 from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.evaluation.reproduce import Job, reproduce
-from patchranking.fitting.fit import FitSettings, fit
+from patchranking.fitting.fit import fit
+from patchranking.fitting.settings import FitSettings
 from patchranking.methods import METHODS
 from patchranking.methods.a_vit import a_vit
 from patchranking.methods.measure import measure, zero_shot_classes

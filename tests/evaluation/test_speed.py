@@ -15,6 +15,7 @@ from patchranking.methods import METHODS
 from patchranking.methods.attach import attach
 from patchranking.predictor.networks import Predictor
 from patchranking.pruner import Pruner
+from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
 from patchranking.towers.identity import BaseModel
@@ -54,6 +55,18 @@ def test_a_method_that_needs_no_fit_is_timed_as_it_is_attached(case):
     with attach(case.model, "tome", keep=0.5):
         assert rows[1]["gmacs"] == pytest.approx(count_macs(case.tower, case.pixels[:1]) / 1e9)
     assert rows[1]["gmacs"] != rows[0]["gmacs"]
+
+
+@pytest.mark.parametrize("pruner", ["fitted", "tome"])
+def test_shares_of_the_dense_macs_take_the_place_of_keep_rates(tower, pruner):
+    schedule = Schedule({1: 0.7, 3: 0.5}) if pruner == "fitted" else Schedule.default(tower.depth, 0.5)
+    own = METHODS["tome"] if pruner == "tome" else Pruner.unfitted(tower, "tiny", schedule)
+    settings = SpeedSettings(batches=[1], repeats=1, seconds=0, macs=[0.8, 0.6])
+    dense, *pruned = measure_speed(tower.module, own, "tiny", settings)
+    assert (dense["keep_rate"], dense["macs"]) == (1, None)
+    assert [row["macs"] for row in pruned] == [0.8, 0.6]
+    assert [row["keep_rate"] for row in pruned] == [keep_at_macs(tower, schedule, share) for share in (0.8, 0.6)]
+    assert dense["gmacs"] > pruned[0]["gmacs"] > pruned[1]["gmacs"]
 
 
 def test_another_models_pruner_is_refused(case):

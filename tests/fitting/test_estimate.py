@@ -4,7 +4,7 @@ import pytest
 
 from patchranking.fitting import estimate
 from patchranking.fitting.estimate import estimate_minutes
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 from patchranking.pruning.schedule import Schedule
 
 
@@ -17,7 +17,7 @@ def measured(monkeypatch):
 
 
 def test_it_counts_every_part_of_a_fit_once(tiny, measured):
-    settings = FitSettings(ranked=50, steps=30)
+    settings = FitSettings("both", ranked=50, steps=30)
     minutes = estimate_minutes(tiny.tower, 200, settings, Schedule({1: 0.7, 3: 0.5}))
     reading, searching, distilling = 200 * 2 / 4, 50 / 4, 30 * 16 / 4
     assert minutes == pytest.approx((reading + searching + distilling) / 60)

@@ -15,7 +15,8 @@ from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
 from patchranking.fitting import fit
 from patchranking.fitting.cache import cache_tokens, with_mirrored
-from patchranking.fitting.fit import FitSettings, match_by_keys
+from patchranking.fitting.fit import match_by_keys
+from patchranking.fitting.settings import FitSettings
 from patchranking.predictor.distill import distill
 from patchranking.predictor.imitate import imitate
 from patchranking.predictor.losses import LOSSES
@@ -316,7 +317,7 @@ def test_a_block_that_the_model_lacks_is_refused(pictures):
 
 def test_it_ranks_what_it_imitates_and_saves_what_it_made(pictures, tmp_path):
     model, data = pictures
-    settings = FitSettings(ranked=6, steps=2, epochs=1, seed=3)
+    settings = FitSettings("both", ranked=6, steps=2, epochs=1, seed=3)
     pruner, report = fit.fit(model, data, tmp_path / "fit", settings)
     manifest = read_manifest(tmp_path / "fit/rankings")
     assert (manifest["totals"]["in"], manifest["settings"]["block"], manifest["settings"]["seed"]) == (6, 1, 3)
@@ -407,7 +408,7 @@ def test_a_fit_that_is_killed_anywhere_ends_as_one_that_was_not(pictures, tmp_pa
         monkeypatch.setattr(f"{module}._SECONDS_PER_{'NOTE' if 'cache' in module else 'SAVE'}", -1)
     monkeypatch.setattr("patchranking.fitting.cache._IMAGES_PER_BATCH", 4)
     schedule = {1: 0.8, 3: 0.5}
-    settings = FitSettings(ranked=5, steps=3, epochs=2, schedule=schedule, network="mlp")
+    settings = FitSettings("both", ranked=5, steps=3, epochs=2, schedule=schedule, network="mlp")
     written = killed_at(None)
     expected, report = fit.fit(*pictures, tmp_path / "whole", settings)
     writes = len(written)
@@ -480,6 +481,6 @@ def test_a_model_without_an_image_feature_is_fitted_by_its_tokens_alone(pictures
 
     monkeypatch.setattr(model.tower, "pool", none)
     with pytest.raises(UserError, match="this model has none: --objective distill"):
-        fit.planned(model, FitSettings(target="tokens"))
+        fit.planned(model, FitSettings("both", target="tokens"))
     pruner, report = fit_pruner(model, data, steps=1, target="tokens")
     assert (pruner.hands_on, report.n_images) == (-2, 6)

@@ -8,27 +8,18 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-import torch
 
 from patchranking.data import load_data
-from patchranking.errors import MissingExtraError
-from patchranking.ranking import job, ray_engine
+from patchranking.errors import MissingExtraError, UserError
+from patchranking.ranking import job
 from patchranking.ranking.job import rank
-from patchranking.ranking.ray_engine import _Job, _Worker
+from patchranking.ranking.ray_engine import _Job
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.shards import ShardRanker
 from patchranking.ranking.store import iter_rankings, write_manifest
 from patchranking.towers.load import load_model
 
 FAST = SearchSettings(block=6)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +46,17 @@ def test_without_ray(model, pictures, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def task(model, pictures, tmp_path, monkeypatch):
-    """A worker's task, in this process."""
-    monkeypatch.chdir(tmp_path)
+def task(model, pictures, tmp_path):
+    """What a worker is sent."""
     write_manifest(tmp_path, {})
     ranker = ShardRanker(model, pictures, FAST, tmp_path, 2)
-    return _Job("demo", "cpu", 1, pictures, FAST, ranker.record, tmp_path, 2, tmp_path)
+    return _Job("demo", "cpu", pictures, FAST, ranker.record, tmp_path, 2)
 
 
-def test_a_worker_loads_the_model_once(task, tmp_path, monkeypatch):
-    loaded = []
-    monkeypatch.setattr(ray_engine, "_receive", lambda _: task)
-    monkeypatch.setattr(ray_engine, "load_model", lambda *arguments: loaded.append(arguments) or load_model(*arguments))
-    worker = _Worker(None)
-    assert [worker({"item": shard}) for shard in (1, 0)] == [{"images": 6, "problem": ""}] * 2
+def test_a_worker_ranks_shards(task, tmp_path):
+    rank_shard = task.start()
+    assert [rank_shard(shard) for shard in (1, 0)] == [6, 6]
     assert len(list(tmp_path.glob("*.parquet"))) == 2
-    assert loaded == [("demo", "cpu")]
 
 
 @pytest.mark.parametrize(
@@ -81,30 +67,9 @@ def test_a_worker_loads_the_model_once(task, tmp_path, monkeypatch):
         ({"folder": Path("elsewhere")}, "folder that all nodes share"),
     ],
 )
-def test_a_worker_says_what_it_lacks_in_a_sentence(task, monkeypatch, changes, words):
-    monkeypatch.setattr(ray_engine, "_receive", lambda _: replace(task, **changes))
-    answer = _Worker(None)({"item": 0})
-    assert answer["images"] == 0
-    assert words in answer["problem"]
-    assert "\n" not in answer["problem"]
-
-
-@pytest.fixture
-def cluster(monkeypatch):
-    """Two nodes of one CPU each."""
-    pytest.importorskip("ray.data", exc_type=ImportError)
-    import ray
-    from ray.cluster_utils import Cluster
-
-    monkeypatch.setenv("RAY_worker_niceness", "0")
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        made.add_node(num_cpus=1)
-        monkeypatch.setenv("RAY_ADDRESS", made.address)
-        yield made
-    finally:
-        ray.shutdown()
-        made.shutdown()
+def test_a_worker_says_what_it_lacks_in_a_sentence(task, changes, words):
+    with pytest.raises(UserError, match=words):
+        replace(task, **changes).start()
 
 
 def deadly(data, fatal):
@@ -122,7 +87,7 @@ def deadly(data, fatal):
     return data
 
 
-def test_a_killed_worker_changes_nothing(cluster, model, pictures, tmp_path, monkeypatch):
+def test_a_killed_worker_changes_nothing(ray_cluster, model, pictures, tmp_path, monkeypatch):
     import ray
 
     monkeypatch.setattr(job, "_IMAGES_PER_SHARD", 2)

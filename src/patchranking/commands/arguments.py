@@ -26,9 +26,9 @@ def run(command: Callable[..., None], arguments: Sequence[str], prog: str) -> No
     """Runs a function with command-line arguments; a user's mistake ends with one sentence and status 2.
 
     Required arguments are positional. An argument that is a dataclass becomes one option for each of its fields. List
-    options take several values, ``--keep 0.9 0.8``; so does a list that is the last positional argument. Errors of the
-    system, such as a full disk, end like a mistake. ``--traceback``, or ``PATCHRANKING_TRACEBACK=1`` in the
-    environment, shows where it was found and its cause.
+    options take several values, ``--keep 0.9 0.8``; so does a list that is the last positional argument. An option of
+    one letter may have one dash. Errors of the system, such as a full disk, end like a mistake. ``--traceback``, or
+    ``PATCHRANKING_TRACEBACK=1`` in the environment, shows where it was found and its cause.
 
     Args:
         command: The function, with a docstring in Google style.
@@ -66,8 +66,10 @@ def parse(command: Callable[..., None], arguments: Sequence[str], prog: str) -> 
         for name, kind in {**hints, **fields}.items()
         if any(get_origin(k) is list for k in (kind, *get_args(kind)))
     }
+    letters = [f"-{p.name}" for p in parameters if len(p.name) == 1]
+    given = [f"-{argument}" if argument in letters else argument for argument in arguments]
     try:
-        found = parser.parse_args(_spread(list(arguments), lists, positional))
+        found = parser.parse_args(_spread(given, lists, positional))
     except ArgumentError as error:
         raise UserError(f"{_wrong(str(error), hints | fields)}; {prog} --help shows all.") from error
     values = {p.name: _expanded(found[p.name]) for p in parameters}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from patchranking.errors import UserError
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.speed import SpeedSettings, measure_speed
 from patchranking.files import make_folder, write_json
@@ -12,6 +13,7 @@ from patchranking.methods.attach import pruner_or_method
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.seeding import seeded
+from patchranking.towers import VisionTower
 from patchranking.towers.load import load_model
 
 __all__ = ["benchmark"]
@@ -22,7 +24,6 @@ def benchmark(
     settings: SpeedSettings,
     out: Path = Path("runs/benchmark"),
     pruner: list[Path] = [],  # noqa: B006
-    block: int = 3,
     device: str = "cpu",
 ) -> None:
     """Times the dense and the pruned model in alternation on this machine; writes throughput.json.
@@ -31,9 +32,8 @@ def benchmark(
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
         settings: What to time.
         out: Folder for throughput.json.
-        pruner: Folders written by fit or tune, or names of methods that need no fit; without one, a predictor that has
-            learned nothing, which takes as long.
-        block: Where patches are dropped when no pruner is given.
+        pruner: Folders written by fit or tune, or names of methods that need no fit; without one, a default pruner that
+            has learned nothing, which takes as long.
         device: cpu, cuda, cuda:1, mps, ...
     """
     given = {str(one): pruner_or_method(one) for one in pruner}
@@ -41,7 +41,8 @@ def benchmark(
     tower = loaded.tower
     if not given:
         with seeded(settings.seed):
-            given["not fitted"] = Pruner.unfitted(tower, model, Schedule({block: 0.5}))
+            schedule = Schedule.default(tower.depth, 0.5)
+            given["not fitted"] = Pruner.unfitted(tower, model, schedule, merges=_takes_mask(tower))
     folder = make_folder(out)
     rows: list[dict[str, Any]] = []
     for name, one in given.items():
@@ -52,6 +53,14 @@ def benchmark(
     write_json(folder / "throughput.json", results)
     _print_table(rows)
     print(f"wrote {folder / 'throughput.json'}")
+
+
+def _takes_mask(tower: VisionTower) -> bool:
+    try:
+        tower.check_mask()
+    except UserError:
+        return False
+    return True
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from patchranking.commands.evaluate import evaluate
 from patchranking.commands.fit import fit
 from patchranking.evaluation.evaluate import EvaluationSettings
 from patchranking.files import make_folder
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 
 __all__ = ["demo"]
 

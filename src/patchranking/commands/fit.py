@@ -13,8 +13,9 @@ from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget
 from patchranking.files import make_folder
 from patchranking.fitting.estimate import estimate_minutes
-from patchranking.fitting.fit import FitReport, FitSettings, planned
+from patchranking.fitting.fit import FitReport, planned
 from patchranking.fitting.fit import fit as fit_pruner
+from patchranking.fitting.settings import FitSettings
 from patchranking.towers.load import load_model
 
 __all__ = ["fit"]

@@ -13,7 +13,7 @@ from patchranking.evaluation.published import markdown
 from patchranking.evaluation.reproduce import Job, TableName
 from patchranking.evaluation.reproduce import reproduce as reproduce_table
 from patchranking.files import as_file_name, make_folder, write_json
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 from patchranking.methods.attach import fitted_pruner
 from patchranking.towers.load import load_model
 from patchranking.tuning.tune import TuneSettings

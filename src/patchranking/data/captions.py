@@ -14,7 +14,7 @@ from patchranking.data.base import ImageData, inside, printable, sample
 from patchranking.data.images import read_image
 from patchranking.errors import UserError
 
-__all__ = ["SUFFIXES", "CaptionData"]
+__all__ = ["SUFFIXES", "CaptionData", "captions_of"]
 
 SUFFIXES = (".tsv", ".csv", ".json")
 
@@ -39,16 +39,8 @@ class CaptionData(ImageData):
         if not file.is_file():
             raise UserError(f"There is no list of captions '{file}': give a .tsv, .csv or .json file.")
         found: dict[str, list[str]] = {}
-        try:
-            for image, captions in _entries(file):
-                found.setdefault(_text(image), []).extend(_valid(_text(caption)).strip() for caption in captions)
-        except (ValueError, csv.Error, KeyError, TypeError, AttributeError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(
-                f"'{file}' is no list of captions: it needs columns image and caption, or COCO's images and "
-                "annotations."
-            ) from error
+        for image, captions in captions_of(file):
+            found.setdefault(image, []).extend(captions)
         if not found:
             raise UserError(f"'{file}' names no images: give one a line, or choose another list.")
         why = {name: _why_not(name, captions) for name, captions in found.items()}
@@ -65,6 +57,23 @@ class CaptionData(ImageData):
 
     def image(self, index: int) -> Image.Image:
         return read_image(self._paths[index])
+
+
+def captions_of(file: Path) -> Iterator[tuple[str, list[str]]]:
+    """Images of a list and their captions, in its order; an image may come again.
+
+    Raises:
+        UserError: If it is no such list.
+    """
+    try:
+        for image, captions in _entries(file):
+            yield _text(image), [_valid(_text(caption)).strip() for caption in captions]
+    except (ValueError, csv.Error, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"'{file}' is no list of captions: it needs columns image and caption, or COCO's images and annotations."
+        ) from error
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,7 @@ from patchranking.data.coop import CoopData, split_file
 from patchranking.data.folder import FolderData
 from patchranking.errors import UserError, check_numbers
 
-__all__ = ["FolderData", "load_data"]
+__all__ = ["FolderData", "folders", "load_data"]
 
 _DEMO_SCENES = 500
 _SHOWN = 200
@@ -54,12 +54,27 @@ def _load(data: str, limit: int | None, seed: int, default_split: str) -> ImageD
     whole = Path(os.path.expanduser(data))
     if whole.suffix.lower() in CAPTION_SUFFIXES and not whole.is_dir():
         return CaptionData(whole, limit, seed)
-    parts = [data] if data and whole.is_dir() else data.split(",")
+    return FolderData(folders(data), limit, seed)
+
+
+def folders(data: str) -> list[Path]:
+    """The folders that a DATA argument names.
+
+    Raises:
+        UserError: If one has no name or is no folder, or the argument looks like another kind of data.
+    """
+    source, colon, _ = data.partition(":")
+    parts = [data] if data and Path(os.path.expanduser(data)).is_dir() else data.split(",")
     if not all(parts):
         raise UserError(f"A folder in '{data}' has no name: give {DATA_HELP}.")
     if colon and re.fullmatch(r"\w+", source) and not Path(parts[0]).is_dir():
         raise UserError(f"There is no kind of data '{source}:' as in '{data}': give {DATA_HELP}.")
-    return FolderData([Path(os.path.expanduser(part)) for part in parts], limit, seed)
+    found = [Path(os.path.expanduser(part)) for part in parts]
+    for folder in found:
+        if not folder.is_dir():
+            wrong = f"'{folder}' is no folder" if folder.exists() else f"There is no folder '{folder}'"
+            raise UserError(f"{wrong}: give {DATA_HELP}.")
+    return found
 
 
 def _load_from(source: str, rest: str, limit: int | None, seed: int, default_split: str) -> ImageData:

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from patchranking.data.base import DATA_HELP, ImageData, distinct_ends, printable, sample
+from patchranking.data.base import ImageData, distinct_ends, printable, sample
 from patchranking.data.classnames import hidden, named, names_beside
 from patchranking.data.images import no_picture, read_image, reason
 from patchranking.errors import UserError
 
-__all__ = ["FolderData"]
+__all__ = ["FolderData", "folder_prefixes"]
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "testing", "eval"}
 
@@ -25,11 +25,7 @@ class FolderData(ImageData):
     """
 
     def __init__(self, folders: list[Path], limit: int | None, seed: int) -> None:
-        for folder in folders:
-            if not folder.is_dir():
-                wrong = f"'{folder}' is no folder" if folder.exists() else f"There is no folder '{folder}'"
-                raise UserError(f"{wrong}: give {DATA_HELP}.")
-        prefixes = [""] if len(folders) == 1 else [f"{end}/" for end in distinct_ends(folders, shortest=2)]
+        prefixes = folder_prefixes(folders)
         self.left_out: dict[str, str] = {}
         self.notes: list[str] = []
         files: list[tuple[str, str | None, Path]] = []
@@ -75,6 +71,11 @@ class FolderData(ImageData):
         """Why the first files were left out, for a sentence."""
         examples = [f"'{name}' is left out: {why}" for name, why in list(self.left_out.items())[:3]]
         return f" ({'; '.join(examples)})" if examples else ""
+
+
+def folder_prefixes(folders: list[Path]) -> list[str]:
+    """What keys of the pictures in each folder begin with: the end of its path, nothing where it is the only one."""
+    return [""] if len(folders) == 1 else [f"{end}/" for end in distinct_ends(folders, shortest=2)]
 
 
 def _walk(root: Path) -> tuple[list[Path], dict[Path, str]]:

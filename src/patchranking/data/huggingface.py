@@ -15,9 +15,9 @@ from patchranking.data.images import UnreadableImageError, read_image, reason
 from patchranking.errors import UserError
 from patchranking.extras import import_extra
 
-__all__ = ["HuggingFaceData"]
+__all__ = ["KEYS", "HuggingFaceData", "Rows", "content", "is_text"]
 
-_KEYS = ("key", "id", "image_id", "__key__")
+KEYS = ("key", "id", "image_id", "__key__")
 _LABELS = ("label", "labels", "fine_label", "class", "cls", "target")
 
 
@@ -39,21 +39,8 @@ class HuggingFaceData(ImageData):
     """
 
     def __init__(self, name: str, split: str, default_split: str, limit: int | None, seed: int) -> None:
-        library = import_extra("datasets", "Data from Hugging Face needs datasets", "data")
-        try:
-            splits = _splits(library, name)
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"Could not load the data set 'hf:{name}': {reason(error)}") from error
-        split = split or (default_split if len(splits) > 1 else next(iter(splits)))
-        if split not in splits:
-            raise UserError(f"'hf:{name}' has no split '{split}': choose one of {', '.join(splits)}.")
-        rows = splits[split]
-        pictures = [column for column, kind in rows.features.items() if isinstance(kind, library.Image)]
-        if not pictures or not len(rows):
-            found = f"columns {', '.join(rows.column_names)}" if len(rows) else "no rows"
-            raise UserError(f"'hf:{name}:{split}' has no pictures, but {found}: choose a data set of images.")
+        opened = Rows(name, split, default_split)
+        library, rows, split = opened.library, opened.rows, opened.split
         chosen = sample(len(rows), limit, seed)
         folder = Path(os.path.realpath(os.path.expanduser(name)))
         classes, names = _classes(library, rows)
@@ -61,15 +48,47 @@ class HuggingFaceData(ImageData):
             classes, names, note = _named(classes, names, lines)
             self.notes = [printable(note)] if note else []
         self._describe(folder.name, split, _keys(rows), classes, names, chosen)
-        self._column = pictures[0]
-        undecoded = rows.select_columns(self._column).cast_column(self._column, library.Image(decode=False))
-        self._rows = undecoded.select(chosen)
+        self._pictures = opened.pictures.select(chosen)
 
     def image(self, index: int) -> Image.Image:
-        picture = self._rows[index][self._column]
-        if picture is None:
-            raise UnreadableImageError("the row has no picture")
-        return read_image(Path(picture["path"]) if picture["bytes"] is None else picture["bytes"])
+        return read_image(content(self._pictures, index))
+
+
+class Rows:
+    """One split of a data set, opened; arguments and errors as of ``HuggingFaceData``.
+
+    Attributes:
+        library: The module ``datasets``.
+        rows: The split.
+        pictures: Its first column of pictures alone, undecoded.
+        split: The split's name.
+    """
+
+    def __init__(self, name: str, split: str, default_split: str) -> None:
+        self.library = library = import_extra("datasets", "Data from Hugging Face needs datasets", "data")
+        try:
+            splits = _splits(library, name)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"Could not load the data set 'hf:{name}': {reason(error)}") from error
+        self.split = split = split or (default_split if len(splits) > 1 else next(iter(splits)))
+        if split not in splits:
+            raise UserError(f"'hf:{name}' has no split '{split}': choose one of {', '.join(splits)}.")
+        self.rows = rows = splits[split]
+        pictures = [column for column, kind in rows.features.items() if isinstance(kind, library.Image)]
+        if not pictures or not len(rows):
+            found = f"columns {', '.join(rows.column_names)}" if len(rows) else "no rows"
+            raise UserError(f"'hf:{name}:{split}' has no pictures, but {found}: choose a data set of images.")
+        self.pictures = rows.select_columns(pictures[0]).cast_column(pictures[0], library.Image(decode=False))
+
+
+def content(pictures: Any, index: int) -> Path | bytes:
+    """The file of a picture, or what is in it; UnreadableImageError where the row has none."""
+    (picture,) = pictures[index].values()
+    if picture is None:
+        raise UnreadableImageError("the row has no picture")
+    return Path(picture["path"]) if picture["bytes"] is None else picture["bytes"]
 
 
 def _splits(library: ModuleType, name: str) -> dict[str, Any]:
@@ -85,8 +104,8 @@ def _splits(library: ModuleType, name: str) -> dict[str, Any]:
 
 def _keys(rows: Any) -> list[str]:
     """The values of a column of names, where there is one and they tell the rows apart; else the rows' numbers."""
-    for column in _KEYS:
-        if _dtype(rows, column) in ("string", "large_string"):
+    for column in KEYS:
+        if is_text(rows, column):
             keys: list[str] = rows[column][:]
             if all(keys) and len(set(keys)) == len(keys):
                 return keys
@@ -116,6 +135,11 @@ def _named(classes: list[Any], names: list[str], lines: list[str]) -> tuple[list
     if (last := max(classes)) >= len(lines):
         return classes, [], f"classnames.txt is left aside: it has no line {last + 1} for class {last}."
     return classes, lines, ""
+
+
+def is_text(rows: Any, column: str) -> bool:
+    """Whether a column is there and of texts."""
+    return _dtype(rows, column) in ("string", "large_string")
 
 
 def _dtype(rows: Any, column: str) -> str:

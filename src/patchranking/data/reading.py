@@ -13,7 +13,7 @@ from patchranking.data.base import ImageData
 from patchranking.data.images import UnreadableImageError, reason
 from patchranking.errors import UserError
 
-__all__ = ["none_readable", "read_batches"]
+__all__ = ["none_readable", "preprocessed", "read_batches"]
 
 
 def read_batches(
@@ -43,7 +43,7 @@ def read_batches(
     with tqdm(chosen, desc=progress, unit="image", disable=progress is None) as bar:
         for index in bar:
             try:
-                pixels.append(_preprocessed(preprocess, data.image(index)))
+                pixels.append(preprocessed(preprocess, data.image(index)))
                 found.append(index)
             except UnreadableImageError as error:
                 skipped[data.keys[index]] = str(error)
@@ -54,7 +54,8 @@ def read_batches(
             yield found, torch.stack(pixels)
 
 
-def _preprocessed(preprocess: Callable[[Image.Image], Tensor], image: Image.Image) -> Tensor:
+def preprocessed(preprocess: Callable[[Image.Image], Tensor], image: Image.Image) -> Tensor:
+    """The pixels of a picture; UnreadableImageError, with its size, where there can be none."""
     try:
         return preprocess(image)
     except Exception as error:

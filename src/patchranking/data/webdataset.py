@@ -20,7 +20,7 @@ from patchranking.data.classnames import hidden, lines_beside, names_beside
 from patchranking.data.images import HEIF_SUFFIXES, UnreadableImageError, read_image, reason, suffixes
 from patchranking.errors import UserError
 
-__all__ = ["WebDatasetData"]
+__all__ = ["WebDatasetData", "read_part", "scan", "shard_paths"]
 
 _DAMAGE = (OSError, tarfile.TarError, ValueError, MemoryError, OverflowError)
 
@@ -54,14 +54,14 @@ class WebDatasetData(ImageData):
     """
 
     def __init__(self, shards: str, limit: int | None, seed: int) -> None:
-        self._shards = _paths(shards)
+        self._shards = shard_paths(shards)
         keys: list[str] = []
         classes: list[int | None] = []
         places: list[tuple[int, int, int]] = []
         self._lost: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
         for shard, end in enumerate(distinct_ends(self._shards, shortest=1)):
-            samples, left_out = _scan(self._shards[shard])
+            samples, left_out = scan(self._shards[shard])
             self.left_out |= {printable(f"{end.removesuffix('.tar')}/{name}"): why for name, why in left_out.items()}
             for name, found in samples.items():
                 keys.append(printable(f"{end.removesuffix('.tar')}/{name}"))
@@ -84,16 +84,21 @@ class WebDatasetData(ImageData):
         if lost := self._lost.get(self.keys[index]):
             raise UnreadableImageError(lost)
         shard, offset, size = self._places[index].tolist()
-        try:
-            with self._shards[shard].open("rb") as file:
-                file.seek(offset)
-                content = file.read(size)
-        except (OSError, MemoryError) as error:
-            raise UnreadableImageError(reason(error)) from error
-        return read_image(content)
+        return read_image(read_part(self._shards[shard], offset, size))
 
 
-def _paths(shards: str) -> list[Path]:
+def read_part(file: Path, offset: int, size: int) -> bytes:
+    """Some bytes of a file; UnreadableImageError where they cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            opened.seek(offset)
+            return opened.read(size)
+    except (OSError, MemoryError) as error:
+        raise UnreadableImageError(reason(error)) from error
+
+
+def shard_paths(shards: str) -> list[Path]:
+    """Paths of tar files, braces and wildcards spelt out; UserError where there is none."""
     paths: list[Path] = []
     for pattern in _without_braces(str(Path(os.path.expanduser(shards)))):
         found = [pattern] if Path(pattern).exists() else sorted(glob(pattern))
@@ -118,7 +123,7 @@ def _without_braces(pattern: str) -> Iterator[str]:
             yield pattern[: braces.start()] + option + after
 
 
-def _scan(shard: Path) -> tuple[dict[str, _Sample], dict[str, str]]:
+def scan(shard: Path) -> tuple[dict[str, _Sample], dict[str, str]]:
     """Finds the samples of a shard by its headers, and what is left out with its reason."""
     try:
         with shard.open("rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:

@@ -13,7 +13,8 @@ from patchranking.data import ImageData, read_batches, subset
 from patchranking.errors import UserError
 from patchranking.evaluation.published import PUBLISHED, paper_name
 from patchranking.files import make_folder
-from patchranking.fitting.fit import FitSettings, fit
+from patchranking.fitting.fit import fit
+from patchranking.fitting.settings import FitSettings
 from patchranking.methods import Dense, Encoding, PatchRanking, named
 from patchranking.methods.golden import by_golden
 from patchranking.methods.measure import measure

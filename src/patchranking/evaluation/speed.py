@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import FunctionType
 from typing import Any, Literal
@@ -20,8 +20,10 @@ from patchranking.methods.attach import attach
 from patchranking.methods.method import Attachable
 from patchranking.pruner import Pruner
 from patchranking.pruning.attach import detach
+from patchranking.pruning.macs import keep_at_macs
+from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import check_keep_rate
-from patchranking.towers import as_tower
+from patchranking.towers import VisionTower, as_tower
 
 __all__ = ["SpeedSettings", "measure_speed"]
 
@@ -44,6 +46,7 @@ class SpeedSettings:
         repeats: Rounds of each batch size, at least.
         seconds: More rounds until this many seconds have passed, for percentiles of small batches.
         seed: Random seed of the pixels.
+        macs: Shares of the dense multiply-accumulates, in place of keep rates.
     """
 
     keep: list[float] = field(default_factory=lambda: [0.7, 0.6, 0.5, 0.4])
@@ -53,6 +56,7 @@ class SpeedSettings:
     repeats: int = 7
     seconds: float = 5.0
     seed: int = 0
+    macs: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         for rate in self.keep:
@@ -76,7 +80,8 @@ def measure_speed(
         settings: What to time.
 
     Returns:
-        One row for every backend, precision, batch size and keep rate. ``ratio_to_stock`` is the speed relative to the
+        One row for every backend, precision, batch size and keep rate. ``macs`` is the share asked for, if one was, and
+        ``gmacs`` are counted. ``ratio_to_stock`` is the speed relative to the
         dense model in the same round, the median over rounds; ``realised_share`` is that ratio over the ratio of
         multiply-accumulates, 1 where all that could be saved was.
 
@@ -87,21 +92,33 @@ def measure_speed(
     if isinstance(pruner, Pruner):
         pruner.base.check(as_tower(model))
     rows: list[dict[str, Any]] = []
+    shares = _shares(as_tower(model), pruner, settings)
     plans = [(backend, precision) for precision in settings.precisions for backend in settings.backends]
     with tqdm(total=len(plans) * len(settings.batches), desc="time", unit="batch size") as bar:
         for backend, precision in plans:
-            encoders, macs = _encoders(model, pruner, settings, _TYPES[precision])
+            encoders, macs = _encoders(model, pruner, shares, _TYPES[precision])
             about = {"model": name, "backend": backend, "precision": precision}
             for batch in settings.batches:
                 runs = encoders if backend == "eager" else {rate: _compiled(run) for rate, run in encoders.items()}
-                rows += [about | row for row in _at_batch(runs, encoders, macs, model, batch, precision, settings)]
+                found = _at_batch(runs, encoders, macs, model, batch, precision, settings)
+                rows += [about | row | {"macs": shares.get(row["keep_rate"])} for row in found]
                 bar.update()
                 torch.compiler.reset()
     return rows
 
 
+def _shares(tower: VisionTower, pruner: Pruner | Attachable, settings: SpeedSettings) -> dict[float, float | None]:
+    """Keep rate -> the share of the dense MACs that was asked for, if one was."""
+    if not settings.macs:
+        return dict.fromkeys((rate for rate in settings.keep if rate < 1), None)
+    if isinstance(pruner, Pruner):
+        return {pruner.at_macs(tower, share).keep: share for share in settings.macs}
+    schedule = Schedule.default(tower.depth, 0.5)
+    return {keep_at_macs(tower, schedule, share): share for share in settings.macs}
+
+
 def _encoders(
-    model: nn.Module, pruner: Pruner | Attachable, settings: SpeedSettings, dtype: torch.dtype
+    model: nn.Module, pruner: Pruner | Attachable, rates: Iterable[float], dtype: torch.dtype
 ) -> tuple[dict[float, Encoder], dict[float, float]]:
     """Encoders by keep rate, each with hooks of its own on shared weights; and their MACs."""
     base = copy.deepcopy(model).to(dtype)
@@ -109,7 +126,7 @@ def _encoders(
     shared = {id(weight): weight for weight in (*base.parameters(), *base.buffers())}
     encoders: dict[float, Encoder] = {}
     macs = {}
-    for rate in (1.0, *(rate for rate in settings.keep if rate < 1)):
+    for rate in (1.0, *rates):
         tower = as_tower(copy.deepcopy(base, dict(shared)))
         if rate < 1:
             if isinstance(pruner, Pruner):

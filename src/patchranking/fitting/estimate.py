@@ -8,9 +8,10 @@ from collections.abc import Callable
 import torch
 
 from patchranking.fitting.cache import VIEWS
-from patchranking.fitting.fit import FitSettings
+from patchranking.fitting.settings import FitSettings
 from patchranking.predictor.distill import IMAGES_PER_STEP, soft_damage
 from patchranking.predictor.networks import Predictor
+from patchranking.predictor.precision import frozen_pass, precision_for
 from patchranking.pruning.schedule import Schedule
 from patchranking.ranking.objectives import preservation
 from patchranking.ranking.search import SearchSettings
@@ -43,13 +44,14 @@ def estimate_minutes(tower: VisionTower, images: int, settings: FitSettings, sch
             block: Predictor.for_tower(tower, "mlp", merges=settings.merge).to(tower.device)
             for block in schedule.stages
         }
-        target = settings.preserved(tower)
+        target, precision = settings.preserved(tower), precision_for(tower, settings.precision)
         with torch.no_grad():
             tokens = tower.embed(pixels, schedule.block)
             full = target.dense(tower, tower.run(tokens, schedule.block, target.stop))
 
         def step() -> None:
-            loss = soft_damage(predictors, tower, tokens, full, schedule, 0.1, target).mean()
+            with frozen_pass(tower, precision):
+                loss = soft_damage(predictors, tower, tokens, full, schedule, 0.1, target).mean()
             weights = [weight for predictor in predictors.values() for weight in predictor.parameters()]
             torch.autograd.grad(loss, weights, allow_unused=True)
 

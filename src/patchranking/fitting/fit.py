@@ -6,140 +6,38 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from patchranking.checkpoint import claim, digest
 from patchranking.data import ImageData, subset
-from patchranking.errors import UserError, check_numbers
+from patchranking.errors import UserError
 from patchranking.files import make_folder, write_json
 from patchranking.fitting.cache import cache_tokens, with_mirrored
+from patchranking.fitting.settings import FitSettings
 from patchranking.predictor.distill import Distillation, distill
 from patchranking.predictor.imitate import Imitation, imitate
-from patchranking.predictor.losses import LOSSES, LossName
-from patchranking.predictor.networks import NetworkName, Predictor
+from patchranking.predictor.losses import LOSSES
+from patchranking.predictor.networks import Predictor
+from patchranking.predictor.precision import precision_for
 from patchranking.predictor.rows import split
-from patchranking.predictor.targets import FEATURE, HandedOn, Target, check_handed_on, handed_on_after
+from patchranking.predictor.targets import FEATURE, check_handed_on
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
-from patchranking.pruning.select import check_keep_rate
 from patchranking.ranking.job import rank
-from patchranking.ranking.search import ScoreName, SearchName, SearchSettings
+from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.store import finished_manifest, golden_by_index
 from patchranking.seeding import seeded
 from patchranking.towers import VisionTower
 from patchranking.towers.identity import BaseModel, matches
 from patchranking.towers.load import LoadedModel
 
-__all__ = ["MATCHED_ON", "FitReport", "FitSettings", "fit", "match_by_keys", "planned"]
+__all__ = ["MATCHED_ON", "FitReport", "fit", "match_by_keys", "planned"]
 
 MATCHED_ON = 64
 """Images by whose keys patches are first compared."""
-_PAPER_BLOCK = 3
-_ANY_LENGTH: NetworkName = "mlp"
-"""The network of later stages after a mixer, since their number of patches changes with the keep rate."""
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How to fit a pruner.
-
-    Attributes:
-        objective: imitate learns golden rankings; distill needs none; both imitates, then distills.
-        target: What distillation preserves: the image feature, or the patch tokens that a vision-language model such as
-            LLaVA reads, each at its own place. Rankings are by the feature in either case.
-        layer: Which hidden state those tokens are of, LLaVA's ``vision_feature_layer``: 0 enters the first block, -1
-            leaves the last one, without the final norm.
-        ranked: Maximum number of images, drawn by seed, that are ranked for imitation, unless rankings are given.
-        keep: Keep rate stored with the pruner; it can be changed later without fitting again.
-        macs: Share of the dense multiply-accumulates at which to store it, in place of keep.
-        steps: Steps of distillation.
-        network: The predictor; mlp and transformer take any number of patches.
-        loss: How rankings are imitated.
-        search: How patches are ranked for imitation, unless rankings are given.
-        score: What counts as damage in that ranking, unless rankings are given.
-        blocks: Patches are dropped before these blocks, equal shares at each; the paper has 3, or 3 5 7 9. By default
-            five stages that each let the same share through, at 1, 2, 4, 6 and 8 of 12; without distillation 3 alone.
-        schedule: Share kept before each block, such as '{3: 0.55, 5: 0.47}', in place of keep and blocks.
-        merge: Whether patches that go may merge into similar ones, and attention counts tokens by their sizes, through
-            a mask; false leaves attention kernels that take none as they are. Learned by distillation.
-        epochs: Passes of imitation over the images.
-        seed: Random seed.
-        limit: Maximum number of images, drawn by seed; some 1,000 are enough, and more take longer.
-    """
-
-    objective: Literal["both", "distill", "imitate"] = "both"
-    target: Literal["feature", "tokens"] = "feature"
-    layer: int = -2
-    ranked: int = 400
-    keep: float = 0.5
-    macs: float | None = None
-    steps: int = 600
-    network: NetworkName = "mixer"
-    loss: LossName = "listnet"
-    search: SearchName = "sketched"
-    score: ScoreName = "preservation"
-    blocks: list[int] | None = None
-    schedule: dict[int, float] | None = None
-    merge: bool = True
-    epochs: int = 30
-    seed: int = 0
-    limit: int = 2000
-
-    def __post_init__(self) -> None:
-        check_keep_rate(self.keep)
-        check_numbers(vars(self), steps=0, epochs=1, seed=0, limit=1)
-        for block in self.blocks or []:
-            check_numbers({"blocks": block}, blocks=0)
-        if self.objective not in ("both", "distill", "imitate"):
-            raise UserError(f"Unknown objective '{self.objective}': choose from both, distill, imitate.")
-        if self.target not in ("feature", "tokens"):
-            raise UserError(f"Unknown target '{self.target}': choose from feature, tokens.")
-        if self.target == "tokens" and not self.distills:
-            raise UserError("Only distillation has tokens for a target: choose --objective distill or both.")
-        if self.network not in get_args(NetworkName):
-            raise UserError(f"Unknown network '{self.network}': choose from {', '.join(get_args(NetworkName))}.")
-        SearchSettings(self.search, self.score)
-        if self.loss not in LOSSES:
-            raise UserError(f"Unknown loss '{self.loss}': choose from {', '.join(LOSSES)}.")
-        if self.schedule is not None and (self.blocks is not None or self.macs is not None):
-            raise UserError("A schedule names its blocks and shares: give --schedule, or --blocks, --keep and --macs.")
-        if self.ranked < 1:
-            raise UserError(f"At least 1 image must be ranked, not {self.ranked}; --objective distill ranks none.")
-        if self.objective != "imitate" and self.steps < 1:
-            raise UserError(f"Distillation needs 1 step or more, not {self.steps}; --objective imitate has none.")
-
-    @property
-    def distills(self) -> bool:
-        """Whether predictors are distilled."""
-        return self.objective != "imitate"
-
-    @property
-    def imitates(self) -> bool:
-        """Whether the first predictor imitates golden rankings."""
-        return self.objective != "distill"
-
-    @property
-    def hands_on(self) -> int | None:
-        """The hidden state whose tokens are preserved; None where it is the feature."""
-        return self.layer if self.target == "tokens" else None
-
-    def preserved(self, tower: VisionTower) -> Target:
-        """What distillation preserves; raises UserError when the tower has no such hidden state."""
-        return FEATURE if self.hands_on is None else HandedOn(handed_on_after(self.hands_on, tower.depth))
-
-    def stages(self, tower: VisionTower, first: int | None) -> Schedule:
-        """The schedule for a tower; ``first`` is where patches are dropped first unless a setting says, or is None."""
-        if self.schedule is not None:
-            return Schedule(self.schedule)
-        if self.blocks:
-            return Schedule.spread(self.blocks, self.keep)
-        if self.distills:
-            return Schedule.default(self.preserved(tower).stop or tower.depth, self.keep, first)
-        return Schedule({_PAPER_BLOCK if first is None else first: self.keep})
 
 
 @dataclass(frozen=True)
@@ -167,7 +65,7 @@ def fit(
     model: LoadedModel,
     data: ImageData,
     out: str | Path,
-    settings: FitSettings = FitSettings(),
+    settings: FitSettings = FitSettings(),  # noqa: B008
     rankings: str | Path | None = None,
 ) -> tuple[Pruner, FitReport]:
     """Fits a pruner to a model and saves it; run again after a kill, it goes on where it stopped.
@@ -220,6 +118,7 @@ def planned(model: LoadedModel, settings: FitSettings, rankings: str | Path | No
     model.tower.check_dense()
     if settings.distills:
         settings.preserved(model.tower).check(model.tower)
+        precision_for(model.tower, settings.precision)
     if settings.hands_on is not None:
         check_handed_on(schedule, settings.hands_on, model.tower.depth)
         if settings.imitates and rankings is None:
@@ -279,6 +178,7 @@ def _fit(
             seed=seed,
             checkpoint=progress / "distillation.safetensors",
             target=target,
+            precision=settings.precision,
         )
     kept = schedule.kept(tower.num_patches)
     report = FitReport(len(used), tower.num_patches, min(kept.values()), skipped, imitation, distillation)
@@ -316,12 +216,9 @@ def _held_out(images: int, ranked: Sequence[int], seed: int) -> Tensor:
 
 def _predictors(tower: VisionTower, schedule: Schedule, settings: FitSettings) -> dict[int, Predictor]:
     """New predictors for the stages that score."""
-    merges = settings.merge and settings.distills
+    blocks = list(schedule.stages) if settings.distills else [schedule.block]
     with seeded(settings.seed):
-        first = Predictor.for_tower(tower, settings.network, merges=merges)
-        again = settings.network if first.any_length else _ANY_LENGTH
-        later = list(schedule.stages)[1:] if settings.distills else []
-        return {schedule.block: first} | {s: Predictor.for_tower(tower, again, merges=merges) for s in later}
+        return Predictor.for_stages(tower, blocks, settings.network, merges=settings.merge and settings.distills)
 
 
 def _golden(base: BaseModel, data: ImageData, rankings: Path, block: int) -> dict[int, Tensor]:

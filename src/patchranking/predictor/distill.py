@@ -14,6 +14,7 @@ from patchranking.errors import UserError
 from patchranking.predictor.descent import descend
 from patchranking.predictor.losses import standardise
 from patchranking.predictor.networks import Predictor
+from patchranking.predictor.precision import TrainingPrecision, frozen_pass, precision_for
 from patchranking.predictor.rows import Rows, split
 from patchranking.predictor.targets import FEATURE, Target
 from patchranking.pruning.attach import Reduced, Reduction, run_reduced
@@ -46,6 +47,7 @@ class Distillation:
         n_train: Images fitted to.
         n_held_out: Images held out; they only measure.
         steps: Optimiser steps.
+        precision: Of the passes through the model.
         feature_error: Keep rate -> mean 1 - cosine of the pruned to the dense feature, or to whatever the target is, on
             the held-out images.
     """
@@ -53,6 +55,7 @@ class Distillation:
     n_train: int
     n_held_out: int
     steps: int
+    precision: TrainingPrecision
     feature_error: dict[str, float]
 
 
@@ -86,6 +89,8 @@ def soft_damage(
 ) -> Tensor:
     """Damage done to tokens that go through the stages of a schedule, 1 - cosine to the dense feature, ``(batch,)``.
 
+    Under autocast, the blocks alone run in lower precision.
+
     Args:
         predictors: Block -> what chooses, merges and corrects there.
         tower: The image encoder.
@@ -99,16 +104,19 @@ def soft_damage(
 
     def stage(predictor: Predictor, count: int) -> Reduction:
         def reduce(tokens: Tensor, sizes: Tensor | None) -> Reduced:
-            if width is None:
-                return predictor.prune(tokens, min(count, tokens.shape[1] - prefix), top_patches, sizes)
-            fewer = max(1, min(count, tokens.shape[1] - prefix - 1))
-            return predictor.prune(tokens, fewer, sizes=sizes, soften=partial(soft_gates, width=width))
+            with torch.autocast(tokens.device.type, enabled=False):
+                if width is None:
+                    return predictor.prune(tokens, min(count, tokens.shape[1] - prefix), top_patches, sizes)
+                fewer = max(1, min(count, tokens.shape[1] - prefix - 1))
+                return predictor.prune(tokens, fewer, sizes=sizes, soften=partial(soft_gates, width=width))
 
         return reduce
 
     counts = schedule.kept(tower.num_patches)
     reductions = {block: stage(predictors[block], count) for block, count in counts.items()}
-    return target.damage(tower, run_reduced(tower, tokens, schedule.block, reductions, target.stop), full)
+    found = run_reduced(tower, tokens, schedule.block, reductions, target.stop)
+    with torch.autocast(tokens.device.type, enabled=False):
+        return target.damage(tower, found, full)
 
 
 def distill(
@@ -117,7 +125,7 @@ def distill(
     tokens: Rows,
     features: Rows,
     schedule: Schedule,
-    steps: int = 600,
+    steps: int = 1000,
     batch_size: int = IMAGES_PER_STEP,
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
@@ -125,6 +133,7 @@ def distill(
     seed: int = 0,
     checkpoint: Path | None = None,
     target: Target = FEATURE,
+    precision: TrainingPrecision | None = None,
 ) -> Distillation:
     """Trains the predictors of all stages in place, together, by what they do to the feature; no ranking is needed.
 
@@ -147,13 +156,15 @@ def distill(
         seed: Seed of the split, the order and the keep rates.
         checkpoint: File for the progress every few seconds; from one that is there, it goes on.
         target: What is to be preserved.
+        precision: Of the passes through the tower, see ``precision_for``; predictors and errors are float32.
 
     Returns:
         The sizes and the feature error on the held-out images.
 
     Raises:
-        UserError: If there are fewer than 4 images, or fewer than 2 patches.
+        UserError: If there are fewer than 4 images, or fewer than 2 patches, or the precision is not for this tower.
     """
+    precision = precision_for(tower, precision)
     images = tokens.shape[1]
     if images < 4:
         raise UserError(f"A predictor needs at least 4 images, better some hundreds, not {images}.")
@@ -167,13 +178,14 @@ def distill(
         batch, keep, view = draw
         width = _WIDTHS[0] * (_WIDTHS[1] / _WIDTHS[0]) ** (step / max(1, steps - 1))
         cached, full = tokens[view, batch].to(tower.device, tower.dtype), features[view, batch].to(tower.device)
-        return soft_damage(predictors, tower, cached, full, schedule.at(keep), width, target=target).mean()
+        with frozen_pass(tower, precision):
+            return soft_damage(predictors, tower, cached, full, schedule.at(keep), width, target=target).mean()
 
     draws = _draws(train, batch_size, tokens.shape[0], generator)
     descend(together, draws, loss_of, steps, learning_rate, weight_decay, checkpoint)
     rates = {str(rate): schedule.at(rate) for rate in _REPORTED}
     error = {rate: _error(predictors, tower, tokens, features, held_out, at, target) for rate, at in rates.items()}
-    return Distillation(len(train), len(held_out), steps, error)
+    return Distillation(len(train), len(held_out), steps, precision, error)
 
 
 def _draws(

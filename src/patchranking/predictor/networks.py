@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -22,6 +22,7 @@ NetworkName = Literal["mixer", "mlp", "transformer"]
 NETWORKS: tuple[str, ...] = get_args(NetworkName)
 _TOKEN_HIDDEN = 16
 _HEADS = 4
+_ANY_LENGTH: NetworkName = "mlp"
 _MATCHING = 32
 """Channels in which patches are compared; see ``Predictor.match_by``."""
 _RIDGE = 1e-4
@@ -97,6 +98,15 @@ class Predictor(nn.Module):
     def for_tower(cls, tower: VisionTower, network: str = "mixer", **options: Any) -> Self:
         """A new predictor with the sizes of a tower; ``options`` are the other arguments of the class."""
         return cls(tower.width, tower.num_prefix_tokens, tower.num_patches, network, **options)
+
+    @classmethod
+    def for_stages(
+        cls, tower: VisionTower, blocks: Sequence[int], network: str = "mixer", **options: Any
+    ) -> dict[int, Self]:
+        """New predictors for stages before some blocks; after a mixer, which takes one number of patches, MLPs."""
+        first = cls.for_tower(tower, network, **options)
+        again = network if first.any_length else _ANY_LENGTH
+        return {blocks[0]: first} | {block: cls.for_tower(tower, again, **options) for block in blocks[1:]}
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Scores patches.

@@ -60,10 +60,15 @@ def merge(
     Returns:
         Tokens ``(batch, prefix + kept, width)`` and their sizes.
     """
-    sums = torch.cat([tokens * sizes.unsqueeze(-1), sizes.unsqueeze(-1)], dim=-1)
-    moved = gather_tokens(sums, matching.sources, num_prefix_tokens)[:, num_prefix_tokens:]
+    prefix, stays = num_prefix_tokens, matching.stays
+    own, gone = gather_tokens(sizes.unsqueeze(-1), stays, prefix), (matching.sources + prefix).unsqueeze(-1)
+    moved_sizes = sizes.unsqueeze(-1).gather(1, gone)
+    moved = tokens.gather(1, gone.expand(-1, -1, tokens.shape[-1])) * moved_sizes
     if weights is not None:
-        moved = moved * weights.unsqueeze(-1)
-    into = (matching.targets + num_prefix_tokens).unsqueeze(-1).expand_as(moved)
-    sums = gather_tokens(sums.scatter_add(1, into, moved), matching.stays, num_prefix_tokens)
-    return sums[..., :-1] / sums[..., -1:], sums[..., -1]
+        moved, moved_sizes = moved * weights.unsqueeze(-1), moved_sizes * weights.unsqueeze(-1)
+    order = torch.arange(stays.shape[1], device=tokens.device).expand_as(stays)
+    places = stays.new_zeros(len(tokens), tokens.shape[1] - prefix).scatter(1, stays, order)
+    into = (places.gather(1, matching.targets) + prefix).unsqueeze(-1)
+    sums = (gather_tokens(tokens, stays, prefix) * own).scatter_add(1, into.expand_as(moved), moved)
+    total = own.scatter_add(1, into, moved_sizes)
+    return sums / total, total.squeeze(-1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ from typing import Any
 from patchranking.evaluation.examples import Example
 from patchranking.evaluation.recommend import recommend, spotlight
 from patchranking.evaluation.rows import comparable
-from patchranking.extras import import_extra
-from patchranking.files import replacing
 from patchranking.report.figures import MEASURES, accuracy_against_cost
 from patchranking.report.summary import summary
 from patchranking.report.tables import csv_link, lines, oracle_table
+from patchranking.report.template import write_page
 from patchranking.report.text import DASH, PERCENT, number, percent
 from patchranking.report.wall import wall
 
@@ -43,19 +41,14 @@ def write_report(results: dict[str, Any], examples: Sequence[Example], out: Path
     Raises:
         MissingExtraError: If jinja2 or matplotlib is not installed.
     """
-    jinja = import_extra("jinja2", "The report", "report")
-    engine = jinja.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja.StrictUndefined)
-    template, css, js = (
-        files("patchranking.report").joinpath(f"page.{end}").read_text("utf-8") for end in ("html.j2", "css", "js")
-    )
     rows = results["rows"]
     environment = dict(results["environment"])
     command = environment.pop("command", None)
     spoken_of = spotlight(rows)
-    html = engine.from_string(template).render(
+    return write_page(
+        out,
+        "page.html.j2",
         title=title,
-        css=css.strip(),
-        js=js.strip(),
         dash=DASH,
         percent=PERCENT,
         groups=[_group(rows, key) for key in dict.fromkeys(map(_key, rows))],
@@ -64,10 +57,6 @@ def write_report(results: dict[str, Any], examples: Sequence[Example], out: Path
         environment={name.replace("_", " "): _plain(value) for name, value in environment.items()},
         command=command,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as partial:
-        partial.write_text(html.lstrip(), encoding="utf-8")
-    return out
 
 
 def _key(row: Row) -> tuple[str, str, str | None]:

@@ -13,7 +13,7 @@ from patchranking.evaluation.examples import Example, View
 from patchranking.report.pictures import heat_map, photo, shown_methods
 from patchranking.report.text import number, percent
 
-__all__ = ["wall"]
+__all__ = ["source", "wall"]
 
 _SIDE = 224
 _KEPT, _FIRST, _LATER = "kab"
@@ -50,14 +50,14 @@ def wall(examples: Sequence[Example], rate: float) -> dict[str, Any] | None:
 
 
 def _card(item: Example, methods: Sequence[str], start: float) -> dict[str, Any]:
-    golden = None if item.importance is None else _source(heat_map(item.image, item.importance, _SIDE))
+    golden = None if item.importance is None else source(heat_map(item.image, item.importance, _SIDE))
     masks = [_mask(name, item.views[name], start, item.prediction) for name in methods if item.views.get(name)]
     return {
         "caption": item.caption,
         "key": item.key if item.key != item.caption else "",
         "prediction": item.prediction,
         "right": item.prediction == item.caption,
-        "photo": _source(photo(item.image, _SIDE)),
+        "photo": source(photo(item.image, _SIDE)),
         "golden": golden,
         "masks": masks,
     }
@@ -84,7 +84,8 @@ def _said(view: View, dense: str | None) -> dict[str, Any]:
     }
 
 
-def _source(image: Image.Image) -> str:
+def source(image: Image.Image) -> str:
+    """A picture as the address of itself."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=80, subsampling=0, optimize=True)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

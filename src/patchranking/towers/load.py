@@ -16,7 +16,7 @@ from patchranking.towers import as_text_tower, as_tower
 from patchranking.towers.loaded import LoadedModel
 from patchranking.towers.preprocessing import read_preprocessing
 
-__all__ = ["MODEL_HELP", "LoadedModel", "load_model"]
+__all__ = ["MODEL_HELP", "LoadedModel", "load_model", "load_on_worker"]
 
 MODEL_HELP = "demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME"
 
@@ -47,6 +47,14 @@ def load_model(name: str, device: str | torch.device = "cpu") -> LoadedModel:
         raise UserError(f"Could not load the model '{name}' ({reason(error, 300)}).") from error
     loaded.model.eval().requires_grad_(False).to(device)
     return loaded
+
+
+def load_on_worker(name: str, device: str) -> LoadedModel:
+    """``load_model`` in a worker of a Ray cluster, which the sentence then names."""
+    try:
+        return load_model(name, device)
+    except UserError as error:
+        raise UserError(f"A Ray worker could not load the model. {error}") from error
 
 
 def _check_device(device: str | torch.device) -> None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from patchranking.extras import import_extra
 from patchranking.files import make_folder, write_json
 from patchranking.methods.measure import measure
 from patchranking.methods.method import Encoded, Encoding
+from patchranking.predictor.precision import TrainingPrecision
 from patchranking.prompts.tokens import TOKENS, Prompts, TokensName
 from patchranking.pruner import Pruner
 from patchranking.seeding import seeded
@@ -76,7 +77,7 @@ class TuneSettings:
     held_out_share: float = 0.0
     patience: int = 5
     augment: bool = True
-    precision: Literal["32-true", "bf16-mixed"] | None = None
+    precision: TrainingPrecision | None = None
     workers: int = 0
     seed: int = 0
 

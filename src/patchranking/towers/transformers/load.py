@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,7 +43,9 @@ def load(name: str, path: str) -> LoadedModel:
     model = _with_weights(name, path, _class(name, path, config))
     tower = as_tower(model)
     processor = transformers.AutoImageProcessor.from_pretrained(path)
-    preprocess = _squeezed(processor, tower) if isinstance(tower, Siglip2Tower) else _processed(processor)
+    preprocess: Callable[[Image.Image], Tensor] = partial(_processed, processor)
+    if isinstance(tower, Siglip2Tower):
+        preprocess = partial(_squeezed, processor, tower.grid, tower.image_size)
     size = tuple(preprocess(Image.new("RGB", tower.image_size)).shape[1:])
     if size != tower.image_size:
         if not tower.any_size:
@@ -104,21 +107,17 @@ def _with_weights(name: str, path: str, kind: Any) -> Any:
     return model
 
 
-def _processed(processor: Any) -> Callable[[Image.Image], Tensor]:
-    return lambda image: processor(images=image, return_tensors="pt")["pixel_values"][0]
+def _processed(processor: Any, image: Image.Image) -> Tensor:
+    return processor(images=image, return_tensors="pt")["pixel_values"][0]
 
 
-def _squeezed(processor: Any, tower: Siglip2Tower) -> Callable[[Image.Image], Tensor]:
-    """Squeezes pictures into the square that a tower takes, as SigLIP 2 models of a fixed size do."""
-    (rows, columns), (height, width) = tower.grid, tower.image_size
-
-    def preprocess(image: Image.Image) -> Tensor:
-        square = image.resize((width, height), Image.Resampling.BILINEAR)
-        found = processor(images=square, max_num_patches=rows * columns, return_tensors="pt")["pixel_values"][0]
-        patches = found.view(rows, columns, height // rows, width // columns, 3)
-        return patches.permute(4, 0, 2, 1, 3).reshape(3, height, width)
-
-    return preprocess
+def _squeezed(processor: Any, grid: tuple[int, int], size: tuple[int, int], image: Image.Image) -> Tensor:
+    """Squeezes a picture into the square that a tower takes, as SigLIP 2 models of a fixed size do."""
+    (rows, columns), (height, width) = grid, size
+    square = image.resize((width, height), Image.Resampling.BILINEAR)
+    found = processor(images=square, max_num_patches=rows * columns, return_tensors="pt")["pixel_values"][0]
+    patches = found.view(rows, columns, height // rows, width // columns, 3)
+    return patches.permute(4, 0, 2, 1, 3).reshape(3, height, width)
 
 
 def _numbers(processor: Any, tower: VisionTower, mean: Sequence[float], std: Sequence[float]) -> Preprocessing | None:

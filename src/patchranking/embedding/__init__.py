@@ -1,0 +1,1 @@
+"""Vectors of many images: fast, resumable, every image accounted for."""

@@ -1,0 +1,176 @@
+"""A model with its pruner, as a function from pixels to vectors."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from patchranking.checkpoint import digest
+from patchranking.embedding.settings import EmbedSettings
+from patchranking.errors import UserError
+from patchranking.methods.attach import attach, attachable
+from patchranking.methods.method import Attachable
+from patchranking.pruner import Pruner
+from patchranking.pruning.macs import keep_at_macs
+from patchranking.pruning.schedule import Schedule
+from patchranking.towers import VisionTower, as_tower
+from patchranking.towers.identity import fingerprint
+from patchranking.towers.load import LoadedModel
+
+__all__ = ["PRUNER", "Encoder", "another", "recorded"]
+
+PRUNER = "_pruner"
+"""Folder of a fitted pruner, beside the vectors that it made."""
+
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_STORED = {"float16": torch.float16, "float32": torch.float32}
+_BATCH = {"cpu": 32}
+_BATCH_ELSEWHERE = 256
+_KEEP = 0.5
+
+
+class Encoder:
+    """Turns pixels into vectors; the model that is given stays as it is, and its weights are shared where they can be.
+
+    Args:
+        model: The model.
+        pruner: A pruner that was fitted to it, or a method that needs no fit; None for the dense model.
+        settings: How to embed.
+
+    Attributes:
+        tower: The image encoder that runs.
+        record: What the vectors depend on, ready for JSON.
+        features: Size of a vector.
+        stored: Type of the vectors that are kept.
+        batch_size: Images to give it at once.
+
+    Raises:
+        UserError: If the pruner is another model's or preserves no feature, the model is pruned already, or a keep rate
+            comes without a pruner.
+    """
+
+    def __init__(self, model: LoadedModel, pruner: Pruner | Attachable | None, settings: EmbedSettings) -> None:
+        if pruner is None and (settings.keep or settings.macs or 1) < 1:
+            raise UserError("The dense model keeps all patches: give a pruner, or a method such as cls-attention.")
+        model.tower.check_dense()
+        self._settings, self.stored = settings, _STORED[settings.dtype]
+        dtype = _TYPES[settings.precision]
+        self.tower = as_tower(_copied(model.model, dtype))
+        self.dtype = dtype
+        about: dict[str, Any] = {"pruner": None, "keep": 1.0, "schedule": None}
+        if pruner is not None:
+            about = _attached(self.tower, pruner, settings, dtype)
+        self.features = self.tower.feature_size
+        self.batch_size = self._fitting() if settings.batch_size == "auto" else settings.batch_size
+        self.record = {
+            "model": model.name,
+            "fingerprint": fingerprint(model.tower),
+            "features": self.features,
+            **about,
+            "precision": settings.precision,
+            "normalize": settings.normalize,
+            "dtype": settings.dtype,
+            "preprocessing": _described(model),
+        }
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Vectors ``(batch, features)``, float32, of pixels ``(batch, 3, height, width)``, on the model's device.
+
+        Raises:
+            UserError: If the batch does not fit into memory.
+        """
+        try:
+            found = self.tower(pixels.to(self.tower.device, self.dtype, non_blocking=True)).float()
+        except torch.OutOfMemoryError as error:
+            raise UserError(f"A batch of {len(pixels)} does not fit into memory: give a smaller batch_size.") from error
+        return F.normalize(found, dim=-1) if self._settings.normalize else found
+
+    def _fitting(self) -> int:
+        """The usual batch size, halved until a batch fits."""
+        size = _BATCH.get(self.tower.device.type, _BATCH_ELSEWHERE)
+        while self.tower.device.type != "cpu" and size > 1:
+            try:
+                self(torch.zeros(size, 3, *self.tower.image_size))
+                break
+            except UserError:
+                size //= 2
+        return size
+
+
+def recorded(model: LoadedModel, folder: Path, manifest: Mapping[str, Any], batch_size: int = 1) -> Encoder:
+    """What made the vectors of a folder, once more.
+
+    Args:
+        model: The model.
+        folder: The folder, which holds a fitted pruner itself.
+        manifest: What it says about its vectors.
+        batch_size: Images that will be given at once.
+
+    Raises:
+        UserError: If the model is another.
+    """
+    about: dict[str, Any] = {name: manifest[name] for name in ("precision", "normalize", "dtype")}
+    pruner: Pruner | Attachable | None = None
+    if manifest["pruner"] is not None:
+        method = "seed" in manifest
+        pruner = attachable(manifest["pruner"]) if method else Pruner.from_pretrained(folder / PRUNER)
+        about |= {name: manifest[name] for name in ("keep", "seed") if name in manifest}
+    encoder = Encoder(model, pruner, EmbedSettings(**about, batch_size=batch_size))
+    if any(manifest[name] != value for name, value in encoder.record.items() if name != "model"):
+        raise another(model, manifest)
+    return encoder
+
+
+def another(model: LoadedModel, manifest: Mapping[str, Any]) -> UserError:
+    """The error when a model is not the one of a manifest."""
+    return UserError(
+        f"'{model.name}' is not what made these vectors, '{manifest['model']}': give a model of the same weights and "
+        "preprocessing, or embed again."
+    )
+
+
+def _copied(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of a model in a floating type, on the same weights where they have that type already."""
+    weights: Sequence[Tensor] = (*model.parameters(), *model.buffers())
+    if all(weight.dtype == dtype for weight in weights if weight.is_floating_point()):
+        return copy.deepcopy(model, {id(weight): weight for weight in weights})
+    return copy.deepcopy(model).to(dtype)
+
+
+def _attached(
+    tower: VisionTower, pruner: Pruner | Attachable, settings: EmbedSettings, dtype: torch.dtype
+) -> dict[str, Any]:
+    """Prunes a tower, and says how."""
+    if isinstance(pruner, Pruner):
+        if pruner.hands_on is not None:
+            raise UserError("This pruner was fitted with --target tokens and preserves no image feature: fit another.")
+        own = pruner if settings.keep is None else pruner.at(settings.keep)
+        own = copy.deepcopy(own if settings.macs is None else pruner.at_macs(tower, settings.macs)).to(dtype)
+        own.attach(tower)
+        weights = digest(pruner.state_dict())
+        return {"pruner": weights, "keep": own.keep, "schedule": own.schedule.to_dict()}
+    keep = settings.keep or _KEEP
+    if settings.macs is not None:
+        keep = keep_at_macs(tower, Schedule.default(tower.depth, _KEEP), settings.macs)
+    attach(tower, pruner.name, keep, seed=settings.seed)
+    schedule = Schedule.default(tower.depth, keep).to_dict()
+    return {"pruner": pruner.name, "seed": settings.seed, "keep": keep, "schedule": schedule}
+
+
+def _described(model: LoadedModel) -> dict[str, Any]:
+    """A preprocessing in words, without the addresses of functions."""
+    steps = " ".join(re.sub(r" at 0x[0-9a-f]+", "", repr(model.preprocess)).split())
+    return {
+        "image_size": list(model.tower.image_size),
+        "mean": list(map(float, model.mean)),
+        "std": list(map(float, model.std)),
+        "steps": steps,
+    }
