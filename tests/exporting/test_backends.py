@@ -21,14 +21,24 @@ from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers.identity import BaseModel
 
-POOLINGS = ["open_clip", "transformers-siglip", "timm-dinov2-registers", "timm-average-pool"]
+PARITY = [
+    ("open_clip", True),
+    ("transformers-siglip", True),
+    ("timm-dinov2-registers", False),
+    ("timm-average-pool", True),
+]
+"""Class token, attention pooling, registers, average; whether patches merge, as ``fit`` makes it by default."""
 
 
-def pruner_of(tower, merges=False):
-    """Stages with a predictor and without, corrections and visual tokens."""
-    predictor = Predictor.for_tower(tower, "mlp", merges=merges)
-    nn.init.normal_(predictor.correction.weight)
-    pruner = Pruner({1: predictor}, BaseModel.of(tower, "tiny"), Schedule({1: 0.75, 2: 0.5})).eval()
+def pruner_of(tower, merges):
+    """With corrections and visual tokens; merging at every stage, or one that scores and one that does not."""
+    schedule = Schedule.default(tower.depth, 0.5)
+    first, *later = schedule.stages
+    assert later
+    predictors = Predictor.for_stages(tower, [first, *later] if merges else [first], merges=merges)
+    for predictor in predictors.values():
+        nn.init.normal_(predictor.correction.weight)
+    pruner = Pruner(predictors, BaseModel.of(tower, "tiny"), schedule).eval()
     return pruner.tuned_by(Prompts("visual", 8, tower.width, 2, depth=2))
 
 
@@ -44,10 +54,10 @@ def as_the_library(case, pruner):
     return encode
 
 
-@pytest.mark.parametrize("case", POOLINGS, indirect=True)
-def test_every_backend_has_the_features_and_the_patches_of_the_library(case, tmp_path):
+@pytest.mark.parametrize(("case", "merges"), PARITY, indirect=["case"])
+def test_every_backend_has_the_features_and_the_patches_of_the_library(case, merges, tmp_path):
     del case.tower.blocks[3:]
-    pruner = pruner_of(case.tower)
+    pruner = pruner_of(case.tower, merges)
     pixels = torch.randn(sum(BATCHES), *case.pixels.shape[1:])
     reference = as_the_library(case, pruner)
     with torch.inference_mode():
@@ -63,15 +73,6 @@ def test_every_backend_has_the_features_and_the_patches_of_the_library(case, tmp
         found = agreement(BACKENDS[name].load(path), reference, pixels)
         assert found.cosine > 0.99999
         assert found.same_patches == 1
-
-
-def test_merging_is_exported(tower, tmp_path):
-    del tower.blocks[3:]
-    side, pixels = ImageSide(tower, pruner_of(tower, merges=True)), torch.randn(sum(BATCHES), 3, 32, 32)
-    Onnx().write(traced(side, pixels[:2]), side.names, tmp_path / "image.onnx")
-    found = agreement(Onnx().load(tmp_path / "image.onnx"), side, pixels)
-    assert found.cosine > 0.99999
-    assert found.same_patches == 1
 
 
 class Sorted(nn.Module):

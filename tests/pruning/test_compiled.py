@@ -12,12 +12,13 @@ from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 
-LIBRARIES = ["open_clip", "transformers-dinov3", "timm-dinov2-registers"]
+LIBRARIES = [("open_clip", True), ("transformers-dinov3", False), ("timm-dinov2-registers", True)]
+"""And whether patches merge."""
 
 
-def pruner_of(tower):
-    """With stages that score and that do not, and visual tokens; its scores are far apart."""
-    pruner = Pruner.unfitted(tower, "tiny", Schedule({1: 0.75, 3: 0.5}))
+def pruner_of(tower, merges):
+    """With visual tokens; merging at every stage, or one that scores and one that does not."""
+    pruner = Pruner.unfitted(tower, "tiny", Schedule({1: 0.75, 2: 0.5}), merges)
     nn.init.normal_(pruner.predictor(1).correction.weight)
     return pruner.tuned_by(Prompts("visual", 8, tower.width, 2, depth=2))
 
@@ -38,12 +39,13 @@ def near(found, expected):
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("case", LIBRARIES, indirect=True)
-def test_a_keep_rate_is_one_graph_for_batches_of_any_size(case):
+@pytest.mark.parametrize(("case", "merges"), LIBRARIES, indirect=["case"])
+def test_a_keep_rate_is_one_graph_for_batches_of_any_size(case, merges):
+    del case.tower.blocks[3:]
     counters.clear()
     made = CompileCounter()
     compiled = torch.compile(lambda pixels: case.encode(pixels), fullgraph=True, backend=made)
-    with pruner_of(case.tower).attached(case.model) as pruner:
+    with pruner_of(case.tower, merges).attached(case.model) as pruner:
         for keep, graphs in ((0.5, 1), (0.25, 2), (0.5, 2)):
             pruner.keep = keep
             for batch in (3, 5):
@@ -56,10 +58,11 @@ def test_a_keep_rate_is_one_graph_for_batches_of_any_size(case):
 
 @torch.no_grad()
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("case", LIBRARIES, indirect=True)
-def test_an_exported_program_takes_batches_of_any_size(case, strict):
+@pytest.mark.parametrize(("case", "merges"), LIBRARIES, indirect=["case"])
+def test_an_exported_program_takes_batches_of_any_size(case, merges, strict):
+    del case.tower.blocks[3:]
     batch = ({0: torch.export.Dim("batch", min=1)},)
-    with pruner_of(case.tower).attached(case.model) as pruner:
+    with pruner_of(case.tower, merges).attached(case.model) as pruner:
         program = torch.export.export(Whole(case, pruner), (case.pixels,), dynamic_shapes=batch, strict=strict)
         run = program.module()
         for size in (1, 5):

@@ -24,11 +24,11 @@ _PROGRAM = """import json
 import sys
 import numpy as np
 import {module}
-from PIL import Image
+from PIL import Image, ImageOps
 
 how = json.load(open("{preprocessing}"))
 height, width = how["size"]
-picture = Image.open(sys.argv[1]).convert("RGB")
+picture = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
 {resize}
 levels = np.asarray(picture, np.float32) / 255
 pixels = ((levels - np.float32(how["mean"])) / np.float32(how["std"])).transpose(2, 0, 1)[None]
