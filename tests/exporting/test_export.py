@@ -187,10 +187,18 @@ def test_bad_input(images, loaded, tmp_path):
         export(replace(images, preprocessing=None), tmp_path / "out")
     with pytest.raises(UserError, match="There is no exported model"):
         Encoder.from_pretrained(tmp_path / "out")
-    (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds something else"):
-        export(images, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_of_an_export_stays(images, folder, tmp_path):
+    (folder / "photos").mkdir()
+    (folder / "photos/note.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for out, other in ((folder, folder / "photos/note.txt"), (tmp_path / "file", tmp_path / "file")):
+        with pytest.raises(UserError, match=re.escape(f"'{other}' is no part of an exported model")):
+            export(images, out)
+        assert other.read_text() == "mine"
+    assert Encoder.from_pretrained(folder).about.keep == 1
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import Tensor
 from patchranking.errors import UserError, check_numbers
 from patchranking.exporting.backends import BACKENDS, Backend, BackendName
 from patchranking.exporting.check import Agreement, agreement, pictures
-from patchranking.exporting.folder import Exported, LayoutName, is_exported
+from patchranking.exporting.folder import Exported, LayoutName, foreign
 from patchranking.exporting.modules import ImageSide, Side, TextSide, traced
 from patchranking.exporting.readme import readme
 from patchranking.exporting.tokenizer import portable
@@ -68,7 +68,7 @@ def export(
 
     Args:
         model: The dense model, on the CPU.
-        out: The folder; an export that is there gives way.
+        out: The folder; an export that is there gives way, and with anything else nothing is written.
         pruner: Fitted to the model, at the keep rate that is wanted; none for the dense model.
         settings: What to write.
 
@@ -85,8 +85,8 @@ def export(
     if pruner is not None:
         pruner.base.check(tower)
         pruner.fitted.check(tower)
-    if folder.is_dir() and any(folder.iterdir()) and not is_exported(folder):
-        raise UserError(f"The folder '{out}' holds something else than an exported model: choose another --out.")
+    if (other := foreign(folder)) is not None:
+        raise UserError(f"'{other}' is no part of an exported model: choose another --out, or move it away.")
     about, classes = _about(model, pruner, settings)
     preprocessing = _checked_preprocessing(model, settings.seed)
     tokenizer = None if model.text is None else portable(model.text)

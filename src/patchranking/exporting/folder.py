@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, get_args
 from patchranking.errors import UserError
 from patchranking.exporting.backends import BACKENDS, BackendName
 
-__all__ = ["CONFIG_FILE", "Exported", "LayoutName", "is_exported", "sha256"]
+__all__ = ["CONFIG_FILE", "Exported", "LayoutName", "foreign"]
 
 CONFIG_FILE = "config.json"
 FORMAT = 1
@@ -92,8 +92,7 @@ class Exported:
 
     def write(self, folder: Path, more: Mapping[str, Any]) -> None:
         """Writes config.json last, with what else it is to say, and the sums of all other files."""
-        found = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-        files = {name: sha256(folder / name) for name in found}
+        files = {path.relative_to(folder).as_posix(): _sha256(path) for path in _files(folder)}
         content = {"patchranking_export": FORMAT} | asdict(self) | {"files": files} | dict(more)
         (folder / CONFIG_FILE).write_text(json.dumps(content, indent=2) + "\n")
 
@@ -104,9 +103,9 @@ class Exported:
         Raises:
             UserError: If there is no exported model, a later version wrote it, or files are missing or damaged.
         """
-        if not is_exported(folder):
+        content = _content(folder)
+        if content is None:
             raise UserError(f"There is no exported model in '{folder}': write one with patchranking export.")
-        content = json.loads((folder / CONFIG_FILE).read_text())
         if content["patchranking_export"] != FORMAT:
             raise UserError(
                 f"'{folder}' is an export of format {content['patchranking_export']}, and this version reads "
@@ -116,7 +115,7 @@ class Exported:
             found = cls(**{name: content[name] for name in cls.__dataclass_fields__})
             if found.backend not in BACKENDS or found.layout not in get_args(LayoutName):
                 raise KeyError(found.backend)
-            wrong = [name for name, known in found.files.items() if sha256(folder / name) != known]
+            wrong = [name for name, known in found.files.items() if _sha256(folder / name) != known]
         except (KeyError, TypeError, AttributeError) as error:
             raise UserError(f"The config.json of '{folder}' is damaged: export the model again.") from error
         except OSError as error:
@@ -126,17 +125,28 @@ class Exported:
         return found
 
 
-def is_exported(folder: Path) -> bool:
-    """Whether a folder holds an exported model, damaged or not."""
+def foreign(folder: Path) -> Path | None:
+    """A file that is no part of an exported model, where a folder is to be; None where there is none."""
+    content = _content(folder) or {}
+    known = {CONFIG_FILE, *content["files"]} if isinstance(content.get("files"), dict) else set()
+    others = (path for path in _files(folder) if path.relative_to(folder).as_posix() not in known)
+    return folder if folder.is_file() else next(others, None)
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_file()]
+
+
+def _content(folder: Path) -> dict[str, Any] | None:
+    """What ``config.json`` holds, damaged or not; None where it is not one of an exported model."""
     try:
         content = json.loads((folder / CONFIG_FILE).read_text())
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and "patchranking_export" in content
+        return None
+    return content if isinstance(content, dict) and "patchranking_export" in content else None
 
 
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
+def _sha256(path: Path) -> str:
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK):
