@@ -294,10 +294,10 @@ def text(request, demo):
     return as_text_tower(model, open_clip.SimpleTokenizer(context_length=24))
 
 
-def make_tiny(layers: int) -> LoadedModel:
-    """A small random open_clip model with all that belongs to one: 4 x 4 patches, a deep text encoder."""
+def make_tiny(layers: int, text_layers: int) -> LoadedModel:
+    """A small random open_clip model with all that belongs to one, and 4 x 4 patches."""
     vision_cfg = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": layers}
-    text_cfg = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3}
+    text_cfg = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": text_layers}
     model = open_clip.CLIP(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg).eval().requires_grad_(False)
     text = as_text_tower(model, open_clip.SimpleTokenizer(context_length=24))
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
@@ -312,15 +312,15 @@ def make_tiny(layers: int) -> LoadedModel:
 
 @pytest.fixture
 def tiny() -> LoadedModel:
-    """``make_tiny`` with 5 blocks."""
-    return make_tiny(5)
+    """``make_tiny`` with 5 blocks, and 3 for texts."""
+    return make_tiny(5, 3)
 
 
 @pytest.fixture(scope="session")
 def tinier() -> LoadedModel:
-    """``make_tiny`` with 2 blocks, one for all tests: they leave it as it is."""
+    """``make_tiny`` with 2 blocks, and 1 for texts; one for all tests, which leave it as it is."""
     torch.manual_seed(0)
-    return make_tiny(2)
+    return make_tiny(2, 1)
 
 
 @pytest.fixture

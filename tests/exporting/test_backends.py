@@ -107,7 +107,7 @@ def test_an_archive_with_pickled_objects_is_not_opened(tmp_path):
     backend.write(traced(Sorted(), torch.randn(2, 3)), Sorted.names, path)
     assert backend.load(path)(np.float32([[1, 2, 0]]))[0].tolist() == [[1, 0, 2]]
     for name, content in (
-        ("sort/data/sample_inputs/model.pt", b"\x80"),
+        ("sort/data/sample_inputs/more.pt", b"\x80"),
         ("sort/data/weights/more_weights_config.json", json.dumps({"config": {"w": {"use_pickle": True}}})),
     ):
         changed = tmp_path / "changed.pt2"

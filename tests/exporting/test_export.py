@@ -97,11 +97,13 @@ def test_a_folder_runs_without_this_package_and_by_the_encoder(tinier, onto_pict
 
 
 @pytest.mark.parametrize("format", ["openvino", "torch"])
-def test_other_formats(images, onto_pictures, tmp_path, format):
+def test_other_formats_in_place_of_an_export(images, onto_pictures, folder, tmp_path, format):
     pruner = pruner_of(images, 0.25)
-    about = export(images, tmp_path / "out", pruner, ExportSettings(format))
+    about = export(images, folder, pruner, ExportSettings(format))
     assert about.context_length is None
-    encoder = Encoder.from_pretrained(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (folder / "image.pt2").exists() == (format == "torch")
+    encoder = Encoder.from_pretrained(folder)
     np.testing.assert_allclose(encoder.encode_image(list(pictures(0))), onto_pictures(pruner), atol=1e-4)
     assert encoder.run(np.zeros((2, 3, 32, 32), np.float32))[1].shape == (2, 4)
     with pytest.raises(UserError, match="has no text encoder"):
@@ -109,7 +111,7 @@ def test_other_formats(images, onto_pictures, tmp_path, format):
     picture, turned = next(pictures(0)), Image.Exif()
     turned[0x0112] = 6
     picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "one.png", exif=turned)
-    np.testing.assert_allclose(printed(tmp_path / "out", tmp_path / "one.png"), onto_pictures(pruner)[0], atol=1e-4)
+    np.testing.assert_allclose(printed(folder, tmp_path / "one.png"), onto_pictures(pruner)[0], atol=1e-4)
 
 
 def test_what_immich_reads(tinier, tmp_path):
@@ -144,13 +146,11 @@ def test_what_differs_is_refused_with_the_figure(images):
     assert agreement(run, other, pixels) == Agreement(0.0, 0.0)
 
 
-@pytest.mark.parametrize("there", [True, False])
-def test_a_refused_export_leaves_what_was_there(images, folder, tmp_path, monkeypatch, there):
+def test_a_refused_export_leaves_what_was_there(images, folder, tmp_path, monkeypatch):
     before = (folder / "config.json").read_bytes()
-    out = folder if there else tmp_path / "other"
     monkeypatch.setattr(check, "LEAST_COSINE", 1.01)
     with pytest.raises(UserError, match="was not written"):
-        export(images, out, pruner_of(images), ExportSettings("torch"))
+        export(images, folder, pruner_of(images), ExportSettings("torch"))
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (folder / "config.json").read_bytes() == before
     assert Encoder.from_pretrained(folder).about.keep == 1
@@ -164,12 +164,6 @@ def test_an_interrupted_export_leaves_nothing(images, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         export(images, tmp_path / "out", settings=ExportSettings("torch"))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_export_gives_way_to_the_next(images, folder):
-    assert export(images, folder, pruner_of(images), ExportSettings("torch")).keep == 0.5
-    assert [path.name for path in folder.parent.iterdir()] == ["out"]
-    assert Encoder.from_pretrained(folder).run(np.zeros((1, 3, 32, 32), np.float32))[1].shape == (1, 8)
 
 
 def test_bad_input(images, loaded, tmp_path):

@@ -18,9 +18,9 @@ LIBRARIES = [("open_clip", True), ("transformers-dinov3", False), ("timm-dinov2-
 
 def pruner_of(tower, merges):
     """With visual tokens; merging at every stage, or one that scores and one that does not."""
-    pruner = Pruner.unfitted(tower, "tiny", Schedule({1: 0.75, 2: 0.5}), merges)
-    nn.init.normal_(pruner.predictor(1).correction.weight)
-    return pruner.tuned_by(Prompts("visual", 8, tower.width, 2, depth=2))
+    pruner = Pruner.unfitted(tower, "tiny", Schedule({0: 0.75, 1: 0.5}), merges)
+    nn.init.normal_(pruner.predictor(0).correction.weight)
+    return pruner.tuned_by(Prompts("visual", 8, tower.width, 2, depth=1))
 
 
 class Whole(nn.Module):
@@ -41,7 +41,7 @@ def near(found, expected):
 @torch.inference_mode()
 @pytest.mark.parametrize(("case", "merges"), LIBRARIES, indirect=["case"])
 def test_a_keep_rate_is_one_graph_for_batches_of_any_size(case, merges):
-    del case.tower.blocks[3:]
+    del case.tower.blocks[2:]
     counters.clear()
     made = CompileCounter()
     compiled = torch.compile(lambda pixels: case.encode(pixels), fullgraph=True, backend=made)
@@ -60,7 +60,7 @@ def test_a_keep_rate_is_one_graph_for_batches_of_any_size(case, merges):
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize(("case", "merges"), LIBRARIES, indirect=["case"])
 def test_an_exported_program_takes_batches_of_any_size(case, merges, strict):
-    del case.tower.blocks[3:]
+    del case.tower.blocks[2:]
     batch = ({0: torch.export.Dim("batch", min=1)},)
     with pruner_of(case.tower, merges).attached(case.model) as pruner:
         program = torch.export.export(Whole(case, pruner), (case.pixels,), dynamic_shapes=batch, strict=strict)
