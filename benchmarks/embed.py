@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 from common import Results, main
-from memory import peak_rss_gib
+from memory import peak_rss_mib
 from PIL import Image
 from torch import Tensor
 
@@ -98,7 +98,7 @@ def embed(
             memory = None
             if engine != LOOP:
                 more = ["--precision", precision, "--workers", str(number), "--engine", engine]
-                memory = peak_rss_gib(["embed", model, data, *options, *more]) * 1024
+                memory = peak_rss_mib(["embed", model, data, *options, *more])
             shares = [rate / other for rate, other in zip(rates, alone_rates, strict=True)]
             decoding = [clock.seconds["decode"] / clock.seconds["all"] for clock in own if "decode" in clock.seconds]
             rows.append(

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from common import Results, main
 from damaged_folder import SIDE, small_model
+from memory import UNITS_PER_MIB
 from PIL import Image
 
 from patchranking.data.streams import Entry, ImageStream
@@ -24,8 +25,6 @@ from patchranking.embedding.job import embed_to
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.evaluation.environment import environment
 from patchranking.files import make_folder
-
-_UNITS_PER_MIB = 2**20 if sys.platform == "darwin" else 2**10
 
 
 def embed_memory(
@@ -62,7 +61,7 @@ class Generated(ImageStream):
     def content(self, place: bytes) -> Image.Image:
         number = int(place)
         if number + 1 in self.sizes:
-            self.peaks[number + 1] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _UNITS_PER_MIB
+            self.peaks[number + 1] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / UNITS_PER_MIB
         return Image.new("RGB", (SIDE, SIDE), (number % 256, number // 256 % 256, number // 65536))
 
 

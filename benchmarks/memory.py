@@ -30,21 +30,22 @@ def memory(out: Path = Path("benchmarks/results/memory-demo.json"), sizes: list[
     """
     results, rows = Results(out), []
     for size in sizes:
-        rows.append({"scenes": size, "peak_rss_gib": peak_rss_gib([*FIT.split(), "--limit", str(size)])})
+        rows.append({"scenes": size, "peak_rss_gib": peak_rss_mib([*FIT.split(), "--limit", str(size)]) / 1024})
     results.write(environment(torch.device("cpu")), rows)
 
 
-def peak_rss_gib(command: Sequence[str]) -> float:
+def peak_rss_mib(command: Sequence[str]) -> float:
     """Peak resident memory of a command, without ``--out``, in a process of its own; its children do not count."""
     with tempfile.TemporaryDirectory() as folder:
         script = f"import resource; from patchranking.cli import main; main(); {_PRINT}"
         words = [sys.executable, "-c", script, *command, "--out", folder]
         said = subprocess.run(words, check=True, capture_output=True, text=True).stdout
-    return int(said.split()[-1]) / _UNITS_PER_GIB
+    return int(said.split()[-1]) / UNITS_PER_MIB
 
 
 _PRINT = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-_UNITS_PER_GIB = 2**30 if sys.platform == "darwin" else 2**20
+UNITS_PER_MIB = 2**20 if sys.platform == "darwin" else 2**10
+"""Of what the system calls the peak."""
 
 
 if __name__ == "__main__":

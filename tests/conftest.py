@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +39,7 @@ from transformers import (  # noqa: E402
     ViTForImageClassification,
 )
 
+import patchranking  # noqa: E402
 from patchranking import as_text_tower, cli, load_model  # noqa: E402
 from patchranking.towers import VisionTower, as_tower  # noqa: E402
 from patchranking.towers.load import LoadedModel  # noqa: E402
@@ -390,3 +393,61 @@ def ray_cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         ray.shutdown()
         made.shutdown()
         torch.set_num_threads(threads)
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import pyarrow.parquet as pq
+
+steps, fatal = 0, 0
+
+def deadly(function, last_breath=lambda *_: None):
+    def step(*arguments, **options):
+        global steps
+        steps += 1
+        if steps == fatal:
+            last_breath(*arguments)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*arguments, **options)
+    return step
+{prepared}
+pq.write_table = deadly(pq.write_table, lambda table, path: path.write_bytes(b"PAR1 half a shard"))
+os.replace = deadly(os.replace)
+for line in sys.stdin:
+    fatal, *words = line.split()
+    fatal = int(fatal)
+    process = os.fork()
+    if process == 0:
+        run(*words)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def killed_forks() -> Callable[[str], Any]:
+    """Returns a context manager of a process that runs code and then forks on demand; forks may be killed on the way.
+
+    The code defines ``run(*words)``. It may mark functions by ``deadly``; writing a Parquet file and ``os.replace`` are
+    marked already. What comes out maps a number and words to the exit code of a fork that runs ``run(*words)`` and is
+    killed when it enters so many deadly functions, or never at 0.
+    """
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork and SIGKILL")
+
+    @contextmanager
+    def forks(prepared: str) -> Iterator[Callable[..., int]]:
+        environment = os.environ | {"PYTHONPATH": str(Path(patchranking.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-c", _KILLED.replace("{prepared}", prepared)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+
+            def ask(fatal: int, *words: object) -> int:
+                process.stdin.write(" ".join(map(str, [fatal, *words])) + "\n")
+                process.stdin.flush()
+                return int(process.stdout.readline())
+
+            yield ask
+
+    return forks

@@ -1,7 +1,8 @@
 from . import demo
 from .data import ImageData, load_data
 from .embedding.compare import Comparison, compare_index
-from .embedding.embed import Embedded, embed
+from .embedding.embed import embed
+from .embedding.embedded import Embedded
 from .embedding.job import embed_to
 from .embedding.search import Found, search
 from .embedding.settings import EmbedSettings

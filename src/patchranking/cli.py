@@ -50,12 +50,17 @@ def _main() -> None:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
         from patchranking.commands.arguments import run
 
-        own = name.replace("-", "_")
+        own = _function(name)
         module = importlib.import_module(f"patchranking.commands.{own}")
         run(getattr(module, own), arguments, f"patchranking {name}")
     else:
         print(f"patchranking: There is no command '{name}': choose from {', '.join(COMMANDS)}.", file=sys.stderr)
         sys.exit(2)
+
+
+def _function(command: str) -> str:
+    """Name of a command's function and of its module."""
+    return command.replace("-", "_")
 
 
 def _help() -> str:
@@ -65,7 +70,7 @@ def _help() -> str:
 
     lines = ["usage: patchranking COMMAND ...", "", "Runs CLIP image encoders on the patches that matter.", ""]
     for name in COMMANDS:
-        own = name.replace("-", "_")
+        own = _function(name)
         tree = ast.parse(files("patchranking").joinpath("commands", f"{own}.py").read_text("utf-8"))
         (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == own)
         lines.append(f"  {name:<15}{str(ast.get_docstring(function)).partition(chr(10))[0]}")

@@ -16,7 +16,7 @@ import torch
 from patchranking.errors import UserError, reason
 from patchranking.extras import import_extra
 
-__all__ = ["Job", "on_ray"]
+__all__ = ["Job", "on_ray", "unseen"]
 
 
 class Job(Protocol):
@@ -68,6 +68,11 @@ def on_ray(job: Job, shards: Sequence[int], device: torch.device) -> Iterator[in
             if row["problem"]:
                 raise UserError(row["problem"])
             yield row["images"]
+
+
+def unseen(folder: Path) -> UserError:
+    """The error when a worker finds nothing in the folder of a job."""
+    return UserError(f"A Ray worker does not see '{folder}': give a folder that all nodes share for --out.")
 
 
 @dataclass(frozen=True)

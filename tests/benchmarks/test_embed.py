@@ -16,7 +16,7 @@ def test_embed_and_the_plain_loop_are_timed_beside_the_model(demo, monkeypatch, 
     for number in range(5):
         scene("train", number).image.save(tmp_path / f"in/{number}.png")
     asked = []
-    monkeypatch.setattr(embed, "peak_rss_gib", lambda command: asked.append(command) or 0.5)
+    monkeypatch.setattr(embed, "peak_rss_mib", lambda command: asked.append(command) or 512.0)
     out = tmp_path / "embed.json"
     embed.embed("demo", str(tmp_path / "in"), out, workers=[0, 1], batch_size=2, limit=4, rounds=1)
     found = json.loads(out.read_text())

@@ -5,6 +5,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -66,12 +67,17 @@ def deadly(data, fatal):
     return stream
 
 
-def test_a_killed_worker_changes_no_byte(ray_cluster, model, pictures, tmp_path, contents):
+def test_a_killed_worker_changes_no_byte(ray_cluster, model, pictures, tmp_path, contents, monkeypatch):
+    import ray
+
+    closed = Mock(wraps=ray.shutdown)
+    monkeypatch.setattr(ray, "shutdown", closed)
     settings = {"settings": replace(HERE, keep=0.4), "shard_size": 4}
     pruner = Pruner.unfitted(model.tower, "demo", Schedule({3: 0.5}))
     embed_to(model, str(pictures), tmp_path / "local", pruner, **settings)
     stream = deadly(pictures, tmp_path / "fatal")
     manifest = embed_to(model, stream, tmp_path / "ray", pruner, engine="ray", **settings)
+    closed.assert_called_once()
     assert (tmp_path / "fatal").exists()
     assert manifest["totals"] == {"in": 11, "out": 8, "failed": 3}
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")

@@ -86,4 +86,4 @@ def test_what_is_learned_in_mixed_precision_holds_in_float32(tower):
 
     start, full, mixed = error("32-true", 1), error("32-true", 60), error("bf16-mixed", 60)
     assert full < 0.8 * start
-    assert mixed == pytest.approx(full, rel=0.1)
+    assert mixed == pytest.approx(full, rel=0.3)

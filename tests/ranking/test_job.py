@@ -1,13 +1,9 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -267,13 +263,10 @@ def test_a_folder_without_a_single_readable_picture(model, tmp_path):
         rank(model, load_data(str(tmp_path)), tmp_path / "out", FAST)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import patchranking
+RANK = """
 import torch
 from patchranking.data import load_data
-from patchranking.ranking import job, shards, store
+from patchranking.ranking import job, shards
 from patchranking.ranking.search import SearchSettings
 from patchranking.towers.load import load_model
 
@@ -281,49 +274,21 @@ torch.set_num_threads(1)
 model, data = load_model("demo"), load_data("demo:train", 24)
 job._IMAGES_PER_SHARD = 2
 shards._IMAGES_PER_BATCH = {"cpu": 1}
-steps, fatal = 0, 0
-
-def deadly(function, last_breath=lambda *_: None):
-    def step(*arguments, **options):
-        global steps
-        steps += 1
-        if steps == fatal:
-            last_breath(*arguments)
-            os.kill(os.getpid(), signal.SIGKILL)
-        return function(*arguments, **options)
-    return step
-
 prepare_search = shards.prepare_search
 shards.prepare_search = lambda *arguments: deadly(prepare_search(*arguments))
-store.pq.write_table = deadly(store.pq.write_table, lambda table, path: path.write_bytes(b"PAR1 half a shard"))
-os.replace = deadly(os.replace)
-for line in sys.stdin:
-    fatal = int(line)
-    process = os.fork()
-    if process == 0:
-        job.rank(model, data, Path(sys.argv[1]), SearchSettings("leave-out", block=7, stride=2))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
+
+def run(folder):
+    job.rank(model, data, Path(folder), SearchSettings("leave-out", block=7, stride=2))
 """
 
 
 @pytest.fixture
-def run(tmp_path):
+def run(killed_forks, tmp_path):
     """Returns a function that ranks in a process of its own, killed at its n-th step, and returns the exit code."""
-    environment = os.environ | {"PYTHONPATH": str(Path(job.__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "killed")]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as server:
-
-        def ask(fatal):
-            server.stdin.write(f"{fatal}\n")
-            server.stdin.flush()
-            return int(server.stdout.readline())
-
-        yield ask
+    with killed_forks(RANK) as ask:
+        yield lambda fatal: ask(fatal, tmp_path / "killed")
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 def test_a_killed_job_goes_on_to_the_same_result(run, tmp_path):
     folder = tmp_path / "killed"
     finished, torn = {}, 0

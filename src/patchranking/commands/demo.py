@@ -26,6 +26,6 @@ def demo(
         device: cpu, cuda, cuda:1, mps, ...
     """
     folder = make_folder(out)
-    fit("demo", "demo:train", FitSettings(seed=seed, limit=images), folder / "pruner", device=device)
+    fit("demo", "demo:train", FitSettings(seed=seed, limit=images, steps=500), folder / "pruner", device=device)
     settings = EvaluationSettings(golden_images=40, seed=seed)
     evaluate("demo", "demo:test", settings, folder, [folder / "pruner"], limit=scenes, device=device)

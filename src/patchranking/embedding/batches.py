@@ -11,7 +11,7 @@ import numpy as np
 from patchranking.data import ImageData
 from patchranking.data.streams import ImageStream, stream_of
 from patchranking.embedding.decode import Work
-from patchranking.embedding.embed import Embedded
+from patchranking.embedding.embedded import Embedded
 from patchranking.embedding.encoder import Encoder
 from patchranking.embedding.pipeline import Clock, alive, decoded, decoder_of, encoded
 from patchranking.embedding.settings import EmbedSettings

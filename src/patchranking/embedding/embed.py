@@ -3,39 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchranking.embedding.settings import EmbedSettings
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from patchranking.data import ImageData
     from patchranking.data.streams import ImageStream
+    from patchranking.embedding.embedded import Embedded
     from patchranking.methods.method import Attachable
     from patchranking.pruner import Pruner
     from patchranking.towers.load import LoadedModel
 
-__all__ = ["Embedded", "embed"]
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """Vectors of a batch; the rows of all three belong together.
-
-    Attributes:
-        keys: Names of the images.
-        vectors: ``(images, features)``, in the type that the settings name.
-        sizes: Width and height of the images, int32 ``(images, 2)``.
-        failed: Keys of images that have no vector, with reasons.
-    """
-
-    keys: list[str]
-    vectors: np.ndarray
-    sizes: np.ndarray
-    failed: list[tuple[str, str]]
+__all__ = ["embed"]
 
 
 def embed(

@@ -15,11 +15,9 @@ from torch.nn import functional as F
 from patchranking.checkpoint import digest
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.errors import UserError
-from patchranking.methods.attach import attach, attachable
+from patchranking.methods.attach import attach_copy, attachable, keep_at_share
 from patchranking.methods.method import Attachable
 from patchranking.pruner import Pruner
-from patchranking.pruning.macs import keep_at_macs
-from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower, as_tower
 from patchranking.towers.identity import fingerprint
 from patchranking.towers.load import LoadedModel
@@ -149,20 +147,18 @@ def _attached(
     tower: VisionTower, pruner: Pruner | Attachable, settings: EmbedSettings, dtype: torch.dtype
 ) -> dict[str, Any]:
     """Prunes a tower, and says how."""
+    about: dict[str, Any]
     if isinstance(pruner, Pruner):
         if pruner.hands_on is not None:
             raise UserError("This pruner was fitted with --target tokens and preserves no image feature: fit another.")
-        own = pruner if settings.keep is None else pruner.at(settings.keep)
-        own = copy.deepcopy(own if settings.macs is None else pruner.at_macs(tower, settings.macs)).to(dtype)
-        own.attach(tower)
-        weights = digest(pruner.state_dict())
-        return {"pruner": weights, "keep": own.keep, "schedule": own.schedule.to_dict()}
-    keep = settings.keep or _KEEP
+        about, usual = {"pruner": digest(pruner.state_dict())}, pruner.keep
+    else:
+        about, usual = {"pruner": pruner.name, "seed": settings.seed}, _KEEP
+    keep = settings.keep or usual
     if settings.macs is not None:
-        keep = keep_at_macs(tower, Schedule.default(tower.depth, _KEEP), settings.macs)
-    attach(tower, pruner.name, keep, seed=settings.seed)
-    schedule = Schedule.default(tower.depth, keep).to_dict()
-    return {"pruner": pruner.name, "seed": settings.seed, "keep": keep, "schedule": schedule}
+        keep = keep_at_share(tower, pruner, settings.macs)
+    schedule = attach_copy(tower, pruner, keep, dtype, settings.seed)
+    return about | {"keep": schedule.keep, "schedule": schedule.to_dict()}
 
 
 def _described(model: LoadedModel) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from patchranking.cluster import on_ray
+from patchranking.cluster import on_ray, unseen
 from patchranking.data.streams import ImageStream
 from patchranking.embedding.encoder import recorded
 from patchranking.embedding.index import read_manifest
@@ -14,7 +14,6 @@ from patchranking.embedding.listed import Listed
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.embedding.shards import ShardEmbedder
 from patchranking.embedding.store import MANIFEST, store_of
-from patchranking.errors import UserError
 from patchranking.towers.load import load_on_worker
 
 __all__ = ["embed_on_ray"]
@@ -63,7 +62,7 @@ class _Job:
 
     def start(self) -> Callable[[int], int]:
         if not (self.folder / MANIFEST).exists():
-            raise UserError(f"A Ray worker does not see '{self.folder}': give a folder that all nodes share for --out.")
+            raise unseen(self.folder)
         model = load_on_worker(self.model, self.device)
         manifest = read_manifest(self.folder)
         encoder = recorded(model, self.folder, manifest, self.batch_size)

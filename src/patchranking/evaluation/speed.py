@@ -16,12 +16,10 @@ from tqdm import tqdm
 from patchranking.errors import UserError, check_numbers
 from patchranking.evaluation.cost import count_macs, noise, time_in_turn
 from patchranking.evaluation.memory import peak_activations
-from patchranking.methods.attach import attach
+from patchranking.methods.attach import attach_copy, keep_at_share
 from patchranking.methods.method import Attachable
 from patchranking.pruner import Pruner
 from patchranking.pruning.attach import detach
-from patchranking.pruning.macs import keep_at_macs
-from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import check_keep_rate
 from patchranking.towers import VisionTower, as_tower
 
@@ -109,12 +107,9 @@ def measure_speed(
 
 def _shares(tower: VisionTower, pruner: Pruner | Attachable, settings: SpeedSettings) -> dict[float, float | None]:
     """Keep rate -> the share of the dense MACs that was asked for, if one was."""
-    if not settings.macs:
-        return dict.fromkeys((rate for rate in settings.keep if rate < 1), None)
-    if isinstance(pruner, Pruner):
-        return {pruner.at_macs(tower, share).keep: share for share in settings.macs}
-    schedule = Schedule.default(tower.depth, 0.5)
-    return {keep_at_macs(tower, schedule, share): share for share in settings.macs}
+    if settings.macs:
+        return {keep_at_share(tower, pruner, share): share for share in settings.macs}
+    return dict.fromkeys((rate for rate in settings.keep if rate < 1), None)
 
 
 def _encoders(
@@ -129,11 +124,7 @@ def _encoders(
     for rate in (1.0, *rates):
         tower = as_tower(copy.deepcopy(base, dict(shared)))
         if rate < 1:
-            if isinstance(pruner, Pruner):
-                own = copy.deepcopy(pruner.at(rate))
-                own.to(dtype).attach(tower)
-            else:
-                attach(tower, pruner.name, rate)
+            attach_copy(tower, pruner, rate, dtype)
         macs[rate] = count_macs(tower, torch.zeros(1, 3, *tower.image_size, dtype=dtype, device=tower.device))
         encoders[rate] = tower
     return encoders, macs

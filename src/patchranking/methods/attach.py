@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from patchranking.errors import UserError
@@ -13,10 +15,19 @@ from patchranking.methods.method import Attachable, Method
 from patchranking.pruner import Pruner
 from patchranking.pruning.attach import Hooks, attach_reductions
 from patchranking.pruning.inside import attach_inside
+from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower, as_tower
 
-__all__ = ["attach", "attachable", "check_class_token", "fitted_pruner", "pruner_or_method"]
+__all__ = [
+    "attach",
+    "attach_copy",
+    "attachable",
+    "check_class_token",
+    "fitted_pruner",
+    "keep_at_share",
+    "pruner_or_method",
+]
 
 
 def attach(
@@ -55,6 +66,44 @@ def attach(
     of = (chosen, tower, own, seed)
     steps: dict[int, Any] = {block: _Step(of, block, do) for block, do in chosen.steps(tower, own, seed).items()}
     return attach_inside(tower, steps) if chosen.inside else attach_reductions(tower, steps)
+
+
+def attach_copy(
+    tower: VisionTower, pruner: Pruner | Attachable, keep: float, dtype: torch.dtype, seed: int = 0
+) -> Schedule:
+    """Prunes a model by a copy of a fitted pruner, in the model's precision, or by a method that needs no fit.
+
+    Args:
+        tower: The image encoder.
+        pruner: Fitted to the model, or a method.
+        keep: Share of the patches that reaches the end.
+        dtype: Of the model's weights.
+        seed: As in ``attach``.
+
+    Returns:
+        Where patches are dropped.
+
+    Raises:
+        UserError: As ``attach`` and ``Pruner.attach`` do.
+    """
+    if isinstance(pruner, Pruner):
+        own = copy.deepcopy(pruner.at(keep)).to(dtype)
+        own.attach(tower)
+        return own.schedule
+    schedule = Schedule.default(tower.depth, keep)
+    attach(tower, pruner.name, schedule=schedule, seed=seed)
+    return schedule
+
+
+def keep_at_share(tower: VisionTower, pruner: Pruner | Attachable, share: float) -> float:
+    """The keep rate at which a fitted pruner, or a method attached without a schedule, has a share of the dense MACs.
+
+    Raises:
+        UserError: As ``keep_at_macs`` does.
+    """
+    if isinstance(pruner, Pruner):
+        return pruner.at_macs(tower, share).keep
+    return keep_at_macs(tower, Schedule.default(tower.depth, 0.5), share)
 
 
 def attachable(name: str) -> Attachable:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patchranking.cluster import on_ray
+from patchranking.cluster import on_ray, unseen
 from patchranking.data import ImageData
 from patchranking.errors import UserError
 from patchranking.ranking.search import SearchSettings
@@ -62,7 +62,7 @@ class _Job:
 
     def start(self) -> Callable[[int], int]:
         if read_manifest(self.folder) is None:
-            raise UserError(f"A Ray worker does not see '{self.folder}': give a folder that all nodes share for --out.")
+            raise unseen(self.folder)
         model = load_on_worker(self.model, self.device)
         ranker = ShardRanker(model, self.data, self.settings, self.folder, self.count)
         if ranker.record != self.record:
