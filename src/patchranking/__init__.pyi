@@ -10,7 +10,8 @@ from .embedding.texts import embed_texts
 from .errors import MissingExtraError, UserError
 from .evaluation.evaluate import EvaluationSettings, evaluate
 from .exporting.encoder import Encoder
-from .exporting.export import ExportSettings, export
+from .exporting.export import export
+from .exporting.settings import ExportSettings
 from .fitting.fit import FitReport, fit
 from .fitting.settings import FitSettings
 from .methods.attach import attach

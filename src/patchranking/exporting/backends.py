@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,13 +19,12 @@ from torch.export import ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from patchranking.errors import UserError
+from patchranking.exporting.modules import ImageSide, Side, traced
+from patchranking.exporting.quantise import Run, import_nncf, quantised, unit_features
+from patchranking.exporting.settings import BackendName, PrecisionName
 from patchranking.extras import import_extra
 
-__all__ = ["BACKENDS", "Backend", "BackendName", "Run"]
-
-BackendName = Literal["onnx", "openvino", "torch"]
-Run = Callable[[np.ndarray], list[np.ndarray]]
-"""Maps a batch to the outputs of a file: features, and the patches kept where there are some."""
+__all__ = ["BACKENDS", "Backend", "Run"]
 
 
 class Backend(ABC):
@@ -38,8 +37,8 @@ class Backend(ABC):
     suffix: str
 
     @abstractmethod
-    def check(self) -> None:
-        """Raises MissingExtraError where what it needs is not installed."""
+    def check(self, precision: PrecisionName) -> None:
+        """Raises UserError where what it needs is not installed, or this processor cannot run it."""
 
     @abstractmethod
     def write(self, program: ExportedProgram, names: Sequence[str], path: Path) -> None:
@@ -52,8 +51,25 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def load(self, path: Path) -> Run:
-        """What runs a file."""
+    def lower(
+        self, path: Path, side: Callable[[torch.dtype], Side], precision: PrecisionName, calibration: np.ndarray
+    ) -> None:
+        """Makes a file that was written in float32 one of lower precision.
+
+        Args:
+            path: The file.
+            side: Makes what is in it, with weights of another floating type.
+            precision: bf16 or int8.
+            calibration: Pixels that int8 takes its ranges from, ``(images, 3, height, width)``.
+        """
+
+    @abstractmethod
+    def load(self, path: Path, precision: PrecisionName = "fp32") -> Run:
+        """What runs a file.
+
+        Raises:
+            UserError: If this processor cannot.
+        """
 
 
 class Onnx(Backend):
@@ -68,9 +84,11 @@ class Onnx(Backend):
     def __init__(self, side_file: bool = False) -> None:
         self.side_file = side_file
 
-    def check(self) -> None:
+    def check(self, precision: PrecisionName) -> None:
         for module in ("onnx", "onnxscript", "onnxruntime"):
             import_extra(module, f"ONNX needs {module}", "onnx")
+        if precision == "int8":
+            import_nncf()
 
     def write(self, program: ExportedProgram, names: Sequence[str], path: Path) -> None:
         outputs = list(names[1 : 1 + len(program.graph_signature.user_outputs)])
@@ -86,11 +104,28 @@ class Onnx(Backend):
         assert found is not None
         found.save(path, external_data=self.side_file or None)
 
-    def load(self, path: Path) -> Run:
+    def lower(
+        self, path: Path, side: Callable[[torch.dtype], Side], precision: PrecisionName, calibration: np.ndarray
+    ) -> None:
+        onnx, outside = import_extra("onnx", "ONNX needs onnx", "onnx"), f"{path.name}.data"
+        reference = unit_features(self.load(path), calibration)
+
+        def run_of(model: Any) -> Run:
+            return self._run_of(model.SerializeToString())
+
+        model = quantised(onnx.load(path), run_of, ImageSide.names[0], calibration, reference)
+        large = path.with_name(outside).exists()
+        path.with_name(outside).unlink(missing_ok=True)
+        onnx.save(model, path, save_as_external_data=large, location=outside)
+
+    def load(self, path: Path, precision: PrecisionName = "fp32") -> Run:
+        return self._run_of(path)
+
+    def _run_of(self, model: Path | bytes) -> Run:
         runtime = import_extra("onnxruntime", "This model needs onnxruntime", "onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         return lambda batch: session.run(None, {name: batch})
 
@@ -120,10 +155,13 @@ class OpenVino(Backend):
 
     suffix = ".xml"
 
-    def check(self) -> None:
+    def check(self, precision: PrecisionName) -> None:
         import_extra("openvino", "OpenVINO needs openvino", "openvino")
         for module in ("onnx", "onnxscript"):
             import_extra(module, f"OpenVINO is written by way of {module}", "onnx")
+        if precision == "int8":
+            import_nncf()
+        self._core(precision)
 
     def write(self, program: ExportedProgram, names: Sequence[str], path: Path) -> None:
         with TemporaryDirectory(dir=path.parent) as folder:
@@ -136,12 +174,32 @@ class OpenVino(Backend):
         openvino = import_extra("openvino", "OpenVINO needs openvino", "openvino")
         openvino.save_model(openvino.convert_model(model), path, compress_to_fp16=False)
 
-    def load(self, path: Path) -> Run:
-        openvino = import_extra("openvino", "This model needs openvino", "openvino")
-        core = openvino.Core()
-        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        compiled = core.compile_model(path, "CPU", hints)
+    def lower(
+        self, path: Path, side: Callable[[torch.dtype], Side], precision: PrecisionName, calibration: np.ndarray
+    ) -> None:
+        if precision == "int8":
+            openvino = import_extra("openvino", "OpenVINO needs openvino", "openvino")
+            reference = unit_features(self.load(path), calibration)
+            whole = openvino.Core().read_model(path)
+            model = quantised(whole, self._run_of, ImageSide.names[0], calibration, reference)
+            openvino.save_model(model, path.with_name("lower.xml"), compress_to_fp16=False)
+            for suffix in (".bin", ".xml"):
+                path.with_name(f"lower{suffix}").replace(path.with_suffix(suffix))
+
+    def load(self, path: Path, precision: PrecisionName = "fp32") -> Run:
+        core = self._core(precision)
+        hint = "bf16" if precision == "bf16" else "f32"
+        hints = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        return self._run_of(core.compile_model(path, "CPU", hints))
+
+    def _run_of(self, compiled: Any) -> Run:
         return lambda batch: [np.array(output) for output in compiled(batch).values()]
+
+    def _core(self, precision: PrecisionName) -> Any:
+        core = import_extra("openvino", "This model needs openvino", "openvino").Core()
+        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            raise UserError("This processor has no instructions for bfloat16: export in fp32 or int8.")
+        return core
 
 
 class Torch(Backend):
@@ -149,14 +207,20 @@ class Torch(Backend):
 
     suffix = ".pt2"
 
-    def check(self) -> None:
+    def check(self, precision: PrecisionName) -> None:
         """Nothing is missing."""
 
     def write(self, program: ExportedProgram, names: Sequence[str], path: Path) -> None:
         program.example_inputs = None
         torch.export.save(program, path)
 
-    def load(self, path: Path) -> Run:
+    def lower(
+        self, path: Path, side: Callable[[torch.dtype], Side], precision: PrecisionName, calibration: np.ndarray
+    ) -> None:
+        lowered = side(torch.bfloat16)
+        self.write(traced(lowered, torch.from_numpy(calibration[:2])), lowered.names, path)
+
+    def load(self, path: Path, precision: PrecisionName = "fp32") -> Run:
         _check_not_pickled(path)
         module = torch.export.load(path).module()
 
@@ -178,5 +242,5 @@ def _check_not_pickled(path: Path) -> None:
                 raise UserError(f"'{path}' holds pickled objects, which may run any code: export the model again.")
 
 
-BACKENDS: dict[str, Backend] = {"onnx": Onnx(), "openvino": OpenVino(), "torch": Torch()}
+BACKENDS: dict[BackendName, Backend] = {"onnx": Onnx(), "openvino": OpenVino(), "torch": Torch()}
 """Name, as in ``--format``, -> what writes and runs it."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from patchranking.errors import UserError
-from patchranking.exporting.backends import Run
+from patchranking.exporting.quantise import Run
 
 __all__ = ["BATCHES", "LEAST_COSINE", "Agreement", "agreement", "pictures"]
 

@@ -13,8 +13,10 @@ from PIL import Image
 
 from patchranking.data.images import UnreadableImageError, read_image
 from patchranking.errors import UserError, reason
-from patchranking.exporting.backends import BACKENDS, Run
+from patchranking.exporting.backends import BACKENDS
 from patchranking.exporting.folder import Exported
+from patchranking.exporting.quantise import Run
+from patchranking.exporting.settings import PrecisionName
 from patchranking.exporting.tokenizer import NEEDS_TOKENIZERS
 from patchranking.extras import import_extra
 from patchranking.towers.preprocessing import Preprocessing
@@ -41,7 +43,7 @@ class Encoder:
     def __init__(self, folder: Path, about: Exported) -> None:
         self.folder, self.about = folder, about
         self.preprocessing = Preprocessing.from_dict(json.loads((folder / about.preprocessing).read_text()))
-        self._image = self._load(about.image)
+        self._image = self._load(about.image, about.precision)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -119,9 +121,9 @@ class Encoder:
             raise UserError(f"'{self.folder}' has no tokenizer that runs by itself: give ids to '{self.about.text}'.")
         return import_extra(*NEEDS_TOKENIZERS).Tokenizer.from_file(str(self.folder / self.about.tokenizer))
 
-    def _load(self, name: str) -> Run:
+    def _load(self, name: str, precision: PrecisionName = "fp32") -> Run:
         try:
-            return BACKENDS[self.about.backend].load(self.folder / name)
+            return BACKENDS[self.about.backend].load(self.folder / name, precision)
         except UserError:
             raise
         except Exception as error:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,54 +13,49 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from patchranking.errors import UserError, check_numbers
-from patchranking.exporting.backends import BACKENDS, Backend, BackendName
+from patchranking.data import ImageData
+from patchranking.errors import UserError
+from patchranking.exporting.backends import BACKENDS, Backend
 from patchranking.exporting.check import Agreement, agreement, pictures
-from patchranking.exporting.folder import Exported, LayoutName, foreign
+from patchranking.exporting.folder import Exported, foreign
 from patchranking.exporting.modules import ImageSide, Side, TextSide, traced
+from patchranking.exporting.quality import pictured, processor, quality
+from patchranking.exporting.quantise import unit_features
 from patchranking.exporting.readme import readme
+from patchranking.exporting.settings import ExportSettings
 from patchranking.exporting.tokenizer import portable
 from patchranking.files import make_folder, replacing_folder
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import analytic_macs
-from patchranking.towers import TextTower
+from patchranking.towers import TextTower, as_tower
 from patchranking.towers.identity import BaseModel
 from patchranking.towers.load import LoadedModel
 from patchranking.towers.preprocessing import Preprocessing
 from patchranking.version import __version__
 
-__all__ = ["ExportSettings", "export"]
+__all__ = ["export"]
 
 _SAME_PIXELS = 0.03
 """Of their norm; resizing whole levels of 8 bits in another library is 0.01."""
-_LIBRARIES = ("torch", "open_clip_torch", "transformers", "timm", "onnx", "onnxscript", "onnxruntime", "openvino")
-
-
-@dataclass(frozen=True)
-class ExportSettings:
-    """What to write.
-
-    Attributes:
-        format: onnx, openvino or torch.
-        layout: plain, or immich, which Immich reads.
-        classes: Class names whose features, under the pruner's tuned text tokens, are written; those it was tuned on
-            when omitted.
-        seed: Random seed of the pictures on which the files are checked.
-    """
-
-    format: BackendName = "onnx"
-    layout: LayoutName = "plain"
-    classes: list[str] = field(default_factory=list)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_numbers(vars(self), seed=0)
-        if self.layout == "immich" and self.format != "onnx":
-            raise UserError("Immich reads ONNX: leave --format out, or --layout immich.")
+_LIBRARIES = (
+    "torch",
+    "open_clip_torch",
+    "transformers",
+    "timm",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "openvino",
+    "nncf",
+)
 
 
 def export(
-    model: LoadedModel, out: Path, pruner: Pruner | None = None, settings: ExportSettings = ExportSettings()
+    model: LoadedModel,
+    out: Path,
+    pruner: Pruner | None = None,
+    settings: ExportSettings = ExportSettings(),  # noqa: B008
+    images: ImageData | None = None,
 ) -> Exported:
     """Writes a model as files that run without this package; a folder is there when all of them have been checked.
 
@@ -71,16 +67,20 @@ def export(
         out: The folder; an export that is there gives way, and with anything else nothing is written.
         pruner: Fitted to the model, at the keep rate that is wanted; none for the dense model.
         settings: What to write.
+        images: Of the kind that will be encoded; bf16 and int8 are measured on them.
 
     Returns:
         What ``config.json`` says.
 
     Raises:
         UserError: If something to write with is missing, the pruner is another model's, the folder holds something
-            else, the layout cannot hold the model, or the files do not agree with PyTorch.
+            else, the layout cannot hold the model, the files do not agree with PyTorch, bf16 or int8 is too far from
+            float32, or images are missing for them.
     """
     backend, tower, folder = BACKENDS[settings.format], model.tower, Path(out).expanduser().absolute()
-    backend.check()
+    backend.check(settings.precision)
+    if settings.precision != "fp32" and images is None:
+        raise UserError(f"{settings.precision} is measured on images before it is written: give some with --images.")
     tower.check_dense()
     if pruner is not None:
         pruner.base.check(tower)
@@ -100,7 +100,9 @@ def export(
         side = ImageSide(tower, pruner, about.normalised)
         pixels = torch.stack([torch.from_numpy(preprocessing(picture)) for picture in pictures(settings.seed)])
         found = _written(backend, side, pixels, partial / about.image)
-        check = {"image_cosine": found.cosine, "same_patches": found.same_patches}
+        check: dict[str, float] = {"image_cosine": found.cosine, "same_patches": found.same_patches}
+        if settings.precision != "fp32" and images is not None:
+            check |= _lowered(backend, model, pruner, settings, images, partial / about.image)
         if model.text is not None:
             ids = _ids(model.text, len(pixels), settings.seed)
             check["text_cosine"] = _written(backend, TextSide(model.text), ids, partial / about.text).cosine
@@ -144,6 +146,8 @@ def _about(model: LoadedModel, pruner: Pruner | None, settings: ExportSettings) 
         macs_share=share,
         context_length=None if model.text is None else model.text.context_length,
         class_names=list(names) if classes is not None else [],
+        precision=settings.precision,
+        processor=processor(),
         versions=_versions(),
     )
     return about, classes
@@ -171,6 +175,25 @@ def _written(backend: Backend, side: Side, inputs: Tensor, path: Path) -> Agreem
     found = agreement(backend.load(path), side, inputs)
     found.check(f"The {side.names[0]} encoder")
     return found
+
+
+def _lowered(
+    backend: Backend, model: LoadedModel, pruner: Pruner | None, settings: ExportSettings, images: ImageData, path: Path
+) -> dict[str, float]:
+    """Lowers the precision of the image encoder's file, and says how far from float32 that is on other images."""
+
+    def side(dtype: torch.dtype) -> ImageSide:
+        tower = as_tower(copy.deepcopy(model.model).to(dtype))
+        own = None if pruner is None else copy.deepcopy(pruner).to(dtype)
+        return ImageSide(tower, own, settings.layout == "immich")
+
+    calibration, held = pictured(model, images, settings.calibration, settings.seed)
+    reference = unit_features(backend.load(path), held)
+    backend.lower(path, side, settings.precision, calibration)
+    found = quality(unit_features(backend.load(path, settings.precision), held), reference)
+    if not settings.force:
+        found.check(settings.precision)
+    return asdict(found)
 
 
 def _ids(text: TextTower, number: int, seed: int) -> Tensor:

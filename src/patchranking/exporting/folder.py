@@ -7,16 +7,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 from patchranking.errors import UserError
-from patchranking.exporting.backends import BACKENDS, BackendName
+from patchranking.exporting.backends import BACKENDS
+from patchranking.exporting.settings import BackendName, LayoutName, PrecisionName
 
-__all__ = ["CONFIG_FILE", "Exported", "LayoutName", "foreign"]
+__all__ = ["CONFIG_FILE", "Exported", "foreign", "is_exported"]
 
 CONFIG_FILE = "config.json"
 FORMAT = 1
-LayoutName = Literal["plain", "immich"]
 _BLOCK = 2**22
 
 
@@ -28,6 +28,7 @@ class Exported:
         model: The MODEL argument.
         base_model: What a pruner knows of it, ``BaseModel``.
         backend: Kind of the files.
+        precision: Of the image encoder.
         layout: Where they are.
         feature_size: Channels of a feature.
         normalised: Whether image features are unit vectors.
@@ -39,7 +40,8 @@ class Exported:
         macs_share: Multiply-accumulates of the image encoder as a share of the dense one's, by formula.
         context_length: Ids of a text; None without a text encoder.
         class_names: Of the rows of the class features.
-        check: How far the files agree with PyTorch.
+        check: How far the files agree with PyTorch, and lower precision with float32 on ``images`` of the user's.
+        processor: Where that was measured; int8 and bf16 give other features on processors with other instructions.
         versions: Of the libraries that wrote them.
         files: Path in the folder -> SHA-256 of the file.
     """
@@ -47,6 +49,7 @@ class Exported:
     model: str
     base_model: Mapping[str, Any]
     backend: BackendName
+    precision: PrecisionName
     layout: LayoutName
     feature_size: int
     normalised: bool
@@ -59,6 +62,7 @@ class Exported:
     context_length: int | None = None
     class_names: list[str] = field(default_factory=list)
     check: Mapping[str, float] = field(default_factory=dict)
+    processor: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -113,7 +117,8 @@ class Exported:
             )
         try:
             found = cls(**{name: content[name] for name in cls.__dataclass_fields__})
-            if found.backend not in BACKENDS or found.layout not in get_args(LayoutName):
+            names = (*BACKENDS, *get_args(LayoutName), *get_args(PrecisionName))
+            if not {found.backend, found.layout, found.precision} <= {*names}:
                 raise KeyError(found.backend)
             wrong = [name for name, known in found.files.items() if _sha256(folder / name) != known]
         except (KeyError, TypeError, AttributeError) as error:
@@ -123,6 +128,11 @@ class Exported:
         if wrong:
             raise UserError(f"'{folder / wrong[0]}' is damaged: export the model again.")
         return found
+
+
+def is_exported(folder: Path) -> bool:
+    """Whether there is an exported model in a folder, damaged or not."""
+    return _content(folder) is not None
 
 
 def foreign(folder: Path) -> Path | None:

@@ -51,8 +51,8 @@ class ImageSide(Side):
             Features ``(batch, features)``, and int64 ``(batch, kept)`` where patches are dropped.
         """
         reductions = {} if self.pruner is None else self.pruner.reductions()
-        tokens, kept, _ = run_reduced(self.tower, self.tower.embed(image), 0, reductions)
-        features = self.tower.pool(tokens)
+        tokens, kept, _ = run_reduced(self.tower, self.tower.embed(image.to(self.tower.dtype)), 0, reductions)
+        features = self.tower.pool(tokens).float()
         features = F.normalize(features, dim=-1) if self.normalise else features
         return (features,) if kept is None else (features, kept)
 

@@ -44,7 +44,7 @@ _SQUASH = "picture = picture.resize((width, height), Image.Resampling.{filter})"
 
 _RUN = {
     "onnx": 'features, *kept = onnxruntime.InferenceSession("{image}").run(None, {{"image": pixels}})',
-    "openvino": 'model = openvino.compile_model("{image}", "CPU", {{"INFERENCE_PRECISION_HINT": "f32"}})\n'
+    "openvino": 'model = openvino.compile_model("{image}", "CPU", {{"INFERENCE_PRECISION_HINT": "{hint}"}})\n'
     "features, *kept = model(pixels).values()",
     "torch": 'features, *kept = torch.export.load("{image}").module()(torch.from_numpy(pixels))',
 }
@@ -65,7 +65,7 @@ def readme(about: Exported, preprocessing: Preprocessing, has_text: bool) -> str
     places["resize"] = resize.format(
         filter=preprocessing.interpolation.upper(), whole="int" if preprocessing.floors else "round"
     )
-    places["run"] = _RUN[about.backend].format(image=about.image)
+    places["run"] = _RUN[about.backend].format(image=about.image, hint="bf16" if about.precision == "bf16" else "f32")
     if about.schedule is None:
         told = "The image encoder as it is."
     else:
