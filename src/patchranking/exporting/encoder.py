@@ -93,9 +93,16 @@ class Encoder:
         """
         found = []
         for start in range(0, len(texts), _at_least_one(batch_size)):
-            ids = [one.ids for one in self._tokenizer.encode_batch(list(texts[start : start + batch_size]))]
-            found.append(self._text(np.array(ids, np.int32))[0])
+            found.append(self.encode_ids(self.tokenize(texts[start : start + batch_size])))
         return np.concatenate(found) if found else np.zeros((0, self.about.feature_size), np.float32)
+
+    def tokenize(self, texts: Sequence[str]) -> np.ndarray:
+        """Ids of texts, int32 ``(texts, context length)``; raises UserError as ``encode_text`` does."""
+        return np.array([one.ids for one in self._tokenizer.encode_batch(list(texts))], np.int32)
+
+    def encode_ids(self, ids: np.ndarray) -> np.ndarray:
+        """Unit features ``(texts, features)`` of ids, int32 ``(texts, context length)``."""
+        return self._text(ids)[0]
 
     @property
     def class_features(self) -> np.ndarray:

@@ -34,7 +34,7 @@ class ExportedFile(Fixed):
     def __init__(self, encoder: Encoder) -> None:
         about = encoder.about
         self.encoder, self.keep, self.tuned = encoder, about.keep, about.tuned
-        self.fingerprint = digest([about.backend, about.precision, *about.files.values()])
+        self.fingerprint = digest([*about.files.values()])
 
     @classmethod
     def at_path(cls, path: str) -> Self | None:

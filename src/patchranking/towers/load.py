@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 
@@ -17,6 +19,8 @@ from patchranking.towers.loaded import LoadedModel
 from patchranking.towers.preprocessing import read_preprocessing
 
 __all__ = ["MODEL_HELP", "LoadedModel", "load_model", "load_on_worker"]
+
+Loaded = TypeVar("Loaded")
 
 MODEL_HELP = "demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME"
 
@@ -49,10 +53,16 @@ def load_model(name: str, device: str | torch.device = "cpu") -> LoadedModel:
     return loaded
 
 
-def load_on_worker(name: str, device: str) -> LoadedModel:
-    """``load_model`` in a worker of a Ray cluster, which the sentence then names."""
+def load_on_worker(load: Callable[[str, str], Loaded], name: str, device: str) -> Loaded:
+    """Loads a model in a worker of a Ray cluster, which the sentence then names.
+
+    Args:
+        load: ``load_model``, or a function like it.
+        name: As there.
+        device: As there.
+    """
     try:
-        return load_model(name, device)
+        return load(name, device)
     except UserError as error:
         raise UserError(f"A Ray worker could not load the model. {error}") from error
 

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from patchranking.towers import TextTower, VisionTower
+from patchranking.towers.identity import fingerprint
 from patchranking.towers.preprocessing import Preprocessing
 
 __all__ = ["LoadedModel"]
@@ -40,6 +41,21 @@ class LoadedModel:
     mean: Sequence[float]
     std: Sequence[float]
     preprocessing: Preprocessing | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pixels."""
+        return self.tower.image_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.tower.device
+
+    @property
+    def fingerprint(self) -> list[float | None]:
+        """What tells its weights from others."""
+        return fingerprint(self.tower)
 
     def picture(self, pixels: Tensor) -> Image.Image:
         """The RGB picture that preprocessed pixels ``(3, height, width)`` show."""
