@@ -43,6 +43,7 @@ import patchranking  # noqa: E402
 from patchranking import as_text_tower, cli, load_model  # noqa: E402
 from patchranking.towers import VisionTower, as_tower  # noqa: E402
 from patchranking.towers.load import LoadedModel  # noqa: E402
+from patchranking.towers.preprocessing import Preprocessing  # noqa: E402
 
 
 @dataclass
@@ -302,11 +303,10 @@ def text(request, demo):
     return as_text_tower(model, _tokenizer())
 
 
-@pytest.fixture
-def tiny() -> LoadedModel:
-    """A small random open_clip model with all that belongs to one: 4 x 4 patches, 5 blocks, a deep text encoder."""
-    vision_cfg = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": 5}
-    text_cfg = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 3}
+def make_tiny(layers: int, text_layers: int) -> LoadedModel:
+    """A small random open_clip model with all that belongs to one, and 4 x 4 patches."""
+    vision_cfg = {"image_size": 32, "patch_size": 8, "width": 32, "head_width": 16, "layers": layers}
+    text_cfg = {"context_length": 24, "vocab_size": 49408, "width": 16, "heads": 2, "layers": text_layers}
     model = open_clip.CLIP(embed_dim=24, vision_cfg=vision_cfg, text_cfg=text_cfg).eval().requires_grad_(False)
     text = as_text_tower(model, _tokenizer())
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
@@ -315,7 +315,21 @@ def tiny() -> LoadedModel:
         levels = torch.from_numpy(np.array(image.resize((32, 32)))).permute(2, 0, 1) / 255
         return (levels - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
-    return LoadedModel("tiny", model, as_tower(model), preprocess, text, 10.0, mean, std)
+    numbers = Preprocessing((32, 32), mean, std, resize_mode="squash")
+    return LoadedModel("tiny", model, as_tower(model), preprocess, text, 10.0, mean, std, numbers)
+
+
+@pytest.fixture
+def tiny() -> LoadedModel:
+    """``make_tiny`` with 5 blocks, and 3 for texts."""
+    return make_tiny(5, 3)
+
+
+@pytest.fixture(scope="session")
+def tinier() -> LoadedModel:
+    """``make_tiny`` with 2 blocks, and 1 for texts; one for all tests, which leave it as it is."""
+    torch.manual_seed(0)
+    return make_tiny(2, 1)
 
 
 @pytest.fixture

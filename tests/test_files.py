@@ -9,7 +9,7 @@ import tempfile
 import pytest
 
 from patchranking.errors import UserError
-from patchranking.files import as_file_name, locked, make_folder, replacing, write_json
+from patchranking.files import as_file_name, locked, make_folder, replacing, replacing_folder, write_json
 
 
 def test_json_round_trip_leaves_nothing_else(tmp_path):
@@ -85,6 +85,30 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, monkeypatch):
 def test_a_name_that_no_folder_can_have_is_said_in_one_sentence(tmp_path, name):
     with pytest.raises(UserError, match=r"can be no folder's name|File name too long"):
         make_folder(f"{tmp_path}/{name}" if name[0] != "~" else name)
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "out"
+    with replacing_folder(folder) as partial:
+        (partial / "first").write_text("1")
+        assert not folder.exists()
+    with pytest.raises(TypeError), replacing_folder(folder) as partial:
+        (partial / "second").write_text(b"half")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["first", "out"]
+    with replacing_folder(folder) as partial:
+        (partial / "third").write_text("3")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "third"]
+
+
+def test_what_a_killed_writer_of_a_folder_left_goes_once_it_is_old(tmp_path):
+    old, new = (tmp_path / f"out.{name}.partial" for name in ("old", "new"))
+    for left in (old, new):
+        left.mkdir()
+        (left / "half").touch()
+    os.utime(old, (0, 0))
+    with replacing_folder(tmp_path / "out"):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.new.partial"]
 
 
 HOLD = """

@@ -32,6 +32,10 @@ Vectors of many images
     search, Found                images of such a folder that are like words or a picture
     compare_index, Comparison    what pruning did to such a folder
 
+Deploying
+    export, ExportSettings       a model, pruned or dense, as files that run without this package
+    Encoder                      runs them, by ONNX Runtime, OpenVINO or PyTorch
+
 Errors
     UserError, MissingExtraError one sentence that says what is wrong and what to do
 """

@@ -9,6 +9,9 @@ from .embedding.settings import EmbedSettings
 from .embedding.texts import embed_texts
 from .errors import MissingExtraError, UserError
 from .evaluation.evaluate import EvaluationSettings, evaluate
+from .exporting.encoder import Encoder
+from .exporting.export import export
+from .exporting.settings import ExportSettings
 from .fitting.fit import FitReport, fit
 from .fitting.settings import FitSettings
 from .methods.attach import attach
@@ -31,7 +34,9 @@ __all__ = [
     "Comparison",
     "EmbedSettings",
     "Embedded",
+    "Encoder",
     "EvaluationSettings",
+    "ExportSettings",
     "FitReport",
     "FitSettings",
     "Found",
@@ -59,6 +64,7 @@ __all__ = [
     "embed_texts",
     "embed_to",
     "evaluate",
+    "export",
     "fit",
     "iterative",
     "leave_out",

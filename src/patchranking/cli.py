@@ -20,6 +20,7 @@ COMMANDS = (
     "search",
     "compare-index",
     "benchmark",
+    "export",
     "reproduce",
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import shutil
 import tempfile
 import time
 import uuid
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from patchranking.errors import UserError
 
-__all__ = ["as_file_name", "locked", "make_folder", "replacing", "write_json"]
+__all__ = ["as_file_name", "locked", "make_folder", "replacing", "replacing_folder", "write_json"]
 
 _ABANDONED = 600
 """Seconds after which a file that was never finished belongs to no one."""
@@ -67,17 +68,50 @@ def replacing(path: Path) -> Iterator[Path]:
 
     No two writers share that path. What a killed one left is removed by the next, once it is older than some minutes.
     """
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial = _beside(path)
     try:
         yield partial
         os.replace(partial, path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    for left in _abandoned(path):
+        with suppress(OSError):
+            left.unlink()
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yields a new folder next to ``folder`` to fill; it replaces that folder when the block ends without an error.
+
+    What a killed writer left is removed by the next, once it is older than some minutes.
+    """
+    partial, old = _beside(folder), _beside(folder)
+    try:
+        partial.mkdir()
+        yield partial
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+    except BaseException:
+        if old.exists():
+            os.replace(old, folder)
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for left in (old, *_abandoned(folder)):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+
+
+def _abandoned(path: Path) -> Iterator[Path]:
+    """What killed writers of ``path`` left some minutes ago."""
     for left in path.parent.glob(f"{glob.escape(path.name)}.*partial"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _ABANDONED:
-                left.unlink()
+                yield left
 
 
 def write_json(path: Path, content: object) -> None:

@@ -231,6 +231,14 @@ class Pruner(nn.Module, ModelHubMixin):
         return 0 if visual is None else visual.shape[1]
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its weights."""
+        return hashlib.sha256(save(self._tensors())).hexdigest()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
+
+    @property
     def untuned(self) -> Self:
         """The same pruner without tuned tokens; it shares the predictors."""
         return self.tuned_by(None)
@@ -325,7 +333,6 @@ class Pruner(nn.Module, ModelHubMixin):
 
         The weights carry the configuration, too: it counts where a kill came before that of ``config.json``.
         """
-        tensors = {name: value.contiguous().cpu() for name, value in self.state_dict().items()}
         config = {
             "format": FORMAT,
             "base_model": asdict(self.base),
@@ -335,11 +342,11 @@ class Pruner(nn.Module, ModelHubMixin):
             "layer": self.hands_on,
             "predictors": {block: own.config for block, own in self.predictors.items()},
             "prompts": None if self.prompts is None else self.prompts.config,
-            "weights": hashlib.sha256(save(tensors)).hexdigest(),
+            "weights": self.fingerprint,
         }
         with replacing(save_directory / CONFIG_FILE) as about, replacing(save_directory / WEIGHTS_FILE) as weights:
             about.write_text(json.dumps(config, indent=2) + "\n")
-            weights.write_bytes(save(tensors, {"config": json.dumps(config)}))
+            weights.write_bytes(save(self._tensors(), {"config": json.dumps(config)}))
             if not (card := save_directory / "README.md").exists():
                 with replacing(card) as partial:
                     partial.write_text(str(self.generate_model_card()), encoding="utf-8")

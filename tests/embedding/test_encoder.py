@@ -47,7 +47,7 @@ def test_a_pruner_runs_in_a_copy_on_the_same_weights(tiny, pruner, pixels):
     assert torch.equal(encoder(pixels), expected)
     assert torch.equal(tiny.model.encode_image(pixels), dense)
     assert not torch.allclose(dense, expected)
-    own = {weight.data_ptr() for weight in encoder.tower.module.parameters()}
+    own = {weight.data_ptr() for weight in encoder.encode.module.parameters()}
     assert own <= {weight.data_ptr() for weight in tiny.model.parameters()}
     assert pruner.keep == 0.5
 

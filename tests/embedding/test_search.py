@@ -40,7 +40,7 @@ def test_a_picture_finds_itself_by_the_encoder_that_made_the_vectors(tiny, embed
 
 def test_the_model_is_the_one_of_the_manifest(tiny, embedded, monkeypatch):
     loaded = []
-    monkeypatch.setattr(module, "load_model", lambda name: loaded.append(name) or tiny)
+    monkeypatch.setattr(module, "open_model", lambda name: loaded.append(name) or tiny)
     folder = embedded("out")
     assert len(search(folder, "a cat")) == 8
     assert loaded == ["tiny"]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from patchranking.commands.common import number
 from patchranking.errors import UserError
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.speed import SpeedSettings, measure_speed
+from patchranking.exporting.method import ExportedFile
+from patchranking.exporting.speed import measure_file_speed
 from patchranking.files import make_folder, write_json
 from patchranking.methods.attach import pruner_or_method
 from patchranking.pruner import Pruner
@@ -29,7 +32,8 @@ def benchmark(
     """Times the dense and the pruned model in alternation on this machine; writes throughput.json.
 
     Args:
-        model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
+        model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME; or the folder of an
+            exported model, which is timed beside the model that it was made of.
         settings: What to time.
         out: Folder for throughput.json.
         pruner: Folders written by fit or tune, or names of methods that need no fit; without one, a default pruner that
@@ -37,14 +41,19 @@ def benchmark(
         device: cpu, cuda, cuda:1, mps, ...
     """
     given = {str(one): pruner_or_method(one) for one in pruner}
-    loaded = load_model(model, device)
+    file = ExportedFile.at_path(model)
+    if file is not None and (given or device != "cpu"):
+        raise UserError("An exported model holds its pruner and runs on the CPU: leave --pruner and --device out.")
+    loaded = load_model(model if file is None else file.about.model, device)
     tower = loaded.tower
-    if not given:
+    if file is None and not given:
         with seeded(settings.seed):
             schedule = Schedule.default(tower.depth, 0.5)
             given["not fitted"] = Pruner.unfitted(tower, model, schedule, merges=_takes_mask(tower))
     folder = make_folder(out)
     rows: list[dict[str, Any]] = []
+    if file is not None:
+        rows += [row | {"pruner": str(model)} for row in measure_file_speed(loaded, file, settings)]
     for name, one in given.items():
         found = measure_speed(loaded.model, one.to(tower.device) if isinstance(one, Pruner) else one, model, settings)
         rows += [row | {"pruner": name} for row in found]
@@ -73,7 +82,7 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
             f"{row['p99_ms']:.1f}",
             f"{row['ratio_to_stock']:.2f}x",
             f"{row['realised_share']:.2f}",
-            f"{row['peak_activations_mb']:.1f}",
+            number(row["peak_activations_mb"], ".1f"),
         )
         about = f"{row['backend']} {row['precision']}"
         print(f"{about:<14}{row['batch']:>6}{row['keep_rate']:>6.0%}" + "".join(f"{figure:>10}" for figure in figures))

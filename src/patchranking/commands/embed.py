@@ -28,7 +28,8 @@ def embed(
     """Turns images of any number into vectors, in resumable shards; takes new images when it is run again.
 
     Args:
-        model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
+        model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME; or the folder of an
+            exported model, which runs on the CPU.
         data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], folders joined by commas, a list of
             paths (.txt, .parquet), or a list of captions (.tsv, .csv, .json).
         settings: How to embed.
@@ -45,11 +46,11 @@ def embed(
     from patchranking.data.streams import load_stream  # here, so that --help need not wait for torch
     from patchranking.embedding.job import embed_to
     from patchranking.embedding.texts import embed_texts
+    from patchranking.exporting.model import open_model
     from patchranking.methods.attach import pruner_or_method
-    from patchranking.towers.load import load_model
 
     given, stream = None if pruner is None else pruner_or_method(pruner), load_stream(data, limit)
-    loaded = load_model(model, device)
+    loaded = open_model(model, device)
     manifest = embed_to(loaded, stream, out, given, settings, format, shard_size, retry, limit, engine)
     totals = manifest["totals"]
     print(f"{totals['in']} images in = {totals['out']} embedded + {totals['failed']} failed; wrote {out}")

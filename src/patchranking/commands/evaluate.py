@@ -13,6 +13,7 @@ from patchranking.data import ClassesName, load_data, of_classes
 from patchranking.evaluation.evaluate import EvaluationSettings
 from patchranking.evaluation.evaluate import evaluate as run_evaluation
 from patchranking.evaluation.rows import comparable
+from patchranking.exporting.method import ExportedFile
 from patchranking.files import make_folder, write_json
 from patchranking.methods.attach import pruner_or_method
 from patchranking.pruner import Pruner
@@ -41,7 +42,8 @@ def evaluate(
     Killed and run again, it goes on where it stopped.
 
     Args:
-        model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
+        model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME; or the folder of an
+            exported model, which is compared with the model that it was made of, and with pruners.
         data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], folders joined by commas, or a list
             of captions (.tsv, .csv, .json).
         settings: What to compare.
@@ -57,13 +59,18 @@ def evaluate(
     artefacts = [one for one in given if isinstance(one, Pruner)]
     more = [one.name for one in given if not isinstance(one, Pruner)]
     settings = replace(settings, methods=list(dict.fromkeys([*settings.methods, *more])))
-    loaded = load_model(model, device)
+    file = ExportedFile.at_path(model)
+    if file is not None:
+        settings = replace(settings, methods=more, keep=[])
+    loaded = load_model(model if file is None else file.about.model, device)
     images = of_classes(load_data(data, limit, settings.seed), classes)
     if templates:
         images.templates = tuple(templates)
+    if file is not None:
+        file.check(loaded.tower, images)
     folder = make_folder(out)
-    progress = folder / "progress"
-    results, shown = run_evaluation(loaded, images, artefacts, settings, progress=progress)
+    progress, files = folder / "progress", [] if file is None else [file]
+    results, shown = run_evaluation(loaded, images, artefacts, settings, progress=progress, files=files)
     write_json(folder / "results.json", results)
     title = f"{model_name(loaded.name)} on {images.name} ({images.split})"
     write_report(results, shown, folder / "report.html", title)

@@ -30,14 +30,14 @@ def search(
     from patchranking.embedding.index import read_manifest  # here, so that --help need not wait for torch
     from patchranking.embedding.search import pictures
     from patchranking.embedding.search import search as find
+    from patchranking.exporting.model import open_model
     from patchranking.report.found import write_found
-    from patchranking.towers.load import load_model
 
     text = " ".join(words)
     if bool(text) == (image is not None):
         raise UserError("Give words to look for, or a picture with --image.")
     manifest = read_manifest(folder)
-    found = find(folder, text if image is None else image, k, load_model(manifest["model"], device))
+    found = find(folder, text if image is None else image, k, open_model(manifest["model"], device))
     for one in found:
         print(f"{one.similarity:.4f}  {one.key}")
     shown = [(one.key, one.similarity, picture) for one, picture in zip(found, pictures(folder, found), strict=True)]

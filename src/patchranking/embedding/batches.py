@@ -15,32 +15,32 @@ from patchranking.embedding.embedded import Embedded
 from patchranking.embedding.encoder import Encoder
 from patchranking.embedding.pipeline import Clock, alive, decoded, decoder_of, encoded
 from patchranking.embedding.settings import EmbedSettings
+from patchranking.exporting.model import ReadyModel, open_model
 from patchranking.methods.attach import pruner_or_method
 from patchranking.methods.method import Attachable
 from patchranking.pruner import Pruner
-from patchranking.towers.load import LoadedModel, load_model
 
 __all__ = ["embedded"]
 
 
 def embedded(
-    model: LoadedModel | str,
+    model: ReadyModel | str,
     data: ImageData | ImageStream | str,
     pruner: Pruner | Attachable | str | Path | None,
     settings: EmbedSettings,
 ) -> Iterator[Embedded]:
     """See ``embed``."""
-    loaded, stream = load_model(model) if isinstance(model, str) else model, stream_of(data)
+    loaded, stream = open_model(model) if isinstance(model, str) else model, stream_of(data)
     given = pruner_or_method(pruner) if isinstance(pruner, str | Path) else pruner
     return _embedded(loaded, stream, Encoder(loaded, given, settings), settings)
 
 
-def _embedded(model: LoadedModel, stream: ImageStream, encoder: Encoder, settings: EmbedSettings) -> Iterator[Embedded]:
+def _embedded(model: ReadyModel, stream: ImageStream, encoder: Encoder, settings: EmbedSettings) -> Iterator[Embedded]:
     size, entries = encoder.batch_size, stream.entries()
     batches = iter(lambda: list(islice(entries, size)), [])
     work = (Work(0, number * size, batch) for number, batch in enumerate(batches))
     with alive():
-        pictures = decoded(decoder_of(model, stream), work, settings, encoder.tower.device)
+        pictures = decoded(decoder_of(model, stream), work, settings, encoder.device)
         for found in encoded(pictures, encoder, Clock()):
             good = np.array([not error for error in found.errors])
             yield Embedded(

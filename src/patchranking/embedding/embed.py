@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from patchranking.data import ImageData
     from patchranking.data.streams import ImageStream
     from patchranking.embedding.embedded import Embedded
+    from patchranking.exporting.model import ReadyModel
     from patchranking.methods.method import Attachable
     from patchranking.pruner import Pruner
-    from patchranking.towers.load import LoadedModel
 
 __all__ = ["embed"]
 
 
 def embed(
-    model: LoadedModel | str,
+    model: ReadyModel | str,
     data: ImageData | ImageStream | str,
     pruner: Pruner | Attachable | str | Path | None = None,
     settings: EmbedSettings = EmbedSettings(),  # noqa: B008

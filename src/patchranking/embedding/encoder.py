@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from torch.nn import functional as F
 from patchranking.checkpoint import digest
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.errors import UserError
+from patchranking.exporting.model import ExportedModel, ReadyModel
 from patchranking.methods.attach import attach_copy, attachable, keep_at_share
 from patchranking.methods.method import Attachable
 from patchranking.pruner import Pruner
 from patchranking.towers import VisionTower, as_tower
-from patchranking.towers.identity import fingerprint
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["PRUNER", "Encoder", "another", "recorded"]
@@ -38,12 +38,14 @@ class Encoder:
     """Turns pixels into vectors; the model that is given stays as it is, and its weights are shared where they can be.
 
     Args:
-        model: The model.
+        model: The model, or an exported one, which holds its pruner.
         pruner: A pruner that was fitted to it, or a method that needs no fit; None for the dense model.
         settings: How to embed.
 
     Attributes:
-        tower: The image encoder that runs.
+        encode: What runs, from pixels to features: the model's image encoder, or an exported file.
+        device: Where it runs.
+        image_size: Height and width of the pixels.
         record: What the vectors depend on, ready for JSON.
         features: Size of a vector.
         stored: Type of the vectors that are kept.
@@ -54,22 +56,17 @@ class Encoder:
             comes without a pruner.
     """
 
-    def __init__(self, model: LoadedModel, pruner: Pruner | Attachable | None, settings: EmbedSettings) -> None:
-        if pruner is None and (settings.keep or settings.macs or 1) < 1:
-            raise UserError("The dense model keeps all patches: give a pruner, or a method such as cls-attention.")
-        model.tower.check_dense()
+    def __init__(self, model: ReadyModel, pruner: Pruner | Attachable | None, settings: EmbedSettings) -> None:
         self._settings, self.stored = settings, _STORED[settings.dtype]
-        dtype = _TYPES[settings.precision]
-        self.tower = as_tower(_copied(model.model, dtype))
-        self.dtype = dtype
-        about: dict[str, Any] = {"pruner": None, "keep": 1.0, "schedule": None}
-        if pruner is not None:
-            about = _attached(self.tower, pruner, settings, dtype)
-        self.features = self.tower.feature_size
+        self.device, self.image_size, self.dtype = model.device, model.image_size, _TYPES[settings.precision]
+        if isinstance(model, ExportedModel):
+            self.encode, self.features, about = _of_file(model, pruner, settings)
+        else:
+            self.encode, self.features, about = _of_library(model, pruner, settings)
         self.batch_size = self._fitting() if settings.batch_size == "auto" else settings.batch_size
         self.record = {
             "model": model.name,
-            "fingerprint": fingerprint(model.tower),
+            "fingerprint": model.fingerprint,
             "features": self.features,
             **about,
             "precision": settings.precision,
@@ -86,24 +83,24 @@ class Encoder:
             UserError: If the batch does not fit into memory.
         """
         try:
-            found = self.tower(pixels.to(self.tower.device, self.dtype, non_blocking=True)).float()
+            found = self.encode(pixels.to(self.device, self.dtype, non_blocking=True)).float()
         except torch.OutOfMemoryError as error:
             raise UserError(f"A batch of {len(pixels)} does not fit into memory: give a smaller batch_size.") from error
         return F.normalize(found, dim=-1) if self._settings.normalize else found
 
     def _fitting(self) -> int:
         """The usual batch size, halved until a batch fits."""
-        size = _BATCH.get(self.tower.device.type, _BATCH_ELSEWHERE)
-        while self.tower.device.type != "cpu" and size > 1:
+        size = _BATCH.get(self.device.type, _BATCH_ELSEWHERE)
+        while self.device.type != "cpu" and size > 1:
             try:
-                self(torch.zeros(size, 3, *self.tower.image_size))
+                self(torch.zeros(size, 3, *self.image_size))
                 break
             except UserError:
                 size //= 2
         return size
 
 
-def recorded(model: LoadedModel, folder: Path, manifest: Mapping[str, Any], batch_size: int = 1) -> Encoder:
+def recorded(model: ReadyModel, folder: Path, manifest: Mapping[str, Any], batch_size: int = 1) -> Encoder:
     """What made the vectors of a folder, once more.
 
     Args:
@@ -127,12 +124,45 @@ def recorded(model: LoadedModel, folder: Path, manifest: Mapping[str, Any], batc
     return encoder
 
 
-def another(model: LoadedModel, manifest: Mapping[str, Any]) -> UserError:
+def another(model: ReadyModel, manifest: Mapping[str, Any]) -> UserError:
     """The error when a model is not the one of a manifest."""
     return UserError(
         f"'{model.name}' is not what made these vectors, '{manifest['model']}': give a model of the same weights and "
         "preprocessing, or embed again."
     )
+
+
+def _of_file(
+    model: ExportedModel, pruner: Pruner | Attachable | None, settings: EmbedSettings
+) -> tuple[Callable[[Tensor], Tensor], int, dict[str, Any]]:
+    """What runs an exported model, the size of its features, and how it prunes."""
+    asked = (settings.keep, settings.macs, settings.precision)
+    if pruner is not None or asked != (None, None, "fp32"):
+        raise UserError(
+            f"'{model.name}' is an exported model, with its own pruner, keep rate and precision: leave --pruner, "
+            "--keep, --macs and --precision out."
+        )
+    about = model.encoder.about
+
+    def encode(pixels: Tensor) -> Tensor:
+        return torch.from_numpy(model.encoder.run(pixels.numpy())[0])
+
+    return encode, about.feature_size, {"pruner": None, "keep": about.keep, "schedule": about.schedule}
+
+
+def _of_library(
+    model: LoadedModel, pruner: Pruner | Attachable | None, settings: EmbedSettings
+) -> tuple[Callable[[Tensor], Tensor], int, dict[str, Any]]:
+    """The same of a copy of a model, pruned if it is to be."""
+    if pruner is None and (settings.keep or settings.macs or 1) < 1:
+        raise UserError("The dense model keeps all patches: give a pruner, or a method such as cls-attention.")
+    model.tower.check_dense()
+    dtype = _TYPES[settings.precision]
+    tower = as_tower(_copied(model.model, dtype))
+    about: dict[str, Any] = {"pruner": None, "keep": 1.0, "schedule": None}
+    if pruner is not None:
+        about = _attached(tower, pruner, settings, dtype)
+    return tower, tower.feature_size, about
 
 
 def _copied(model: nn.Module, dtype: torch.dtype) -> nn.Module:
@@ -161,11 +191,11 @@ def _attached(
     return about | {"keep": schedule.keep, "schedule": schedule.to_dict()}
 
 
-def _described(model: LoadedModel) -> dict[str, Any]:
+def _described(model: ReadyModel) -> dict[str, Any]:
     """A preprocessing in words, without the addresses of functions."""
     steps = " ".join(re.sub(r" at 0x[0-9a-f]+", "", repr(model.preprocess)).split())
     return {
-        "image_size": list(model.tower.image_size),
+        "image_size": list(model.image_size),
         "mean": list(map(float, model.mean)),
         "std": list(map(float, model.std)),
         "steps": steps,

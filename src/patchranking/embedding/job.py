@@ -22,10 +22,10 @@ from patchranking.embedding.settings import EmbedSettings, EngineName, FormatNam
 from patchranking.embedding.shards import ShardEmbedder
 from patchranking.embedding.store import MANIFEST, Store, store_of, writable
 from patchranking.errors import UserError, check_numbers
+from patchranking.exporting.model import ReadyModel
 from patchranking.files import locked, make_folder, write_json
 from patchranking.methods.method import Attachable
 from patchranking.pruner import Pruner
-from patchranking.towers.load import LoadedModel
 
 __all__ = ["ENGINES", "account", "claim", "embed_to", "pending"]
 
@@ -41,7 +41,7 @@ _REASONS = 100
 
 
 def embed_to(
-    model: LoadedModel,
+    model: ReadyModel,
     data: ImageStream | ImageData | str,
     out: str | Path,
     pruner: Pruner | Attachable | None = None,

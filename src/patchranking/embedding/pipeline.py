@@ -24,7 +24,7 @@ from patchranking.embedding.encoder import Encoder
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.embedding.store import Shard, Store
 from patchranking.errors import UserError
-from patchranking.towers.load import LoadedModel
+from patchranking.exporting.model import ReadyModel
 
 __all__ = ["Clock", "Vectors", "alive", "decoded", "decoder_of", "encoded", "written"]
 
@@ -75,9 +75,9 @@ class Vectors:
     errors: list[str]
 
 
-def decoder_of(model: LoadedModel, stream: ImageStream) -> Decoder:
+def decoder_of(model: ReadyModel, stream: ImageStream) -> Decoder:
     """What decodes the pictures of a stream for a model."""
-    size = model.tower.image_size
+    size = model.image_size
     return Decoder(stream, model.preprocess, size, shrinks(model.preprocess, size))
 
 

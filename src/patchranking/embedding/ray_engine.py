@@ -14,6 +14,7 @@ from patchranking.embedding.listed import Listed
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.embedding.shards import ShardEmbedder
 from patchranking.embedding.store import MANIFEST, store_of
+from patchranking.exporting.model import open_model
 from patchranking.towers.load import load_on_worker
 
 __all__ = ["embed_on_ray"]
@@ -34,7 +35,7 @@ def embed_on_ray(embedder: ShardEmbedder, shards: Sequence[int], progress: Calla
     Raises:
         UserError: As ``on_ray`` does, and if a worker cannot load the model or see the folder.
     """
-    device = embedder.encoder.tower.device
+    device = embedder.encoder.device
     job = _Job(
         model=embedder.model.name,
         device=device.type,
@@ -63,7 +64,7 @@ class _Job:
     def start(self) -> Callable[[int], int]:
         if not (self.folder / MANIFEST).exists():
             raise unseen(self.folder)
-        model = load_on_worker(self.model, self.device)
+        model = load_on_worker(open_model, self.model, self.device)
         manifest = read_manifest(self.folder)
         encoder = recorded(model, self.folder, manifest, self.batch_size)
         store, listed = store_of(self.folder, manifest["format"]), Listed(self.folder / "_list")

@@ -20,8 +20,7 @@ from patchranking.embedding.encoder import another, recorded
 from patchranking.embedding.index import Index, nearest, read_manifest
 from patchranking.embedding.pipeline import decoder_of
 from patchranking.errors import UserError, check_numbers
-from patchranking.towers.identity import fingerprint
-from patchranking.towers.load import LoadedModel, load_model
+from patchranking.exporting.model import ReadyModel, open_model
 
 __all__ = ["Found", "pictures", "search"]
 
@@ -40,7 +39,7 @@ class Found(NamedTuple):
     entry: Entry
 
 
-def search(folder: str | Path, query: str | Path, k: int = 20, model: LoadedModel | None = None) -> list[Found]:
+def search(folder: str | Path, query: str | Path, k: int = 20, model: ReadyModel | None = None) -> list[Found]:
     """The images of an embedded folder that are most like some words or a picture; every vector is compared.
 
     Words are encoded by the model's text encoder, a picture as those of the folder were, pruner included.
@@ -60,7 +59,7 @@ def search(folder: str | Path, query: str | Path, k: int = 20, model: LoadedMode
     """
     check_numbers({"k": k}, k=1)
     index = Index(folder)
-    loaded = load_model(index.manifest["model"]) if model is None else model
+    loaded = open_model(index.manifest["model"]) if model is None else model
     if isinstance(query, Path):
         vector = _of_picture(query, loaded, Path(folder).expanduser(), index.manifest)
     else:
@@ -86,16 +85,16 @@ def pictures(folder: str | Path, found: list[Found]) -> list[Image.Image | str]:
     return shown
 
 
-def _of_words(words: str, model: LoadedModel, manifest: Mapping[str, Any]) -> Tensor:
+def _of_words(words: str, model: ReadyModel, manifest: Mapping[str, Any]) -> Tensor:
     if model.text is None:
         raise UserError(f"'{model.name}' has no text encoder: look for images like another, with --image.")
-    if fingerprint(model.tower) != manifest["fingerprint"]:
+    if model.fingerprint != manifest["fingerprint"]:
         raise another(model, manifest)
     with torch.inference_mode():
         return model.text([words]).float().cpu()
 
 
-def _of_picture(path: Path, model: LoadedModel, folder: Path, manifest: Mapping[str, Any]) -> Tensor:
+def _of_picture(path: Path, model: ReadyModel, folder: Path, manifest: Mapping[str, Any]) -> Tensor:
     encoder = recorded(model, folder, manifest)
     decoder = decoder_of(model, FolderStream([path.parent]))
     decoded = decoder.__getitems__(Work(0, 0, [Entry(path.name, os.fsencode(path))]))

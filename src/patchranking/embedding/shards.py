@@ -14,7 +14,7 @@ from patchranking.embedding.listed import Listed
 from patchranking.embedding.pipeline import Clock, Vectors, alive, decoded, decoder_of, encoded, written
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.embedding.store import Shard, Store
-from patchranking.towers.load import LoadedModel
+from patchranking.exporting.model import ReadyModel
 
 __all__ = ["ShardEmbedder"]
 
@@ -37,7 +37,7 @@ class ShardEmbedder:
 
     def __init__(
         self,
-        model: LoadedModel,
+        model: ReadyModel,
         stream: ImageStream,
         encoder: Encoder,
         settings: EmbedSettings,
@@ -65,7 +65,7 @@ class ShardEmbedder:
         """
         with alive():
             decoder = decoder_of(self.model, self.stream)
-            pictures = decoded(decoder, self._work(shards), self.settings, self.encoder.tower.device)
+            pictures = decoded(decoder, self._work(shards), self.settings, self.encoder.device)
             batches = self._told(encoded(pictures, self.encoder, self.clock), progress)
             made = ((shard, self._shard(shard, list(own))) for shard, own in groupby(batches, lambda own: own.shard))
             for _ in written(made, self.store, self.clock):

@@ -20,9 +20,8 @@ from patchranking.embedding.pipeline import Clock, written
 from patchranking.embedding.settings import EmbedSettings, FormatName
 from patchranking.embedding.store import MANIFEST, Shard, store_of, writable
 from patchranking.errors import UserError, reason
+from patchranking.exporting.model import ReadyModel
 from patchranking.files import locked, make_folder, write_json
-from patchranking.towers.identity import fingerprint
-from patchranking.towers.load import LoadedModel
 from patchranking.towers.text import TextTower
 
 __all__ = ["embed_texts"]
@@ -31,7 +30,7 @@ _BATCH = 256
 
 
 def embed_texts(
-    model: LoadedModel,
+    model: ReadyModel,
     file: str | Path,
     out: str | Path,
     settings: EmbedSettings = EmbedSettings(),  # noqa: B008
@@ -63,7 +62,7 @@ def embed_texts(
     with locked(out / "_lock"):
         store, listed, clock = store_of(out, form, "text"), Listed(out / "_list"), Clock()
         manifest: dict[str, Any] = {"format": form, "data": printable(str(file)), "model": model.name}
-        manifest |= {"fingerprint": fingerprint(model.tower), "dtype": settings.dtype}
+        manifest |= {"fingerprint": model.fingerprint, "dtype": settings.dtype}
         claim(out, manifest)
         with writable(out):
             listed.extend(_entries(file), shard_size)

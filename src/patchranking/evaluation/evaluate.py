@@ -21,6 +21,7 @@ from patchranking.methods import Dense, Method, PatchRanking, named
 from patchranking.methods.attach import check_class_token
 from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
+from patchranking.methods.method import Fixed
 from patchranking.methods.tally import DENSE
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs
@@ -80,6 +81,7 @@ def evaluate(
     settings: EvaluationSettings = EvaluationSettings(),
     schedule: Schedule | None = None,
     progress: Path | None = None,
+    files: Sequence[Fixed] = (),
 ) -> tuple[dict[str, Any], list[Example]]:
     """Measures accuracy, retrieval, agreement with the dense model, cost and speed.
 
@@ -91,6 +93,7 @@ def evaluate(
         settings: What to compare.
         schedule: Where every method drops patches; that of the first pruner, or all before block 3, when omitted.
         progress: Folder for what is measured; with that of the same evaluation, killed, it goes on.
+        files: Methods with a keep rate of their own, such as exported models.
 
     Returns:
         The content of results.json, and the examples of the report, the worst ones first.
@@ -106,6 +109,7 @@ def evaluate(
     order = np.random.default_rng(settings.seed).permutation(len(data)).tolist()
     oracle_images = frozenset(order[: settings.golden_images])
     entries = _entries(model, own, baselines, reference, schedule is not None, settings, oracle_images)
+    entries += [Entry(one, one.keep, one.at(model.tower, reference, settings.seed)) for one in files]
     encodings = {entry: entry.encoding for entry in entries if entry.key != DENSE}
     indexed = frozenset(order[: settings.index_images])
     journal = None
@@ -114,6 +118,7 @@ def evaluate(
             "model": asdict(BaseModel.of(model.tower, model.name)),
             "images": digest([*data.keys, *data.class_names, *data.templates, *map(str, data.labels or [])]),
             "pruners": [{"weights": digest(one.state_dict()), "keep": one.fitted.to_dict()} for one in pruners],
+            "files": [one.fingerprint for one in files],
             "schedule": reference.to_dict(),
             "settings": asdict(settings),
         }

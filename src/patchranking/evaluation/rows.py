@@ -16,6 +16,7 @@ from patchranking.evaluation.neighbours import knn_top1, nearest, overlap
 from patchranking.evaluation.retrieval import recall
 from patchranking.methods import Encoding, Method
 from patchranking.methods.batch import Batch
+from patchranking.methods.method import Fixed
 from patchranking.methods.tally import DENSE, Tally
 from patchranking.prompts.insert import prompted_features
 from patchranking.prompts.tokens import Prompts
@@ -56,6 +57,11 @@ class Entry:
     def key(self) -> Hashable:
         """The key of its measures in a tally."""
         return DENSE if self.method.name == DENSE else self
+
+    @property
+    def shown_as(self) -> str:
+        """The method of its row: tokens may be tuned of the dense model, too."""
+        return DENSE if self.keep == 1 and not isinstance(self.method, Fixed) else self.method.name
 
     @property
     def name(self) -> str:
@@ -111,7 +117,7 @@ def rows_of(
             "split": data.split,
             "n_images": tally.count(entry.key),
             "seed": seed,
-            "method": DENSE if entry.keep == 1 else entry.method.name,
+            "method": entry.shown_as,
             "keep_rate": entry.keep,
             **_schedule(entry),
             "tuned": entry.method.tuned,
@@ -137,7 +143,8 @@ def _schedule(entry: Entry) -> dict[str, Any]:
 def _macs(entry: Entry, pixels: Tensor, dense_macs: float) -> dict[str, float]:
     visual = None if entry.method.prompts is None else entry.method.prompts.visual()
     tokens, tower = 0 if visual is None else visual.shape[1], entry.encoding.tower
-    macs, encoding = encoding_macs(entry.encoding, pixels), entry.encoding
+    encoding = entry.encoding
+    macs = encoding_macs(encoding, pixels) if encoding.share is None else encoding.share * dense_macs
     formula = analytic_macs(tower, tower.feature_size, encoding.schedule, tokens, encoding.inside)
     return {
         "gmacs": macs / 1e9,

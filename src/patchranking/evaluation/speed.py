@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +23,12 @@ from patchranking.pruning.attach import detach
 from patchranking.pruning.select import check_keep_rate
 from patchranking.towers import VisionTower, as_tower
 
-__all__ = ["SpeedSettings", "measure_speed"]
+__all__ = ["SpeedSettings", "measure_speed", "speed_figures"]
 
 BackendName = Literal["eager", "compile"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
 Encoder = Callable[[Tensor], Tensor]
+Key = TypeVar("Key", bound=Hashable)
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TOLERANCE = {"fp32": 1e-3, "bf16": 0.1, "fp16": 0.05}
 
@@ -172,22 +173,36 @@ def _at_batch(
         found = time_in_turn(runs, pixels, settings.repeats, settings.seconds)
     except torch.OutOfMemoryError as error:
         raise UserError(f"A batch of {batch} does not fit into memory: leave it out of --batches.") from error
-    seconds = {rate: np.array(times) for rate, times in found.items()}
-    rows = []
-    for rate, times in seconds.items():
-        ratio = float(np.median(seconds[1.0] / times))
-        rows.append(
-            {
-                "batch": batch,
-                "keep_rate": rate,
-                "rounds": len(times),
-                "images_per_second": batch / float(np.median(times)),
-                "p50_ms": 1000 * float(np.median(times)),
-                "p99_ms": 1000 * float(np.quantile(times, 0.99)),
-                "ratio_to_stock": ratio,
-                "gmacs": macs[rate] / 1e9,
-                "realised_share": ratio / (macs[1.0] / macs[rate]),
-                "peak_activations_mb": peak_activations(eager[rate], pixels) / 2**20,
-            }
-        )
-    return rows
+    figures = speed_figures(found, macs, batch, 1.0)
+    return [
+        {"keep_rate": rate} | own | {"peak_activations_mb": peak_activations(eager[rate], pixels) / 2**20}
+        for rate, own in figures.items()
+    ]
+
+
+def speed_figures(
+    found: Mapping[Key, Sequence[float]], macs: Mapping[Key, float], batch: int, dense: Key
+) -> dict[Key, dict[str, Any]]:
+    """What times measured in alternation say.
+
+    Args:
+        found: Key -> seconds of a batch, round by round.
+        macs: Key -> MACs of an image.
+        batch: Images of a batch.
+        dense: Key of the model to compare with.
+    """
+    seconds = {key: np.array(times) for key, times in found.items()}
+    ratios = {key: float(np.median(seconds[dense] / times)) for key, times in seconds.items()}
+    return {
+        key: {
+            "batch": batch,
+            "rounds": len(times),
+            "images_per_second": batch / float(np.median(times)),
+            "p50_ms": 1000 * float(np.median(times)),
+            "p99_ms": 1000 * float(np.quantile(times, 0.99)),
+            "ratio_to_stock": ratios[key],
+            "gmacs": macs[key] / 1e9,
+            "realised_share": ratios[key] / (macs[dense] / macs[key]),
+        }
+        for key, times in seconds.items()
+    }

@@ -28,6 +28,6 @@ class CentreCrop(Dropping):
         importance = -(far + 1e-3 * near).flatten()
 
         def score(tokens: Tensor) -> Tensor:
-            return importance.to(tokens.device).expand(len(tokens), -1)
+            return importance.to(tokens.device).expand(tokens.shape[0], -1)
 
         return score

@@ -67,5 +67,5 @@ def _into(matching: Matching, patches: int) -> Tensor:
     """For every patch before merging, its place after it, ``(batch, patches)``."""
     stays = matching.stays
     places = torch.arange(stays.shape[1], device=stays.device).expand_as(stays)
-    into = stays.new_zeros(len(stays), patches).scatter(1, stays, places)
+    into = stays.new_zeros(stays.shape[0], patches).scatter(1, stays, places)
     return into.scatter(1, matching.sources, into.gather(1, matching.targets))

@@ -26,6 +26,7 @@ __all__ = [
     "Dropping",
     "Encoded",
     "Encoding",
+    "Fixed",
     "Method",
     "Style",
     "by_importance",
@@ -70,6 +71,7 @@ class Encoding:
         classes: Unit text features of the classes, ``(classes, features)``, where the method has tuned its own.
         images: Indices of the images to measure it on; None for all.
         inside: Whether patches go between the attention and the MLP of the schedule's blocks, not before these.
+        share: Of the dense MACs, where what runs cannot be counted.
     """
 
     tower: VisionTower
@@ -79,6 +81,7 @@ class Encoding:
     classes: Tensor | None = None
     images: Set[int] | None = None
     inside: bool = False
+    share: float | None = None
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Features ``(batch, features)`` of preprocessed images ``(batch, 3, height, width)``."""
@@ -154,6 +157,18 @@ class Method(ABC):
             with suppress(UserError):
                 return self.at(tower, with_macs_of(tower, shape, reference), seed)
         return self.at(tower, reference, seed)
+
+
+class Fixed(Method):
+    """A method with one keep rate of its own, whatever the schedule.
+
+    Attributes:
+        keep: The keep rate.
+        fingerprint: What tells it from others of its kind.
+    """
+
+    keep: float
+    fingerprint: str
 
 
 class Attachable(Method):

@@ -149,7 +149,7 @@ def with_visual_tokens(
         return torch.cat([tokens[:, :first], tokens[:, stop:]], 1)
 
     def insert(tokens: Tensor, sizes: Tensor | None) -> Reduced:
-        level = visual[0].to(tokens).expand(len(tokens), -1, -1)
+        level = visual[0].to(tokens).expand(tokens.shape[0], -1, -1)
         return Reduced(put(tokens, level), None, _each(sizes, lambda own: put(own, torch.ones_like(level[..., 0]))))
 
     def swap(level: Tensor) -> Reduction:
@@ -193,5 +193,5 @@ def _each(sizes: Tensor | None, change: Callable[[Tensor], Tensor]) -> Tensor | 
 
 
 def _swap(tokens: Tensor, level: Tensor, first: int) -> Tensor:
-    level = level.expand(len(tokens), -1, -1)
+    level = level.expand(tokens.shape[0], -1, -1)
     return torch.cat([tokens[:, :first], level, tokens[:, first + level.shape[1] :]], 1)

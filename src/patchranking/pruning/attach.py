@@ -226,7 +226,9 @@ def run_reduced(
     Returns:
         The tokens after block ``stop - 1``, and which patches of those in ``tokens`` are kept.
     """
-    everywhere = torch.arange(tower.num_patches, device=tokens.device).expand(len(tokens), -1) if tower.rotary else None
+    everywhere = None
+    if tower.rotary:
+        everywhere = torch.arange(tower.num_patches, device=tokens.device).expand(tokens.shape[0], -1)
     keep_indices, sizes, positions = None, None, everywhere
     for block, reduce in sorted(reductions.items()):
         tokens, chosen, sizes = reduce(tower.run(tokens, start, block, _bias(sizes, tokens), positions), sizes)

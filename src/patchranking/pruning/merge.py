@@ -67,7 +67,7 @@ def merge(
     if weights is not None:
         moved, moved_sizes = moved * weights.unsqueeze(-1), moved_sizes * weights.unsqueeze(-1)
     order = torch.arange(stays.shape[1], device=tokens.device).expand_as(stays)
-    places = stays.new_zeros(len(tokens), tokens.shape[1] - prefix).scatter(1, stays, order)
+    places = stays.new_zeros(tokens.shape[0], tokens.shape[1] - prefix).scatter(1, stays, order)
     into = (places.gather(1, matching.targets) + prefix).unsqueeze(-1)
     sums = (gather_tokens(tokens, stays, prefix) * own).scatter_add(1, into.expand_as(moved), moved)
     total = own.scatter_add(1, into, moved_sizes)

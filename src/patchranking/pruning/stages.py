@@ -71,7 +71,7 @@ def staged(
                 return drop(tokens, count, choose, sizes)
             first_ones, left = torch.arange(count, device=tokens.device), num_prefix_tokens + count
             sizes = None if sizes is None else sizes[:, :left]
-            return Reduced(tokens[:, :left], first_ones.expand(len(tokens), -1), sizes)
+            return Reduced(tokens[:, :left], first_ones.expand(tokens.shape[0], -1), sizes)
 
         return reduce
 

@@ -13,7 +13,7 @@ from patchranking.errors import UserError
 from patchranking.ranking.search import SearchSettings
 from patchranking.ranking.shards import ShardRanker
 from patchranking.ranking.store import read_manifest
-from patchranking.towers.load import load_on_worker
+from patchranking.towers.load import load_model, load_on_worker
 
 __all__ = ["rank_on_ray"]
 
@@ -63,7 +63,7 @@ class _Job:
     def start(self) -> Callable[[int], int]:
         if read_manifest(self.folder) is None:
             raise unseen(self.folder)
-        model = load_on_worker(self.model, self.device)
+        model = load_on_worker(load_model, self.model, self.device)
         ranker = ShardRanker(model, self.data, self.settings, self.folder, self.count)
         if ranker.record != self.record:
             raise UserError(f"A Ray worker found other weights for '{self.model}': give all nodes the same.")

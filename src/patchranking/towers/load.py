@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 import torch
 
@@ -14,8 +16,11 @@ from patchranking.errors import UserError, reason
 from patchranking.extras import import_extra
 from patchranking.towers import as_text_tower, as_tower
 from patchranking.towers.loaded import LoadedModel
+from patchranking.towers.preprocessing import read_preprocessing
 
 __all__ = ["MODEL_HELP", "LoadedModel", "load_model", "load_on_worker"]
+
+Loaded = TypeVar("Loaded")
 
 MODEL_HELP = "demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME"
 
@@ -48,10 +53,16 @@ def load_model(name: str, device: str | torch.device = "cpu") -> LoadedModel:
     return loaded
 
 
-def load_on_worker(name: str, device: str) -> LoadedModel:
-    """``load_model`` in a worker of a Ray cluster, which the sentence then names."""
+def load_on_worker(load: Callable[[str, str], Loaded], name: str, device: str) -> Loaded:
+    """Loads a model in a worker of a Ray cluster, which the sentence then names.
+
+    Args:
+        load: ``load_model``, or a function like it.
+        name: As there.
+        device: As there.
+    """
     try:
-        return load_model(name, device)
+        return load(name, device)
     except UserError as error:
         raise UserError(f"A Ray worker could not load the model. {error}") from error
 
@@ -94,7 +105,8 @@ def _load_open_clip(name: str, rest: str) -> LoadedModel:
     text = as_text_tower(model, open_clip.get_tokenizer(architecture))
     shown = open_clip.get_model_preprocess_cfg(model)
     scale = model.logit_scale.exp().item()
-    return LoadedModel(name, model, as_tower(model), preprocess, text, scale, shown["mean"], shown["std"])
+    normal = (shown["mean"], shown["std"])
+    return LoadedModel(name, model, as_tower(model), preprocess, text, scale, *normal, read_preprocessing(shown))
 
 
 def _load_transformers(name: str, rest: str) -> LoadedModel:
@@ -112,4 +124,6 @@ def _load_timm(name: str, rest: str) -> LoadedModel:
     model = timm.create_model(rest, pretrained=True)
     shown = timm.data.resolve_model_data_config(model)
     preprocess = timm.data.create_transform(**shown, is_training=False)
-    return LoadedModel(name, model, as_tower(model), preprocess, None, 1.0, shown["mean"], shown["std"])
+    mode = {"center": "shortest", "squash": "squash"}.get(shown["crop_mode"])
+    numbers = read_preprocessing(shown | {"size": shown["input_size"][1:], "resize_mode": mode})
+    return LoadedModel(name, model, as_tower(model), preprocess, None, 1.0, shown["mean"], shown["std"], numbers)

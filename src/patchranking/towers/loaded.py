@@ -10,6 +10,8 @@ from PIL import Image
 from torch import Tensor, nn
 
 from patchranking.towers import TextTower, VisionTower
+from patchranking.towers.identity import fingerprint
+from patchranking.towers.preprocessing import Preprocessing
 
 __all__ = ["LoadedModel"]
 
@@ -27,6 +29,7 @@ class LoadedModel:
         logit_scale: Multiplier of cosines, e.g. 100; 1 for image-only models.
         mean: Channel means of the normalisation, of pictures in 0 ... 1.
         std: Channel standard deviations of the normalisation.
+        preprocessing: What ``preprocess`` does, by numbers; None where they cannot say it.
     """
 
     name: str
@@ -37,6 +40,22 @@ class LoadedModel:
     logit_scale: float
     mean: Sequence[float]
     std: Sequence[float]
+    preprocessing: Preprocessing | None = None
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pixels."""
+        return self.tower.image_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.tower.device
+
+    @property
+    def fingerprint(self) -> list[float | None]:
+        """What tells its weights from others."""
+        return fingerprint(self.tower)
 
     def picture(self, pixels: Tensor) -> Image.Image:
         """The RGB picture that preprocessed pixels ``(3, height, width)`` show."""

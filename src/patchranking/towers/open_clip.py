@@ -74,6 +74,7 @@ def wrap_text(model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> Tex
         context_length=built_in.context_length,
         embedding=built_in.token_embedding if known else None,
         blocks=built_in.transformer.resblocks if known else (),
+        tokenizer=tokenizer,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -25,7 +24,8 @@ def waves_at(waves: Tensor, positions: Tensor | None, patches: int, still: float
         ValueError: If there are more places than tokens.
     """
     if positions is not None:
-        waves = torch.take_along_dim(waves[(None,) * (4 - waves.ndim)], positions[:, None, :, None], -2)
+        waves = waves[(None,) * (4 - waves.ndim)].expand(positions.shape[0], -1, -1, -1)
+        waves = waves.gather(2, positions[:, None, :, None].expand(-1, waves.shape[1], -1, waves.shape[-1]))
     if (more := patches - waves.shape[-2]) < 0:
         raise ValueError(f"{waves.shape[-2]} places for {patches} tokens: give the positions of those that are left")
     return F.pad(waves, (0, 0, more, 0), value=still) if more else waves

@@ -21,6 +21,7 @@ class TextTower:
         context_length: Maximum number of ids of a text.
         embedding: The module that embeds ids; None where the text encoder is of an unknown kind.
         blocks: The text encoder's transformer blocks, which take ``(texts, length, width)`` first.
+        tokenizer: The library's own, by which ``tokenize`` does it.
     """
 
     tokenize: Callable[[list[str]], Tensor]
@@ -28,6 +29,7 @@ class TextTower:
     context_length: int
     embedding: nn.Embedding | None = None
     blocks: Sequence[Any] = ()
+    tokenizer: Any = None
 
     def __call__(self, texts: list[str]) -> Tensor:
         """Normalised features of texts, ``(texts, features)``."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -16,8 +16,9 @@ from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 from transformers.utils import logging
 
 from patchranking.errors import UserError
-from patchranking.towers import as_text_tower, as_tower
+from patchranking.towers import VisionTower, as_text_tower, as_tower
 from patchranking.towers.loaded import LoadedModel
+from patchranking.towers.preprocessing import Preprocessing, read_preprocessing
 from patchranking.towers.transformers.families import CLASSES, FAMILIES, family_name
 from patchranking.towers.transformers.siglip2 import Siglip2Tower
 
@@ -58,8 +59,9 @@ def load(name: str, path: str) -> LoadedModel:
     if hasattr(model, "get_text_features"):
         text = as_text_tower(model, transformers.AutoTokenizer.from_pretrained(path))
     scale = model.logit_scale.exp().item() if hasattr(model, "logit_scale") else 1.0
-    normal = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
-    return LoadedModel(name, model, tower, preprocess, text, scale, *normal)
+    mean, std = (processor.image_mean, processor.image_std) if processor.do_normalize else ([0.0] * 3, [1.0] * 3)
+    numbers = _numbers(processor, tower, mean, std)
+    return LoadedModel(name, model, tower, preprocess, text, scale, mean, std, numbers)
 
 
 def _class(name: str, path: str, config: Mapping[str, Any]) -> Any:
@@ -116,6 +118,20 @@ def _squeezed(processor: Any, grid: tuple[int, int], size: tuple[int, int], imag
     found = processor(images=square, max_num_patches=rows * columns, return_tensors="pt")["pixel_values"][0]
     patches = found.view(rows, columns, height // rows, width // columns, 3)
     return patches.permute(4, 0, 2, 1, 3).reshape(3, height, width)
+
+
+def _numbers(processor: Any, tower: VisionTower, mean: Sequence[float], std: Sequence[float]) -> Preprocessing | None:
+    """What becomes of a picture, by numbers; None where they cannot say it."""
+    about = {"size": tower.image_size, "mean": mean, "std": std, "resize_mode": "squash"}
+    if isinstance(tower, Siglip2Tower):
+        return read_preprocessing(about | {"interpolation": "bilinear"})
+    about["interpolation"] = Image.Resampling(processor.resample).name.lower()
+    given = dict(processor.size)
+    if getattr(processor, "do_center_crop", False) and given.get("shortest_edge"):
+        return read_preprocessing(
+            about | {"resize_mode": "shortest", "short_side": given["shortest_edge"], "floors": True}
+        )
+    return read_preprocessing(about) if (given.get("height"), given.get("width")) == tower.image_size else None
 
 
 @contextmanager

@@ -22,4 +22,4 @@ class Siglip2Tower(TransformersTower):
         (rows, columns), (height, width) = self.grid, self.image_size
         cells = pixels.reshape(-1, 3, rows, height // rows, columns, width // columns)
         patches = cells.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        return self.module.embeddings(patches, torch.tensor(self.grid).expand(len(pixels), -1))
+        return self.module.embeddings(patches, torch.tensor(self.grid).expand(pixels.shape[0], -1))

@@ -88,6 +88,7 @@ def wrap_text(model: Any, tokenizer: Any) -> TextTower | None:
         context_length=longest,
         embedding=attrgetter(family.embedding)(model),
         blocks=attrgetter(family.blocks)(model),
+        tokenizer=tokenizer,
     )
 
 

@@ -1,0 +1,1 @@
+"""Models in files that run without this package: written, checked, and run again behind one interface."""

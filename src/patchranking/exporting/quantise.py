@@ -1,0 +1,73 @@
+"""int8 by NNCF: calibrated with the pruner inside; layers that cost most stay as they are, by measurement."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from patchranking.extras import import_extra
+
+__all__ = ["LEAST_COSINE", "Run", "import_nncf", "quantised", "unit_features"]
+
+Run = Callable[[np.ndarray], list[np.ndarray]]
+"""Maps a batch to the outputs of a file: features, and the patches kept where there are some."""
+
+LEAST_COSINE = 0.99
+_MARGIN = 0.001
+"""For images other than those that layers were chosen on."""
+_BATCH = 16
+
+
+def import_nncf() -> ModuleType:
+    """NNCF, with its warnings silenced.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    nncf = import_extra("nncf", "int8 needs nncf", "quantise")
+    nncf.set_log_level(logging.ERROR)
+    return nncf
+
+
+def quantised(model: Any, run_of: Callable[[Any], Run], name: str, pixels: np.ndarray, reference: Tensor) -> Any:
+    """A model in int8, but for layers that have to stay in float32 for its features to keep their cosine.
+
+    Layers go back to float32 one by one, those first whose return brings most, until the mean cosine is high enough.
+
+    Args:
+        model: ``openvino.Model`` or ``onnx.ModelProto``, in float32.
+        run_of: What runs a model that NNCF has compiled.
+        name: Of the model's input.
+        pixels: Set the ranges and tell which layers to keep, float32 ``(images, 3, height, width)``.
+        reference: Their unit features in float32, ``(images, features)``.
+    """
+    nncf = import_nncf()
+
+    def cosine(compiled: Any, rows: Iterable[int]) -> tuple[float, list[float]]:
+        chosen = list(rows)
+        cosines = (unit_features(run_of(compiled), pixels[chosen]) * reference[chosen]).sum(1)
+        return cosines.mean().item(), cosines.tolist()
+
+    return nncf.quantize_with_accuracy_control(
+        model,
+        nncf.Dataset([{name: one[None]} for one in pixels]),
+        nncf.Dataset(list(range(len(pixels)))),
+        cosine,
+        max_drop=1 - LEAST_COSINE - _MARGIN,
+        model_type=nncf.ModelType.TRANSFORMER,
+        subset_size=len(pixels),
+        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(ranking_subset_size=len(pixels)),
+    )
+
+
+def unit_features(run: Run, pixels: np.ndarray) -> Tensor:
+    """Unit features of pixels ``(images, 3, height, width)``, float32 ``(images, features)``."""
+    found = [run(pixels[start : start + _BATCH])[0] for start in range(0, len(pixels), _BATCH)]
+    return F.normalize(torch.from_numpy(np.concatenate(found)).float(), dim=-1)
