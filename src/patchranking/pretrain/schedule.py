@@ -1,4 +1,4 @@
-"""What is compressed when: a piecewise constant schedule over the share of the budget, in a file that people can read."""
+"""What is compressed when: a piecewise constant schedule over the share of the budget, in a file that people read."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,7 @@ class CompressionSchedule:
         starts = [stage.start for stage in self.stages]
         if not starts or starts[0] != 0:
             raise UserError("A schedule has one stage or more, and the first starts at 0.")
-        if any(later <= earlier for earlier, later in zip(starts, starts[1:], strict=False)):
+        if any(later <= earlier for earlier, later in pairwise(starts)):
             raise UserError(f"The stages of a schedule start one after the other, not at {_shares(starts)}.")
 
     @classmethod
@@ -67,10 +68,8 @@ class CompressionSchedule:
     @classmethod
     def of(cls, compressions: Sequence[Compression]) -> CompressionSchedule:
         """Compressions that share the budget equally, neighbours that are equal made one stage."""
-        changed = [
-            (place, one) for place, one in enumerate(compressions) if not place or one != compressions[place - 1]
-        ]
-        return cls(tuple(Stage(place / len(compressions), one) for place, one in changed))
+        changed = [place for place, one in enumerate(compressions) if not place or one != compressions[place - 1]]
+        return cls(tuple(Stage(place / len(compressions), compressions[place]) for place in changed))
 
     @classmethod
     def two_phase(cls, patch_size: int, larger: int) -> CompressionSchedule:
@@ -93,11 +92,11 @@ class CompressionSchedule:
         Raises:
             UserError: If one is.
         """
-        for earlier, later in zip(self.stages, self.stages[1:], strict=False):
+        for earlier, later in pairwise(self.stages):
             if cost(later.compression) < cost(earlier.compression):
                 raise UserError(
-                    f"The schedule is not monotone: from {later.start:.0%} of the budget, {later.compression} cost less "
-                    f"than {earlier.compression} before it; compression may only relax, so put the cheaper one first."
+                    f"The schedule is not monotone: from {later.start:.0%} of the budget, {later.compression} cost "
+                    f"less than {earlier.compression} before it; compression may only relax, so put the cheaper one first."
                 )
 
     def save(self, path: Path) -> None:
