@@ -65,7 +65,7 @@ def test_an_image_drawn_larger_gives_the_same_tokens_at_larger_patches(vit):
 
     plain = F.interpolate(vit.patch_embed.proj.weight, (8, 8), mode="bilinear")
     wrong = F.conv2d(drawn, plain, vit.patch_embed.proj.bias, 8).flatten(2).mT
-    assert (wrong - expected).norm() > 2 * expected.norm()
+    assert (wrong - expected).norm() > expected.norm()
 
 
 def test_a_constant_image_drawn_twice_as_large_gives_the_same_tokens(vit):

@@ -1,7 +1,7 @@
 """What a step costs, in passes: one forward and backward pass of one uncompressed image through the encoder.
 
-A forward pass alone is a third of it. A budget in forward passes, as the paper's figures have it, is three times as large
-a number.
+A forward pass alone is a third of it. A budget in forward passes, as the paper's figures have it, is three times as
+large a number.
 """
 
 from __future__ import annotations

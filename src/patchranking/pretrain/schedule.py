@@ -96,7 +96,7 @@ class CompressionSchedule:
             if cost(later.compression) < cost(earlier.compression):
                 raise UserError(
                     f"The schedule is not monotone: from {later.start:.0%} of the budget, {later.compression} cost "
-                    f"less than {earlier.compression} before it; compression may only relax, so put the cheaper one first."
+                    f"less than {earlier.compression} before it: compression may only relax, so put cheaper ones first."
                 )
 
     def save(self, path: Path) -> None:
