@@ -71,18 +71,21 @@ def test_a_missing_file_is_one_sentence(tmp_path):
         CompressionSchedule.load(tmp_path / "s.yaml")
 
 
-def test_compression_may_only_relax():
-    SCHEDULE.check_monotone(tokens)
+def test_compression_may_only_relax(vit_tower):
+    SCHEDULE.check(vit_tower, tokens)
     tighter = CompressionSchedule((Stage(0.0, Compression(8)), Stage(0.5, Compression(16))))
     with pytest.raises(UserError, match="not monotone: from 50% of the budget, patches of 16 cost less"):
-        tighter.check_monotone(tokens)
+        tighter.check(vit_tower, tokens)
+    with pytest.raises(UserError, match="does not fit"):
+        CompressionSchedule.constant(Compression(6)).check(vit_tower, tokens)
 
 
 @given(st.lists(st.tuples(st.sampled_from([8, 16, 32]), st.sampled_from([0.0, 0.5, 0.9])), min_size=1, max_size=6))
 def test_made_monotone_it_passes_and_changes_only_what_tightens(drawn):
     given_ones = [Compression(*one) for one in drawn]
     found = monotone(given_ones, tokens)
-    CompressionSchedule.of(found).check_monotone(tokens)
+    costs = [tokens(one) for one in found]
+    assert costs == sorted(costs)
     for place, (before, after) in enumerate(zip(given_ones, found, strict=True)):
         assert tokens(after) == max(map(tokens, given_ones[: place + 1]))
         if tokens(before) == tokens(after):

@@ -14,7 +14,8 @@ import yaml
 
 from patchranking.errors import UserError
 from patchranking.files import replacing
-from patchranking.pretrain.compression import Compression
+from patchranking.pretrain.compression import Compression, check_compressible
+from patchranking.towers import VisionTower
 
 __all__ = ["CompressionSchedule", "Stage", "cosine_rate", "momentum_at", "monotone", "power_rate", "warmed_up"]
 
@@ -86,12 +87,18 @@ class CompressionSchedule:
         starts = [stage.start for stage in self.stages]
         return self.stages[max(0, bisect_right(starts, share) - 1)].compression
 
-    def check_monotone(self, cost: Callable[[Compression], float]) -> None:
-        """Checks that no stage is cheaper than the one before it.
+    def check(self, tower: VisionTower, cost: Callable[[Compression], float]) -> None:
+        """Checks that a tower can run under every stage, and that none is cheaper than the one before it.
+
+        Args:
+            tower: The image encoder.
+            cost: Of a compression.
 
         Raises:
-            UserError: If one is.
+            UserError: If a patch size does not fit, or compression tightens.
         """
+        for compression in self.compressions:
+            check_compressible(tower, compression)
         for earlier, later in pairwise(self.stages):
             if cost(later.compression) < cost(earlier.compression):
                 raise UserError(
