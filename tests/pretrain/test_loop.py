@@ -20,14 +20,9 @@ SCHEDULE = CompressionSchedule(
     (Stage(0.0, Compression(8, 0.5)), Stage(0.4, Compression(8)), Stage(0.8, Compression(4)))
 )
 SMALL = ContrastiveSettings(
-    epochs=3,
-    batch_size=4,
-    evaluations=2,
-    image_size=16,
-    patch_size=4,
-    model_args={"embed_dim": 16, "depth": 1, "num_heads": 2},
-    head=16,
+    image_size=16, patch_size=4, model_args={"embed_dim": 16, "depth": 1, "num_heads": 2}, head=16
 )
+TRAINING = TrainSettings(epochs=3, batch_size=4, evaluations=2)
 
 
 @pytest.fixture
@@ -46,7 +41,7 @@ def weights_of(folder):
 
 
 def test_the_accounted_budget_is_the_summed_formula(data, schedule, tmp_path):
-    report = contrastive(data, data, tmp_path / "run", SMALL, schedule)
+    report = contrastive(data, data, tmp_path / "run", SMALL, TRAINING, schedule)
     objective = make_objective(SMALL)
     budget = budget_of(objective, 3, 8)
     assert report.budget == budget == pytest.approx(3 * 8 * 4 / 3)
@@ -72,8 +67,8 @@ def test_the_rate_follows_the_budget(data, schedule, tmp_path, monkeypatch):
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
-    settings = replace(SMALL, warm_up=0.5, learning_rate=0.64, decay="power")
-    report = contrastive(data, None, tmp_path / "run", settings, schedule)
+    training = replace(TRAINING, warm_up=0.5, learning_rate=0.64, decay="power")
+    report = contrastive(data, None, tmp_path / "run", SMALL, training, schedule)
     assert len(rates) == report.progress.step
     assert rates[0] == {0.0}
     objective, spent = make_objective(SMALL), 0.0
@@ -103,11 +98,10 @@ def run(method, processes, port, data, out, schedule):
         os.environ |= {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
         os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
         os.environ |= {"GROUP_RANK": "0"}
-    settings = ContrastiveSettings(
-        method=method, epochs=3, batch_size=4, evaluations=2, image_size=16, patch_size=4, learning_rate=1e-2,
-        model_args={"embed_dim": 16, "depth": 1, "num_heads": 2}, head=16,
-    )
-    contrastive(load_data(data), None, out, settings, schedule)
+    model = {"embed_dim": 16, "depth": 1, "num_heads": 2}
+    settings = ContrastiveSettings(method, image_size=16, patch_size=4, model_args=model, head=16)
+    training = loop.TrainSettings(epochs=3, batch_size=4, evaluations=2, learning_rate=1e-2)
+    contrastive(load_data(data), None, out, settings, training, schedule)
     if rank:
         os._exit(0)
     if processes == "2" and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
@@ -153,11 +147,11 @@ def test_two_processes_are_one_with_the_same_batch(ask, noise_folder, schedule, 
 
 
 def test_a_finished_training_does_nothing_again(data, schedule, tmp_path):
-    first = contrastive(data, None, tmp_path / "run", SMALL, schedule)
-    again = contrastive(data, None, tmp_path / "run", SMALL, schedule)
+    first = contrastive(data, None, tmp_path / "run", SMALL, TRAINING, schedule)
+    again = contrastive(data, None, tmp_path / "run", SMALL, TRAINING, schedule)
     assert again == first
     with pytest.raises(UserError, match="holds the progress of another pretraining"):
-        contrastive(data, None, tmp_path / "run", replace(SMALL, seed=1), schedule)
+        contrastive(data, None, tmp_path / "run", SMALL, replace(TRAINING, seed=1), schedule)
 
 
 def test_measured_costs_are_in_units_of_the_formula_and_leave_all_as_it_was():
@@ -173,7 +167,7 @@ def test_measured_costs_are_in_units_of_the_formula_and_leave_all_as_it_was():
 
 
 def test_a_run_by_measured_costs_spends_them(data, schedule, tmp_path):
-    report = contrastive(data, None, tmp_path / "run", replace(SMALL, cost="measured", epochs=1), schedule)
+    report = contrastive(data, None, tmp_path / "run", SMALL, replace(TRAINING, cost="measured", epochs=1), schedule)
     costs, spent = report.progress.costs, 0.0
     for _ in range(report.progress.step):
         spent += 4 * costs[str(SCHEDULE.at(spent / report.budget))]
@@ -196,4 +190,4 @@ def test_wrong_settings_are_named(wrong, said):
 
 def test_a_loss_that_is_not_finite_ends_with_a_sentence(data, schedule, tmp_path):
     with pytest.raises(UserError, match=r"no longer finite.*lower learning rate"):
-        contrastive(data, None, tmp_path / "run", replace(SMALL, learning_rate=1e12, epochs=10), schedule)
+        contrastive(data, None, tmp_path / "run", SMALL, replace(TRAINING, learning_rate=1e12, epochs=10), schedule)
