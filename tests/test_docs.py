@@ -48,8 +48,8 @@ def test_every_command_parses_and_says_what_it_needs(before, line):
         module = importlib.import_module(name)
         function = getattr(module, name, None) or module.main
     else:
-        name = arguments.pop(0)
-        own = name.replace("-", "_")
+        name, arguments = cli.command_of(arguments)
+        own = cli.function_of(name)
         function = getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
     if set(arguments) <= {"--help"} or "MODEL" in arguments:
         return
