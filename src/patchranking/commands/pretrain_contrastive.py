@@ -11,23 +11,29 @@ import torch
 
 from patchranking.commands.common import number, print_left_out, print_skipped
 from patchranking.data import ImageData, load_data, subset
+from patchranking.errors import UserError
 from patchranking.evaluation.accounting import accounting
 from patchranking.evaluation.environment import environment
 from patchranking.files import write_json
 from patchranking.pretrain.contrastive import MODEL, ContrastiveReport, ContrastiveSettings
 from patchranking.pretrain.contrastive import contrastive as train
+from patchranking.pretrain.fine_tune import FineTuneSettings
+from patchranking.pretrain.fine_tune import fine_tune as fine_tune_encoder
 from patchranking.pretrain.loop import TrainSettings
+from patchranking.pretrain.pictures import read_pictures
+from patchranking.pretrain.probe import read_labelled
 from patchranking.report.pretraining import write_pretraining
+from patchranking.towers.load import load_model
 
 __all__ = ["pretrain_contrastive"]
 
 _DEMO: dict[str, Any] = {
-    "epochs": 6.0,
+    "epochs": 15.0,
     "batch_size": 64,
     "learning_rate": 4e-3,
-    "image_size": 96,
-    "patch_size": 12,
-    "model_args": {"embed_dim": 96, "depth": 4, "num_heads": 3},
+    "image_size": 48,
+    "patch_size": 6,
+    "model_args": {"embed_dim": 96, "depth": 3, "num_heads": 3},
     "head": 256,
     "workers": 1,
     "min_scale": 0.3,
@@ -45,6 +51,7 @@ def pretrain_contrastive(
     test: str | None = None,
     out: Path = Path("runs/pretrain"),
     schedule: str = "default",
+    fine_tune: int = 0,
     limit: int | None = None,
     device: str = "cpu",
 ) -> None:
@@ -60,15 +67,19 @@ def pretrain_contrastive(
         out: Folder for the progress, the report and the trained tower.
         schedule: Of the compression: default, none, two-phase, auto (found by the errors of gradients along a pilot,
             which the budget pays for), or a YAML file such as the schedule.yaml in OUT.
+        fine_tune: Epochs of fine-tuning a copy on the classes in the end, to measure on the test pictures; 0 for none.
         limit: Maximum number of pictures to train on, drawn by seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
     images, unseen = _images(data, test, limit, training.seed)
     if images.name == "demo":
         settings, training = _for_the_demo(settings), _for_the_demo(training)
+    if fine_tune and unseen is None:
+        raise UserError("Fine-tuning is measured on other pictures: give --test.")
     report = train(images, unseen, out, settings, training, os.path.expanduser(schedule), device)
     if os.environ.get("RANK", "0") != "0":
         return
+    tuned = None if unseen is None or not fine_tune else _fine_tuned(out, images, unseen, fine_tune, training, device)
     rows = _rows(report, settings, training, schedule, images)
     skipped = {key: why for key, why in report.skipped.items() if key in set(images.keys)}
     results = {
@@ -76,6 +87,7 @@ def pretrain_contrastive(
         "rows": rows,
         "budget": report.budget,
         "searched": report.searched,
+        "fine_tuned": tuned,
         "costs": report.progress.costs,
         "schedule": [{"start": stage.start, **asdict(stage.compression)} for stage in report.schedule.stages],
     }
@@ -88,11 +100,23 @@ def pretrain_contrastive(
     print(
         f"{measured if unseen is not None else 'nothing measured'} after {last['step']} steps, {last['seconds']:.0f} s"
     )
+    if tuned is not None:
+        print(f"{tuned:.1f} % after fine-tuning for {fine_tune} epochs")
     left_out = len(images) - report.n_images
     print(f"{len(images)} images in = {report.n_images} trained on + {left_out} skipped; wrote {page}")
     print_skipped(report.skipped)
     print_left_out(images)
     print(f"MODEL argument of the trained tower: timm:local-dir:{(out / MODEL).resolve()}")
+
+
+def _fine_tuned(
+    out: Path, images: ImageData, unseen: ImageData, epochs: int, training: TrainSettings, device: str
+) -> float:
+    """Accuracy of the trained tower in percent after fine-tuning."""
+    trained = load_model(f"timm:local-dir:{(out / MODEL).resolve()}", device)
+    pictures = read_pictures(images, trained.tower.image_size[0], training.in_memory)
+    settings = FineTuneSettings(epochs, seed=training.seed)
+    return 100 * fine_tune_encoder(trained.model, pictures, read_labelled(unseen, trained.preprocess), settings)
 
 
 def _images(data: str, test: str | None, limit: int | None, seed: int) -> tuple[ImageData, ImageData | None]:
@@ -101,7 +125,7 @@ def _images(data: str, test: str | None, limit: int | None, seed: int) -> tuple[
     if test is None and not demo:
         return images, None
     unseen = load_data(test or "demo:val", None, seed)
-    return images, subset(unseen, _TESTED, seed) if demo and test is None else unseen
+    return images, subset(unseen, min(_TESTED, limit or _TESTED), seed) if demo and test is None else unseen
 
 
 def _for_the_demo(settings: Settings) -> Settings:

@@ -13,10 +13,10 @@ from patchranking.checkpoint import digest
 from patchranking.data import ImageData, subset
 from patchranking.errors import UserError, check_numbers
 from patchranking.files import make_folder, write_json
-from patchranking.pretrain.budget import budget_of, formula_costs
+from patchranking.pretrain.budget import budget_of
 from patchranking.pretrain.dino import DINO
 from patchranking.pretrain.encoder import make_encoder, normalisation_of, preprocess_of, save_encoder
-from patchranking.pretrain.gradients import GradientSettings, candidates, spent_on, stage_errors
+from patchranking.pretrain.gradients import GradientSettings, spent_on, stage_errors
 from patchranking.pretrain.loop import Measures, TrainSettings, launched, train
 from patchranking.pretrain.moco import MoCo
 from patchranking.pretrain.objective import Contrastive, KeysName
@@ -225,13 +225,10 @@ def _searched(
     views = Views(pictures, Shuffled(len(pictures), training.seed), objective.views(normalisation), training.seed)
     none = CompressionSchedule.constant(objective.base)
     pilot = train(objective, views, none, _PILOT * budget, replace(training, cost="formula"), kept, fabric, _nothing)
-    costs = formula_costs(objective, candidates(objective, gradients))
     stages: dict[float, list[dict[str, Any]]] = {}
     for path in stages_of(folder):
         share, _ = read_stage(path)
         load_stage(path, objective)
-        stages[share] = stage_errors(
-            objective, pictures, normalisation, costs, gradients, folder, f"{share:.0%} of the pilot"
-        )
+        stages[share] = stage_errors(objective, pictures, normalisation, gradients, folder, f"{share:.0%} of the pilot")
     write_json(folder / "errors.json", {"stages": [{"share": s, "rows": rows} for s, rows in stages.items()]})
     return schedule_from_errors(stages, objective.base, objective.passes), pilot.spent + analysed

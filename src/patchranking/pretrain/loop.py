@@ -15,16 +15,15 @@ from tqdm import tqdm
 from patchranking.errors import UserError, check_numbers
 from patchranking.extras import import_extra
 from patchranking.predictor.precision import TrainingPrecision
-from patchranking.pretrain.budget import formula_costs, measured_costs
+from patchranking.pretrain.budget import CostName, formula_costs, measured_costs
 from patchranking.pretrain.objective import Objective, Step
 from patchranking.pretrain.pictures import Batches, Views, drop_noise
 from patchranking.pretrain.progress import Progress, ProgressFolder
 from patchranking.pretrain.schedule import CompressionSchedule, cosine_rate, power_rate, warmed_up
 from patchranking.seeding import seeded
 
-__all__ = ["CostName", "DecayName", "Measures", "TrainSettings", "launched", "train"]
+__all__ = ["DecayName", "Measures", "TrainSettings", "launched", "train"]
 
-CostName = Literal["formula", "measured"]
 DecayName = Literal["cosine", "power"]
 Measures = Callable[[nn.Module], Mapping[str, float | None]]
 """From an encoder in evaluation mode to what is measured of it."""
