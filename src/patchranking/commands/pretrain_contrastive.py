@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
-
-from patchranking.commands.common import number, print_left_out, print_skipped
+from patchranking.commands.pretraining import check_measured, finish
 from patchranking.data import ImageData, load_data, subset
-from patchranking.errors import UserError
-from patchranking.evaluation.accounting import accounting
-from patchranking.evaluation.environment import environment
-from patchranking.files import write_json
-from patchranking.pretrain.contrastive import MODEL, ContrastiveReport, ContrastiveSettings
+from patchranking.pretrain.contrastive import ContrastiveSettings
 from patchranking.pretrain.contrastive import contrastive as train
-from patchranking.pretrain.fine_tune import FineTuneSettings
-from patchranking.pretrain.fine_tune import fine_tune as fine_tune_encoder
 from patchranking.pretrain.loop import TrainSettings
-from patchranking.pretrain.pictures import read_pictures
-from patchranking.pretrain.probe import read_labelled
-from patchranking.report.pretraining import write_pretraining
-from patchranking.towers.load import load_model
 
 __all__ = ["pretrain_contrastive"]
 
 _DEMO: dict[str, Any] = {
-    "epochs": 15.0,
+    "epochs": 12.0,
     "batch_size": 64,
     "learning_rate": 4e-3,
     "image_size": 48,
@@ -74,49 +62,12 @@ def pretrain_contrastive(
     images, unseen = _images(data, test, limit, training.seed)
     if images.name == "demo":
         settings, training = _for_the_demo(settings), _for_the_demo(training)
-    if fine_tune and unseen is None:
-        raise UserError("Fine-tuning is measured on other pictures: give --test.")
+    check_measured(fine_tune, unseen)
     report = train(images, unseen, out, settings, training, os.path.expanduser(schedule), device)
     if os.environ.get("RANK", "0") != "0":
         return
-    tuned = None if unseen is None or not fine_tune else _fine_tuned(out, images, unseen, fine_tune, training, device)
-    rows = _rows(report, settings, training, schedule, images)
-    skipped = {key: why for key, why in report.skipped.items() if key in set(images.keys)}
-    results = {
-        "environment": environment(torch.device(device)),
-        "rows": rows,
-        "budget": report.budget,
-        "searched": report.searched,
-        "fine_tuned": tuned,
-        "costs": report.progress.costs,
-        "schedule": [{"start": stage.start, **asdict(stage.compression)} for stage in report.schedule.stages],
-    }
-    results |= accounting(images, report.n_images, skipped)
-    write_json(out / "results.json", results)
-    title = f"{settings.method} on {images.name}/{images.split}"
-    page = write_pretraining(results, out / "report.html", title)
-    last = rows[-1]
-    measured = f"k-NN {number(last['knn'], '.1f')} %, linear probe {number(last['linear_probe'], '.1f')} %"
-    print(
-        f"{measured if unseen is not None else 'nothing measured'} after {last['step']} steps, {last['seconds']:.0f} s"
-    )
-    if tuned is not None:
-        print(f"{tuned:.1f} % after fine-tuning for {fine_tune} epochs")
-    left_out = len(images) - report.n_images
-    print(f"{len(images)} images in = {report.n_images} trained on + {left_out} skipped; wrote {page}")
-    print_skipped(report.skipped)
-    print_left_out(images)
-    print(f"MODEL argument of the trained tower: timm:local-dir:{(out / MODEL).resolve()}")
-
-
-def _fine_tuned(
-    out: Path, images: ImageData, unseen: ImageData, epochs: int, training: TrainSettings, device: str
-) -> float:
-    """Accuracy of the trained tower in percent after fine-tuning."""
-    trained = load_model(f"timm:local-dir:{(out / MODEL).resolve()}", device)
-    pictures = read_pictures(images, trained.tower.image_size[0], training.in_memory)
-    settings = FineTuneSettings(epochs, seed=training.seed)
-    return 100 * fine_tune_encoder(trained.model, pictures, read_labelled(unseen, trained.preprocess), settings)
+    about = {"method": settings.method, "arm": schedule, "seed": training.seed}
+    finish(report, about, images, unseen, out, fine_tune, training, device)
 
 
 def _images(data: str, test: str | None, limit: int | None, seed: int) -> tuple[ImageData, ImageData | None]:
@@ -133,18 +84,3 @@ def _for_the_demo(settings: Settings) -> Settings:
     usual = type(settings)()
     own = {name: value for name, value in _DEMO.items() if hasattr(usual, name)}
     return replace(settings, **{name: v for name, v in own.items() if getattr(settings, name) == getattr(usual, name)})
-
-
-def _rows(
-    report: ContrastiveReport, settings: ContrastiveSettings, training: TrainSettings, schedule: str, images: ImageData
-) -> list[dict[str, Any]]:
-    about = {
-        "dataset": images.name,
-        "split": images.split,
-        "method": settings.method,
-        "arm": schedule,
-        "seed": training.seed,
-        "n_images": report.n_images,
-    }
-    none = {"knn": None, "linear_probe": None}
-    return [about | none | row | {"budget": report.searched + row["budget"]} for row in report.progress.rows]
