@@ -25,7 +25,10 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class GradientError:
-    """The error of a compression's gradient; all but ``norm2`` in units of it.
+    """The error of a compression's gradient, in units of the variance of one uncompressed batch.
+
+    That unit is positive however few batches there are, which the length of the expected gradient, from which noise is
+    taken off, is not: late in a training it drowns in noise.
 
     Attributes:
         bias2: Squared bias, without what the sampling of both means adds to it; it may come out below 0.
@@ -34,7 +37,7 @@ class GradientError:
         variance_interval: Of it.
         error: Cost-adjusted mean squared error, with a bias of no less than 0.
         error_interval: Of it.
-        norm2: Squared length of the expected gradient without compression.
+        norm2: Squared length of the expected gradient without compression, without what sampling adds to it.
     """
 
     bias2: float
@@ -46,16 +49,17 @@ class GradientError:
     norm2: float
 
 
-def gradient_error(base: Tensor, own: Tensor, cost: float, seed: int = 0) -> GradientError:
+def gradient_error(base: Tensor, own: Tensor, cost: float, each: int = 1, seed: int = 0) -> GradientError:
     """Estimates the error from gradients of independent batches.
 
     The squared distance of two sample means exceeds that of the expectations by the variance of both means, which is
     estimated and taken off: ``|| mean(own) - mean(base) ||^2 - V_own / K - V_base / M``.
 
     Args:
-        base: Gradients without compression, ``(M, weights)``, each of a batch or the mean of several.
+        base: Gradients without compression, ``(M, weights)``, each the mean of ``each`` batches.
         own: Gradients of single batches under the compression, ``(K, weights)``, of other batches.
         cost: Of a step under the compression as a share of one without.
+        each: Batches of a row of ``base``.
         seed: Of the bootstrap, which draws batches of both with replacement.
 
     Returns:
@@ -75,6 +79,7 @@ def gradient_error(base: Tensor, own: Tensor, cost: float, seed: int = 0) -> Gra
 
     even = np.full((1, number), 1 / number), np.full((1, others), 1 / others)
     distance, variance, base_variance = (float(part[0]) for part in parts(*even))
+    unit = base_variance * each
     norm2 = float(theirs.mean()) - base_variance / others
     bias2 = distance - variance / number - base_variance / others
     rng = np.random.default_rng(seed)
@@ -82,13 +87,13 @@ def gradient_error(base: Tensor, own: Tensor, cost: float, seed: int = 0) -> Gra
     drawn_bias2, drawn_variance = drawn[0] - drawn[0].mean() + bias2, drawn[1] - drawn[1].mean() + variance
     drawn_error = np.maximum(drawn_bias2, 0) + cost * drawn_variance
     return GradientError(
-        bias2 / norm2,
-        _interval(drawn_bias2 / norm2),
-        variance / norm2,
-        _interval(drawn_variance / norm2),
-        (max(bias2, 0.0) + cost * variance) / norm2,
-        _interval(drawn_error / norm2),
-        norm2,
+        bias2 / unit,
+        _interval(drawn_bias2 / unit),
+        variance / unit,
+        _interval(drawn_variance / unit),
+        (max(bias2, 0.0) + cost * variance) / unit,
+        _interval(drawn_error / unit),
+        norm2 / unit,
     )
 
 

@@ -165,13 +165,14 @@ def stage_errors(
     with tqdm(total=total, desc=f"gradients at {stage}", unit="batch") as bar:
         base = _base_gradients(objective, views, settings, bar) if missing else torch.empty(0)
         numbers = range(settings.base_batches, settings.base_batches + settings.batches)
+        each = settings.base_batches // min(settings.groups, settings.base_batches)
         for one in missing:
             own = []
             for gradient in batch_gradients(objective, views, numbers, one, settings):
                 own.append(gradient)
                 bar.update()
             cost = costs[str(one)] / costs[str(objective.base)]
-            found = asdict(gradient_error(base, torch.stack(own), cost, settings.seed))
+            found = asdict(gradient_error(base, torch.stack(own), cost, each, settings.seed))
             write_json(files[one], {"patch_size": one.patch_size, "drop": one.drop, "cost": cost} | found)
     return [json.loads(files[one].read_text()) for one in chosen]
 
