@@ -35,7 +35,7 @@ from patchranking.towers.load import load_model
 COMMANDS = {
     name: getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
     for name in cli.COMMANDS
-    for own in [name.replace("-", "_")]
+    for own in [cli.function_of(name)]
 }
 
 
@@ -101,7 +101,7 @@ def options(function):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_documents_every_option(run, command):
-    status, out, _ = run(command, "--help")
+    status, out, _ = run(*command.split(), "--help")
     assert status == 0
     words = " ".join(out.split())
     found = options(COMMANDS[command])

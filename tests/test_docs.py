@@ -48,8 +48,8 @@ def test_every_command_parses_and_says_what_it_needs(before, line):
         module = importlib.import_module(name)
         function = getattr(module, name, None) or module.main
     else:
-        name = arguments.pop(0)
-        own = name.replace("-", "_")
+        name, arguments = cli.command_of(arguments)
+        own = cli.function_of(name)
         function = getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
     if set(arguments) <= {"--help"} or "MODEL" in arguments:
         return
@@ -144,6 +144,8 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "evaluate": "--limit 3 --golden_images 1 --timing_batch 0 --keep 0.5 --examples 1 --worst 1",
         "embed": "--limit 4 --workers 0",
         "search": "",
+        "pretrain contrastive": "--limit 8 --epochs 1 --batch_size 8 --workers 0 --evaluations 1 --probe_images 8",
+        "pretrain gradient-error": "--limit 8 --base_batches 4 --batches 3 --batch_size 4 --drops 0 --groups 2",
         "compare-index": "",
         "benchmark": "--batches 1 --backends eager --precisions fp32 --keep 0.5 --seconds 0",
         "export": "--format torch --precision bf16 --calibration 20 --force true",
@@ -151,7 +153,7 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "benchmark runs/export-int8": "--batches 1 --repeats 1 --seconds 0",
     }
     lines = re.findall(
-        r"^ *patchranking (\w+ demo .*|\w+ runs/export-int8.*|search .*|compare-index .*)$",
+        r"^ *patchranking (\w+ demo .*|\w+ runs/export-int8.*|search .*|compare-index .*|pretrain .* demo:.*|fit timm:local.*)$",
         re.sub(r"\\\n\s*", "", page.read_text()),
         re.MULTILINE,
     )
@@ -159,7 +161,7 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
     for line in lines:
         if "--engine ray" not in line:
             words = shlex.split(line)
-            less = few.get(" ".join(words[:2])) or few[words[0]]
+            less = few.get(" ".join(words[:2])) or few[cli.command_of(words)[0]]
             monkeypatch.setattr(sys, "argv", ["patchranking", *words, *less.split()])
             cli.main()
     assert lines

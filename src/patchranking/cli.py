@@ -7,7 +7,7 @@ import io
 import os
 import sys
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "command_of", "function_of", "main"]
 
 COMMANDS = (
     "demo",
@@ -22,6 +22,8 @@ COMMANDS = (
     "benchmark",
     "export",
     "reproduce",
+    "pretrain contrastive",
+    "pretrain gradient-error",
 )
 
 
@@ -38,7 +40,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    name, arguments = command_of(sys.argv[1:] or ["--help"])
     if name in ("-h", "--help"):
         print(_help())
     elif name == "--version":
@@ -50,7 +52,7 @@ def _main() -> None:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
         from patchranking.commands.arguments import run
 
-        own = _function(name)
+        own = function_of(name)
         module = importlib.import_module(f"patchranking.commands.{own}")
         run(getattr(module, own), arguments, f"patchranking {name}")
     else:
@@ -58,9 +60,15 @@ def _main() -> None:
         sys.exit(2)
 
 
-def _function(command: str) -> str:
+def command_of(words: list[str]) -> tuple[str, list[str]]:
+    """Splits a command line into the command, which may be two words, and its arguments."""
+    two = " ".join(words[:2])
+    return (two, words[2:]) if two in COMMANDS else (words[0], words[1:])
+
+
+def function_of(command: str) -> str:
     """Name of a command's function and of its module."""
-    return command.replace("-", "_")
+    return command.replace("-", "_").replace(" ", "_")
 
 
 def _help() -> str:
@@ -70,8 +78,8 @@ def _help() -> str:
 
     lines = ["usage: patchranking COMMAND ...", "", "Runs CLIP image encoders on the patches that matter.", ""]
     for name in COMMANDS:
-        own = _function(name)
+        own = function_of(name)
         tree = ast.parse(files("patchranking").joinpath("commands", f"{own}.py").read_text("utf-8"))
         (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == own)
-        lines.append(f"  {name:<15}{str(ast.get_docstring(function)).partition(chr(10))[0]}")
+        lines.append(f"  {name:<25}{str(ast.get_docstring(function)).partition(chr(10))[0]}")
     return "\n".join([*lines, "", "COMMAND --help shows its options; patchranking --version shows the version."])
