@@ -34,7 +34,7 @@ from patchranking.towers.load import load_model
 COMMANDS = {
     name: getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
     for name in cli.COMMANDS
-    for own in [name.replace("-", "_")]
+    for own in [re.sub("[- ]", "_", name)]
 }
 
 
@@ -107,7 +107,7 @@ def options(function):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_documents_every_option(run, command):
-    status, out, _ = run(command, "--help")
+    status, out, _ = run(*command.split(), "--help")
     assert status == 0
     words = " ".join(out.split())
     found = options(COMMANDS[command])
@@ -141,6 +141,15 @@ def test_the_cause_of_a_mistake_is_shown_where_it_is_asked_for(run, tmp_path, mo
 
 def test_an_unknown_command_is_named(mistake):
     assert "There is no command 'fitt': choose from demo, rank" in mistake("fitt", "demo")
+
+
+def test_a_group_lists_its_commands(run, mistake):
+    for arguments in (["pretrain"], ["pretrain", "--help"]):
+        status, out, _ = run(*arguments)
+        assert status == 0
+        assert {line.split()[0] for line in out.splitlines() if line.startswith("  ")} == {"pretrain"}
+        assert "pretrain prototypes" in out
+    assert "There is no command 'pretrain nonsense': choose from pretrain " in mistake("pretrain", "nonsense", "x")
 
 
 @pytest.mark.parametrize(

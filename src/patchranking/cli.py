@@ -1,4 +1,7 @@
-"""The command line; every command is a function in patchranking.commands, imported when it is called."""
+"""The command line; every command is a function in patchranking.commands, imported when it is called.
+
+A command of two words, such as ``pretrain prototypes``, is one of a group.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib
 import io
 import os
 import sys
+from collections.abc import Sequence
 
 __all__ = ["COMMANDS", "main"]
 
@@ -21,6 +25,7 @@ COMMANDS = (
     "compare-index",
     "benchmark",
     "reproduce",
+    "pretrain prototypes",
 )
 
 
@@ -37,9 +42,9 @@ def main() -> None:
 
 
 def _main() -> None:
-    name, arguments = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    name, arguments = _named(sys.argv[1:] or ["--help"])
     if name in ("-h", "--help"):
-        print(_help())
+        print(_help(COMMANDS))
     elif name == "--version":
         from patchranking.version import __version__
 
@@ -53,24 +58,35 @@ def _main() -> None:
         module = importlib.import_module(f"patchranking.commands.{own}")
         run(getattr(module, own), arguments, f"patchranking {name}")
     else:
-        print(f"patchranking: There is no command '{name}': choose from {', '.join(COMMANDS)}.", file=sys.stderr)
+        group = [command for command in COMMANDS if command.startswith(f"{name} ")]
+        if group and arguments[:1] in ([], ["-h"], ["--help"]):
+            print(_help(group))
+            return
+        given, known = " ".join([name, *arguments[: bool(group)]]), ", ".join(group or COMMANDS)
+        print(f"patchranking: There is no command '{given}': choose from {known}.", file=sys.stderr)
         sys.exit(2)
+
+
+def _named(words: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """The command, of two words where there is one, and its arguments."""
+    length = 2 if " ".join(words[:2]) in COMMANDS else 1
+    return " ".join(words[:length]), words[length:]
 
 
 def _function(command: str) -> str:
     """Name of a command's function and of its module."""
-    return command.replace("-", "_")
+    return command.replace("-", "_").replace(" ", "_")
 
 
-def _help() -> str:
-    """What every command does, the first line of its docstring, read without importing what it needs."""
+def _help(commands: Sequence[str]) -> str:
+    """What commands do, the first lines of their docstrings, read without importing what they need."""
     import ast
     from importlib.resources import files
 
     lines = ["usage: patchranking COMMAND ...", "", "Runs CLIP image encoders on the patches that matter.", ""]
-    for name in COMMANDS:
+    for name in commands:
         own = _function(name)
         tree = ast.parse(files("patchranking").joinpath("commands", f"{own}.py").read_text("utf-8"))
         (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == own)
-        lines.append(f"  {name:<15}{str(ast.get_docstring(function)).partition(chr(10))[0]}")
+        lines.append(f"  {name:<25}{str(ast.get_docstring(function)).partition(chr(10))[0]}")
     return "\n".join([*lines, "", "COMMAND --help shows its options; patchranking --version shows the version."])
