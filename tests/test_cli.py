@@ -222,6 +222,14 @@ def test_a_group_lists_its_commands(run, mistake):
         ("evaluate demo demo --pruner .", "no readable pruner in '.'"),
         ("evaluate demo demo --pruner none/at/all", "There is no folder 'none/at/all'"),
         ("benchmark demo --keep 1.5", "not 1.5"),
+        ("pretrain prototypes none", "no folder 'none'"),
+        ("pretrain prototypes .", "no pictures in '.'"),
+        ("pretrain prototypes demo --clusters 0", "'clusters' is a whole number, 1 or more, not 0"),
+        (
+            "pretrain prototypes demo --clusters few",
+            "--clusters takes a whole number or one of auto, labels, not 'few'",
+        ),
+        ("pretrain prototypes demo --features nope", "Unknown model 'nope'"),
         ("benchmark demo --batches 4 0", "1 image or more"),
         ("benchmark demo --macs 0.05", "of the dense MACs: ask for more than 5%"),
         ("reproduce table4 --data demo:test --train demo demo", "one --train for each of --data"),
@@ -474,6 +482,26 @@ def test_evaluate_prints_the_oracle_apart_and_which_keep_rate_to_use(run, tmp_pa
     assert re.search(r"^golden \* +50% +2 +[\d.]+ +[\d.]+ +[+-][\d.]+ +[+-][\d.]+ to [+-][\d.]+ +[\d.]+$", second, re.M)
     assert json.loads((tmp_path / "results.json").read_text())["recommendation"]["text"] in second
     assert "<title>demo on demo (test)</title>" in (tmp_path / "report.html").read_text()
+
+
+def test_prototypes_are_found_and_shown(run, tmp_path):
+    pytest.importorskip("skimage")
+    command = ("pretrain", "prototypes", "demo:train", "--limit", "12", "--out", tmp_path / "out")
+    status, out, _ = run(*command, "--clusters", "3")
+    assert status == 0
+    assert re.search(r"^12 images in = 12 clustered \+ 0 skipped; 3 clusters, Davies-Bouldin index [\d.]+; wrote", out)
+    first = pq.read_table(tmp_path / "out" / "prototypes.parquet")
+    assert (first["key"].to_pylist(), set(first["cluster"].to_pylist())) == (
+        load_data("demo:train", 12).keys,
+        {0, 1, 2},
+    )
+    assert "Prototypes of demo (train) by gradients" in (tmp_path / "out" / "prototypes.html").read_text()
+    assert run(*command, "--clusters", "3")[0] == 0
+    assert pq.read_table(tmp_path / "out" / "prototypes.parquet").equals(first, check_metadata=True)
+    (words,) = run(*command, "--clusters", "13")[2].splitlines()[-1:]
+    assert words == "patchranking: 13 clusters are more than the 12 images: ask for fewer."
+    (words,) = run(*command, "--features", "demo")[2].splitlines()[-1:]
+    assert "holds vectors of another kind" in words
 
 
 def test_fit_ranks_with_the_search_and_the_score_asked_for(run, tmp_path):

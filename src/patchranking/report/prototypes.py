@@ -22,7 +22,7 @@ from patchranking.report.wall import source
 __all__ = ["write_prototypes"]
 
 _SIDE = 112
-_CLUSTERS, _EACH, _DRAWN, _NAMED = 24, 5, 11, 20
+_CLUSTERS, _EACH, _DRAWN, _NAMED = 24, 5, 12, 20
 _STAGES = {0: "At the start", 2: "After a quarter", 4: "From the middle on"}
 """Of eight epochs: epoch -> when that is."""
 _EPOCHS = 8
