@@ -119,6 +119,20 @@ def test_embedding_in_python_runs(capsys, tmp_path, monkeypatch):
     assert (names["vectors"].shape, names["vectors"].dtype.name) == ((3, 128), "float32")
 
 
+def test_prototypes_and_their_sampler_in_python_run(capsys, tmp_path, monkeypatch):
+    read, sample = re.findall(r"```python\n(.*?)```", (ROOT / "docs/prototypes.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    command = "pretrain prototypes demo:train --limit 8 --clusters 2 --out runs/prototypes"
+    monkeypatch.setattr(sys, "argv", ["patchranking", *command.split()])
+    cli.main()
+    exec(read, {})
+    assert capsys.readouterr().out.splitlines()[-1] == "2 {'in': 8, 'out': 8, 'failed': 0}"
+    names: dict[str, Any] = {}
+    exec(sample, names)
+    assert [round(float(share), 2) for share in capsys.readouterr().out.split()] == [0.1, 0.37, 0.63]
+    assert len(next(iter(names["loader"]))) == 100
+
+
 def test_fit_evaluate_and_tune_run_as_in_the_readme(photos, monkeypatch):
     """On scenes of the demo saved as pictures and the demo model, with few steps."""
     few = {
@@ -148,17 +162,19 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "embed": "--limit 4 --workers 0",
         "search": "",
         "compare-index": "",
+        "pretrain prototypes": "--limit 12 --clusters 3",
         "benchmark": "--batches 1 --backends eager --precisions fp32 --keep 0.5 --seconds 0",
     }
     lines = re.findall(
-        r"^ *patchranking (\w+ demo .*|search .*|compare-index .*)$",
+        r"^ *patchranking ((?:\w+|pretrain \S+) demo[: ].*|search .*|compare-index .*)$",
         re.sub(r"\\\n\s*", "", page.read_text()),
         re.MULTILINE,
     )
     monkeypatch.chdir(tmp_path)
     for line in lines:
         if "--engine ray" not in line:
-            monkeypatch.setattr(sys, "argv", ["patchranking", *shlex.split(line), *few[line.split()[0]].split()])
+            name = " ".join(line.split()[: 2 if line.startswith("pretrain") else 1])
+            monkeypatch.setattr(sys, "argv", ["patchranking", *shlex.split(line), *few[name].split()])
             cli.main()
     assert lines
 
