@@ -14,7 +14,7 @@ from patchranking.errors import MissingExtraError
 
 __all__ = ["declare_missing_operators", "import_extra"]
 
-_USE_TORCHVISION = ("open_clip", "timm", "transformers", "torchvision", "clip_benchmark")
+_USE_TORCHVISION = ("open_clip", "timm", "transformers", "torchvision", "clip_benchmark", "lightly")
 _OPERATORS = ("nms", "qnms")
 _kept_alive: list[object] = []
 

@@ -1,0 +1,230 @@
+"""Contrastive pretraining from start to end: pictures, encoder, method, schedule, loop, measures, the saved tower."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from patchranking.checkpoint import digest
+from patchranking.data import ImageData, subset
+from patchranking.errors import UserError, check_numbers
+from patchranking.files import make_folder, write_json
+from patchranking.pretrain.budget import budget_of, formula_costs
+from patchranking.pretrain.dino import DINO
+from patchranking.pretrain.encoder import make_encoder, normalisation_of, preprocess_of, save_encoder
+from patchranking.pretrain.gradients import GradientSettings, candidates, spent_on, stage_errors
+from patchranking.pretrain.loop import Measures, TrainSettings, launched, train
+from patchranking.pretrain.moco import MoCo
+from patchranking.pretrain.objective import Contrastive, KeysName
+from patchranking.pretrain.pictures import Pictures, Shuffled, Views, read_pictures
+from patchranking.pretrain.probe import measures_of, read_labelled
+from patchranking.pretrain.progress import Progress, ProgressFolder, load_stage, read_stage, stages_of
+from patchranking.pretrain.schedule import CompressionSchedule
+from patchranking.pretrain.search import default_schedule, schedule_from_errors, two_phase_schedule
+from patchranking.pretrain.simclr import SimCLR
+from patchranking.seeding import seeded
+
+__all__ = ["MODEL", "ContrastiveReport", "ContrastiveSettings", "MethodName", "contrastive", "make_objective"]
+
+MethodName = Literal["moco", "simclr", "dino"]
+MODEL = "model"
+"""Folder of the trained tower in that of a run."""
+
+_PILOT = 0.1
+"""Share of the budget that the search's pilot takes."""
+_MOST_SEARCHED = 0.5
+
+
+@dataclass(frozen=True)
+class ContrastiveSettings(TrainSettings):
+    """What is trained, and how.
+
+    Attributes:
+        method: MoCo v3, SimCLR or DINO.
+        model: A timm vision transformer by its name.
+        image_size: Side of its images in pixels.
+        patch_size: Side of its patches in pixels.
+        model_args: What else timm takes for it, such as '{depth: 6, embed_dim: 192, num_heads: 3}'.
+        head: Hidden units of the heads.
+        keys: How keys are compressed: larger patches but none dropped (patch), not at all (full), or as queries (both).
+            SimCLR has no keys.
+        min_scale: Least share of a picture that a view shows; the method's own when omitted.
+    """
+
+    method: MethodName = "moco"
+    model: str = "vit_tiny_patch16_224"
+    image_size: int = 224
+    patch_size: int = 16
+    model_args: dict[str, Any] = field(default_factory=dict)
+    head: int = 2048
+    keys: KeysName = "patch"
+    min_scale: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(vars(self), image_size=1, patch_size=1, head=1)
+        if self.method not in get_args(MethodName):
+            raise UserError(f"Unknown method '{self.method}': choose from {', '.join(get_args(MethodName))}.")
+        if self.min_scale is not None and not 0 < self.min_scale < 1:
+            raise UserError(f"'min_scale' is a share of the picture, above 0 and below 1, not {self.min_scale:g}.")
+
+
+@dataclass(frozen=True)
+class ContrastiveReport:
+    """What a pretraining did.
+
+    Attributes:
+        n_images: Pictures trained on.
+        skipped: Key -> why a picture was left out, of those to train and to test on.
+        budget: Passes that were to be spent, those of the schedule's search among them.
+        searched: Passes that the search spent.
+        schedule: The compression.
+        progress: What was spent, and what was measured along the way.
+    """
+
+    n_images: int
+    skipped: dict[str, str]
+    budget: float
+    searched: float
+    schedule: CompressionSchedule
+    progress: Progress
+
+
+def make_objective(settings: ContrastiveSettings) -> Contrastive:
+    """The encoder of some settings and the method on it, with weights drawn by the seed.
+
+    Raises:
+        UserError: If timm cannot make the encoder, or it cannot be compressed.
+    """
+    encoder = make_encoder(settings.model, settings.image_size, settings.patch_size, settings.model_args, settings.seed)
+    more: dict[str, Any] = {} if settings.min_scale is None else {"min_scale": settings.min_scale}
+    with seeded(settings.seed):
+        if settings.method == "simclr":
+            return SimCLR(encoder, hidden=settings.head, **more)
+        kind = MoCo if settings.method == "moco" else DINO
+        return kind(encoder, settings.keys, hidden=settings.head, **more)
+
+
+def contrastive(
+    data: ImageData,
+    test: ImageData | None,
+    out: str | Path,
+    settings: ContrastiveSettings = ContrastiveSettings(),
+    schedule: str = "default",
+    device: str = "cpu",
+) -> ContrastiveReport:
+    """Trains a vision transformer without labels and saves it for timm; a killed training goes on from ``out``.
+
+    Args:
+        data: Pictures to train on; their classes, if they have any, only measure.
+        test: Pictures of the same classes to measure on along the way; none are measured when omitted.
+        out: Folder for the progress and the trained tower.
+        settings: What is trained, and how.
+        schedule: ``default``, ``none``, ``two-phase``, ``auto`` (by the errors of gradients along a pilot, which the
+            budget pays for), or a YAML file.
+        device: cpu, cuda, cuda:1, mps, ...
+
+    Returns:
+        What was done.
+
+    Raises:
+        UserError: If the schedule, the pictures or the encoder do not fit, or the folder holds another training.
+        MissingExtraError: If lightly, timm, lightning-fabric or scikit-learn is not installed.
+    """
+    folder = make_folder(out)
+    fabric = launched(torch.device(device), settings.precision)
+    objective = make_objective(settings)
+    chosen = None if schedule == "auto" else _known_schedule(schedule, objective)
+    if chosen is None and fabric.world_size > 1:
+        raise UserError("A schedule is searched for on one process: search first, then give --schedule FILE.")
+    pictures = read_pictures(data, settings.image_size, settings.in_memory, progress=not fabric.global_rank)
+    measures, skipped = _measures(objective, data, test, settings) if not fabric.global_rank else (_nothing, {})
+    budget = budget_of(objective, settings.epochs, len(pictures))
+    of = asdict(settings) | {"images": digest([data.keys[index] for index in pictures.indices])}
+    of = {name: value for name, value in of.items() if name not in ("workers", "in_memory")}
+    searched = 0.0
+    if chosen is None:
+        chosen, searched = _searched(pictures, folder / "search", settings, budget, of, fabric)
+    chosen.save(folder / "schedule.yaml")
+    stages = [asdict(stage) for stage in chosen.stages]
+    kept = ProgressFolder(folder / "progress", of | {"schedule": stages, "searched": searched})
+    normalisation = normalisation_of(objective.encoder)
+    views = Views(pictures, Shuffled(len(pictures), settings.seed), objective.views(normalisation), settings.seed)
+    progress = train(objective, views, chosen, budget - searched, settings, kept, fabric, measures)
+    if not fabric.global_rank:
+        save_encoder(objective.encoder, folder / MODEL)
+    return ContrastiveReport(len(pictures), pictures.skipped | skipped, budget, searched, chosen, progress)
+
+
+def _known_schedule(name: str, objective: Contrastive) -> CompressionSchedule:
+    """A schedule by its name or from a file, checked."""
+    if name == "none":
+        return CompressionSchedule.constant(objective.base)
+    if name == "two-phase":
+        return two_phase_schedule(objective)
+    if name == "default":
+        return default_schedule(objective)
+    found = CompressionSchedule.load(Path(name))
+    found.check(objective.tower, objective.passes)
+    return found
+
+
+def _nothing(_: object) -> dict[str, float | None]:
+    return {}
+
+
+def _measures(
+    objective: Contrastive, data: ImageData, test: ImageData | None, settings: ContrastiveSettings
+) -> tuple[Measures, dict[str, str]]:
+    """What to measure along the way, and the pictures that cannot be read."""
+    if test is None:
+        return _nothing, {}
+    if test.class_names != data.class_names:
+        raise UserError(
+            f"'{test.name}/{test.split}' has other classes than '{data.name}/{data.split}', so neighbours cannot vote: "
+            "give --test pictures of the same classes, or leave it out."
+        )
+    preprocess = preprocess_of(objective.encoder)
+    bank = read_labelled(subset(data, settings.probe_images, settings.seed), preprocess)
+    queries = read_labelled(test, preprocess)
+    return measures_of(bank, queries), queries.skipped
+
+
+def _searched(
+    pictures: Pictures,
+    folder: Path,
+    settings: ContrastiveSettings,
+    budget: float,
+    of: Mapping[str, Any],
+    fabric: Any,
+) -> tuple[CompressionSchedule, float]:
+    """The schedule by the errors of gradients along an uncompressed pilot, and the passes that it took to find it."""
+    objective = make_objective(settings)
+    gradients = GradientSettings(
+        48, 16, min(settings.batch_size, len(pictures)), (), (0.0, 0.5, 0.75), 16, settings.seed
+    )
+    analysed = (settings.evaluations + 1) * spent_on(objective, gradients)
+    if _PILOT * budget + analysed > _MOST_SEARCHED * budget:
+        raise UserError(
+            f"To search for a schedule would take {_PILOT + analysed / budget:.0%} of the budget: give more epochs, or "
+            "--schedule default."
+        )
+    kept = ProgressFolder(folder, dict(of) | {"pilot": _PILOT})
+    normalisation = normalisation_of(objective.encoder)
+    views = Views(pictures, Shuffled(len(pictures), settings.seed), objective.views(normalisation), settings.seed)
+    none = CompressionSchedule.constant(objective.base)
+    pilot = train(objective, views, none, _PILOT * budget, replace(settings, cost="formula"), kept, fabric, _nothing)
+    costs = formula_costs(objective, candidates(objective, gradients))
+    stages: dict[float, list[dict[str, Any]]] = {}
+    for path in stages_of(folder):
+        share, _ = read_stage(path)
+        load_stage(path, objective)
+        stages[share] = stage_errors(
+            objective, pictures, normalisation, costs, gradients, folder, f"{share:.0%} of the pilot"
+        )
+    write_json(folder / "errors.json", {"stages": [{"share": s, "rows": rows} for s, rows in stages.items()]})
+    return schedule_from_errors(stages, objective.base, objective.passes), pilot.spent + analysed

@@ -1,0 +1,83 @@
+"""The encoder that is trained: a timm vision transformer of any size, saved as timm saves its own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor, nn
+
+from patchranking.errors import UserError, reason
+from patchranking.extras import import_extra
+from patchranking.pretrain.compression import Compression, check_compressible
+from patchranking.pretrain.objective import Normalisation
+from patchranking.seeding import seeded
+from patchranking.towers import as_tower
+
+__all__ = ["make_encoder", "normalisation_of", "preprocess_of", "save_encoder"]
+
+
+def make_encoder(name: str, image_size: int, patch_size: int, more: Mapping[str, Any], seed: int) -> nn.Module:
+    """A timm vision transformer with random weights and no head.
+
+    Args:
+        name: Of the architecture, such as ``vit_tiny_patch16_224``.
+        image_size: Side of its images in pixels.
+        patch_size: Side of its patches in pixels.
+        more: What else ``timm.create_model`` takes, such as ``depth``.
+        seed: Of the weights.
+
+    Raises:
+        UserError: If timm does not know the name or an argument, or the model cannot be compressed.
+        MissingExtraError: If timm is not installed.
+    """
+    timm = import_extra("timm", "Pretraining needs timm", "pretrain")
+    try:
+        with seeded(seed):
+            encoder: nn.Module = timm.create_model(
+                name.removeprefix("timm:"), num_classes=0, img_size=image_size, patch_size=patch_size, **more
+            )
+    except Exception as error:
+        raise UserError(f"timm cannot make the model '{name}' so ({reason(error)}).") from error
+    check_compressible(as_tower(encoder), Compression(patch_size))
+    return encoder
+
+
+def _data_config(encoder: nn.Module) -> dict[str, Any]:
+    """How timm prepares pictures for it: the whole of their middle square."""
+    data = import_extra("timm.data", "Pretraining needs timm", "pretrain")
+    size = as_tower(encoder).image_size
+    shown: dict[str, Any] = data.resolve_model_data_config(encoder) | {"input_size": (3, *size), "crop_pct": 1.0}
+    return shown
+
+
+def normalisation_of(encoder: nn.Module) -> Normalisation:
+    """Means and standard deviations of its pixels."""
+    shown = _data_config(encoder)
+    return Normalisation(tuple(shown["mean"]), tuple(shown["std"]))
+
+
+def preprocess_of(encoder: nn.Module) -> Callable[[Image.Image], Tensor]:
+    """What turns a picture into pixels for evaluation, as in the saved model."""
+    data = import_extra("timm.data", "Pretraining needs timm", "pretrain")
+    transform: Callable[[Image.Image], Tensor] = data.create_transform(**_data_config(encoder), is_training=False)
+    return transform
+
+
+def save_encoder(encoder: nn.Module, folder: Path) -> None:
+    """Writes weights and configuration as timm does; ``timm:local-dir:FOLDER`` is then a MODEL argument.
+
+    Args:
+        encoder: From ``make_encoder``.
+        folder: Made where it is missing; its files are replaced, the configuration last.
+    """
+    models = import_extra("timm.models", "Pretraining needs timm", "pretrain")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as partial:
+        models.save_for_hf(encoder, partial, safe_serialization=True, data_config=_data_config(encoder))
+        for name in ("model.safetensors", "config.json"):
+            os.replace(Path(partial) / name, folder / name)

@@ -1,0 +1,154 @@
+"""What a method of self-supervised learning is to the loop: an encoder, heads, views, the loss of a batch, its cost."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from patchranking.extras import import_extra
+from patchranking.pretrain.compression import Compression, Noise, encode, patch_size_of
+from patchranking.pretrain.cost import forward_share
+from patchranking.towers import VisionTower, as_tower
+
+__all__ = [
+    "Contrastive",
+    "KeysName",
+    "Normalisation",
+    "Objective",
+    "Step",
+    "in_float32",
+    "library",
+    "normalised",
+]
+
+KeysName = Literal["patch", "full", "both"]
+"""How keys are compressed: larger patches alone, not at all, or as queries are."""
+
+
+def library(module: str) -> Any:
+    """A part of lightly, such as ``"loss"``.
+
+    Raises:
+        MissingExtraError: If lightly is not installed.
+    """
+    return import_extra(f"lightly.{module}", "Contrastive pretraining needs lightly", "pretrain")
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """Channel means and standard deviations of the encoder's pixels, of pictures in 0 ... 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Step:
+    """What one step of the loop is run under; no dataclass, which Fabric would take apart in search of tensors.
+
+    Args:
+        compression: Of the images.
+        noise: From a number of patches to random numbers ``(images of this process, patches)``, others at each call.
+        share: Of the budget spent before it.
+    """
+
+    def __init__(self, compression: Compression, noise: Noise, share: float) -> None:
+        self.compression, self.noise, self.share = compression, noise, share
+
+
+class Objective(nn.Module, ABC):
+    """A method of self-supervised learning of an encoder.
+
+    Attributes:
+        encoder: What is trained, and kept in the end.
+        tower: The view of it.
+        clip: Largest norm of the gradient; None for any.
+    """
+
+    clip: float | None = None
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @property
+    def tower(self) -> VisionTower:
+        return as_tower(self.encoder)
+
+    @property
+    def base(self) -> Compression:
+        """No compression."""
+        return Compression(patch_size_of(self.tower))
+
+    @abstractmethod
+    def views(self, normalisation: Normalisation) -> Callable[[Image.Image], Sequence[Tensor]]:
+        """What turns an RGB picture into views ``(3, height, width)``, by torch's and numpy's random numbers."""
+
+    @abstractmethod
+    def forward(self, views: Sequence[Tensor], step: Step) -> Tensor:
+        """The loss of a batch, of all processes together.
+
+        Args:
+            views: Of the images of this process, each ``(images, 3, height, width)``.
+            step: What it is run under.
+        """
+
+    @abstractmethod
+    def passes(self, compression: Compression) -> float:
+        """What the encoders cost for one image, by formula; see ``cost``."""
+
+    def after_backward(self, share: float) -> None:
+        """Changes gradients before the optimiser sees them."""
+
+    def after_step(self, share: float) -> None:
+        """Follows the optimiser's step, as momentum encoders do."""
+
+
+class Contrastive(Objective):
+    """What the methods that compare views share.
+
+    Features of all processes are gathered before the heads: batch norms, negatives and centres are those of the whole
+    batch on any number of processes, and the heads, which are small, run on each of them.
+
+    Args:
+        encoder: A vision transformer without a head.
+        keys: How keys are compressed.
+        min_scale: Least share of the picture that a view shows.
+    """
+
+    def __init__(self, encoder: nn.Module, keys: KeysName = "patch", min_scale: float = 0.08) -> None:
+        super().__init__(encoder)
+        self._keys, self._min_scale = keys, min_scale
+
+    def of_keys(self, compression: Compression) -> Compression:
+        """How keys are compressed where queries are compressed so."""
+        return {"patch": compression.undropped(), "full": self.base, "both": compression}[self._keys]
+
+    def share_of(self, compression: Compression) -> float:
+        """MACs of a compressed forward pass as a share of those of a whole one."""
+        return forward_share(self.tower, compression)
+
+    def features(self, encoder: nn.Module, pixels: Tensor, compression: Compression, noise: Noise) -> Tensor:
+        """Features of the images of all processes, ``(images, features)``, float32; gradients reach all encoders."""
+        found = encode(as_tower(encoder), pixels, compression, noise).float().contiguous()
+        dist = library("utils.dist")
+        return torch.cat(dist.gather(found)) if dist.world_size() > 1 else found
+
+    def blur(self) -> tuple[float, float]:
+        """Standard deviations of the views' blur in pixels: 0.1 to 2 at 224 pixels, in proportion to the size."""
+        return 0.1, max(0.1, 2.0 * self.tower.image_size[0] / 224)
+
+
+def normalised(normalisation: Normalisation) -> dict[str, list[float]]:
+    """As lightly's transforms take it."""
+    return {"mean": list(normalisation.mean), "std": list(normalisation.std)}
+
+
+def in_float32(device: torch.device) -> torch.autocast:
+    """Keeps heads and losses out of lower precision, for the length of a ``with`` block."""
+    return torch.autocast(device.type, enabled=False)
