@@ -10,18 +10,17 @@ from typing import Any, Literal, get_args
 import torch
 
 from patchranking.checkpoint import digest
-from patchranking.data import ImageData, subset
+from patchranking.data import ImageData
 from patchranking.errors import UserError, check_numbers
 from patchranking.files import make_folder, write_json
 from patchranking.pretrain.budget import budget_of, formula_costs
 from patchranking.pretrain.dino import DINO
-from patchranking.pretrain.encoder import make_encoder, normalisation_of, preprocess_of, save_encoder
+from patchranking.pretrain.encoder import make_encoder, normalisation_of, save_encoder
 from patchranking.pretrain.gradients import GradientSettings, candidates, spent_on, stage_errors
-from patchranking.pretrain.loop import Measures, TrainSettings, launched, train
+from patchranking.pretrain.loop import TrainSettings, launched, measures_on, nothing, train
 from patchranking.pretrain.moco import MoCo
 from patchranking.pretrain.objective import Contrastive, KeysName
 from patchranking.pretrain.pictures import Pictures, Shuffled, Views, read_pictures
-from patchranking.pretrain.probe import measures_of, read_labelled
 from patchranking.pretrain.progress import Progress, ProgressFolder, load_stage, read_stage, stages_of
 from patchranking.pretrain.schedule import CompressionSchedule
 from patchranking.pretrain.search import default_schedule, schedule_from_errors, two_phase_schedule
@@ -142,7 +141,7 @@ def contrastive(
     if chosen is None and fabric.world_size > 1:
         raise UserError("A schedule is searched for on one process: search first, then give --schedule FILE.")
     pictures = read_pictures(data, settings.image_size, settings.in_memory, progress=not fabric.global_rank)
-    measures, skipped = _measures(objective, data, test, settings) if not fabric.global_rank else (_nothing, {})
+    measures, skipped = measures_on(objective.encoder, data, None if fabric.global_rank else test, settings)
     budget = budget_of(objective, settings.epochs, len(pictures))
     of = asdict(settings) | {"images": digest([data.keys[index] for index in pictures.indices])}
     of = {name: value for name, value in of.items() if name not in ("workers", "in_memory")}
@@ -173,27 +172,6 @@ def _known_schedule(name: str, objective: Contrastive) -> CompressionSchedule:
     return found
 
 
-def _nothing(_: object) -> dict[str, float | None]:
-    return {}
-
-
-def _measures(
-    objective: Contrastive, data: ImageData, test: ImageData | None, settings: ContrastiveSettings
-) -> tuple[Measures, dict[str, str]]:
-    """What to measure along the way, and the pictures that cannot be read."""
-    if test is None:
-        return _nothing, {}
-    if test.class_names != data.class_names:
-        raise UserError(
-            f"'{test.name}/{test.split}' has other classes than '{data.name}/{data.split}', so neighbours cannot vote: "
-            "give --test pictures of the same classes, or leave it out."
-        )
-    preprocess = preprocess_of(objective.encoder)
-    bank = read_labelled(subset(data, settings.probe_images, settings.seed), preprocess)
-    queries = read_labelled(test, preprocess)
-    return measures_of(bank, queries), queries.skipped
-
-
 def _searched(
     pictures: Pictures,
     folder: Path,
@@ -217,7 +195,7 @@ def _searched(
     normalisation = normalisation_of(objective.encoder)
     views = Views(pictures, Shuffled(len(pictures), settings.seed), objective.views(normalisation), settings.seed)
     none = CompressionSchedule.constant(objective.base)
-    pilot = train(objective, views, none, _PILOT * budget, replace(settings, cost="formula"), kept, fabric, _nothing)
+    pilot = train(objective, views, none, _PILOT * budget, replace(settings, cost="formula"), kept, fabric, nothing)
     costs = formula_costs(objective, candidates(objective, gradients))
     stages: dict[float, list[dict[str, Any]]] = {}
     for path in stages_of(folder):

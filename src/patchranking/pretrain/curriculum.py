@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from patchranking.errors import UserError, check_numbers
 
 __all__ = [
+    "ORDERS",
     "Curriculum",
     "OrderName",
     "RampName",
@@ -28,6 +29,7 @@ __all__ = [
 
 OrderName = Literal["prototype", "hard-first", "fixed", "uniform"]
 RampName = Literal["cosine", "linear"]
+ORDERS: tuple[str, ...] = get_args(OrderName)
 
 _COLDEST, _HOTTEST = 1e-7, 1e7
 """Bounds of the bisection, in units of the distances' range."""
@@ -55,9 +57,9 @@ class Curriculum:
     temperature: float = 0.2
 
     def __post_init__(self) -> None:
-        for name, known in (("order", OrderName), ("ramp", RampName)):
-            if (value := getattr(self, name)) not in known.__args__:  # type: ignore[attr-defined]
-                raise UserError(f"'{name}' is one of {', '.join(known.__args__)}, not '{value}'.")  # type: ignore[attr-defined]
+        for name, known in (("order", ORDERS), ("ramp", get_args(RampName))):
+            if (value := getattr(self, name)) not in known:
+                raise UserError(f"'{name}' is one of {', '.join(known)}, not '{value}'.")
         check_numbers(vars(self), start=0.0, until=0.0, temperature=0.0)
         for name in ("start", "until"):
             if getattr(self, name) > 1:
