@@ -34,7 +34,7 @@ from patchranking.towers.load import load_model
 COMMANDS = {
     name: getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
     for name in cli.COMMANDS
-    for own in [re.sub("[- ]", "_", name)]
+    for own in [cli.function_of(name)]
 }
 
 

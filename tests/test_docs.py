@@ -48,9 +48,8 @@ def test_every_command_parses_and_says_what_it_needs(before, line):
         module = importlib.import_module(name)
         function = getattr(module, name, None) or module.main
     else:
-        length = 2 if " ".join(arguments[:2]) in cli.COMMANDS else 1
-        name, arguments = " ".join(arguments[:length]), arguments[length:]
-        own = re.sub("[- ]", "_", name)
+        name, arguments = cli.command_of(arguments)
+        own = cli.function_of(name)
         function = getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
     if set(arguments) <= {"--help"} or "MODEL" in arguments:
         return

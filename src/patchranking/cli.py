@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-__all__ = ["COMMANDS", "main"]
+__all__ = ["COMMANDS", "command_of", "function_of", "main"]
 
 COMMANDS = (
     "demo",
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    name, arguments = _named(sys.argv[1:] or ["--help"])
+    name, arguments = command_of(sys.argv[1:] or ["--help"])
     if name in ("-h", "--help"):
         print(_help(COMMANDS))
     elif name == "--version":
@@ -54,7 +54,7 @@ def _main() -> None:
         os.environ.setdefault("HF_HUB_VERBOSITY", "error")
         from patchranking.commands.arguments import run
 
-        own = _function(name)
+        own = function_of(name)
         module = importlib.import_module(f"patchranking.commands.{own}")
         run(getattr(module, own), arguments, f"patchranking {name}")
     else:
@@ -67,13 +67,13 @@ def _main() -> None:
         sys.exit(2)
 
 
-def _named(words: Sequence[str]) -> tuple[str, Sequence[str]]:
-    """The command, of two words where there is one, and its arguments."""
-    length = 2 if " ".join(words[:2]) in COMMANDS else 1
-    return " ".join(words[:length]), words[length:]
+def command_of(words: list[str]) -> tuple[str, list[str]]:
+    """Splits a command line into the command, which may be two words, and its arguments."""
+    two = " ".join(words[:2])
+    return (two, words[2:]) if two in COMMANDS else (words[0], words[1:])
 
 
-def _function(command: str) -> str:
+def function_of(command: str) -> str:
     """Name of a command's function and of its module."""
     return command.replace("-", "_").replace(" ", "_")
 
@@ -85,7 +85,7 @@ def _help(commands: Sequence[str]) -> str:
 
     lines = ["usage: patchranking COMMAND ...", "", "Runs CLIP image encoders on the patches that matter.", ""]
     for name in commands:
-        own = _function(name)
+        own = function_of(name)
         tree = ast.parse(files("patchranking").joinpath("commands", f"{own}.py").read_text("utf-8"))
         (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == own)
         lines.append(f"  {name:<25}{str(ast.get_docstring(function)).partition(chr(10))[0]}")
