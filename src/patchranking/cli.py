@@ -25,6 +25,8 @@ COMMANDS = (
     "compare-index",
     "benchmark",
     "reproduce",
+    "pretrain contrastive",
+    "pretrain gradient-error",
     "pretrain prototypes",
 )
 

@@ -1,17 +1,13 @@
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
+import socket
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-import patchranking
 from patchranking import load_data
 from patchranking.errors import UserError
 from patchranking.pretrain.budget import budget_of, formula_costs, measured_costs
@@ -24,14 +20,9 @@ SCHEDULE = CompressionSchedule(
     (Stage(0.0, Compression(8, 0.5)), Stage(0.4, Compression(8)), Stage(0.8, Compression(4)))
 )
 SMALL = ContrastiveSettings(
-    epochs=3,
-    batch_size=4,
-    evaluations=2,
-    image_size=16,
-    patch_size=4,
-    model_args={"embed_dim": 16, "depth": 1, "num_heads": 2},
-    head=16,
+    image_size=16, patch_size=4, model_args={"embed_dim": 16, "depth": 1, "num_heads": 2}, head=16
 )
+TRAINING = TrainSettings(epochs=3, batch_size=4, evaluations=2)
 
 
 @pytest.fixture
@@ -50,7 +41,7 @@ def weights_of(folder):
 
 
 def test_the_accounted_budget_is_the_summed_formula(data, schedule, tmp_path):
-    report = contrastive(data, data, tmp_path / "run", SMALL, schedule)
+    report = contrastive(data, data, tmp_path / "run", SMALL, TRAINING, schedule)
     objective = make_objective(SMALL)
     budget = budget_of(objective, 3, 8)
     assert report.budget == budget == pytest.approx(3 * 8 * 4 / 3)
@@ -76,8 +67,8 @@ def test_the_rate_follows_the_budget(data, schedule, tmp_path, monkeypatch):
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", noted)
-    settings = replace(SMALL, warm_up=0.5, learning_rate=0.64, decay="power")
-    report = contrastive(data, None, tmp_path / "run", settings, schedule)
+    training = replace(TRAINING, warm_up=0.5, learning_rate=0.64, decay="power")
+    report = contrastive(data, None, tmp_path / "run", SMALL, training, schedule)
     assert len(rates) == report.progress.step
     assert rates[0] == {0.0}
     objective, spent = make_objective(SMALL), 0.0
@@ -88,74 +79,79 @@ def test_the_rate_follows_the_budget(data, schedule, tmp_path, monkeypatch):
         spent += 4 * objective.passes(SCHEDULE.at(share))
 
 
-def test_killed_and_resumed_is_uninterrupted_bit_for_bit(killed_forks, data, schedule, tmp_path):
-    """DINO has all there is to keep: momentum encoder, centre, optimiser, order, views and dropped patches."""
-    prepared = f"""
-import lightly.loss, lightly.transforms, lightly.utils.dist, lightning_fabric, timm.data, timm.models, timm.optim, torch
+_RUN = """
+import os, torch
 from patchranking import load_data
+from patchranking.extras import import_extra
 from patchranking.pretrain import loop
 from patchranking.pretrain.contrastive import contrastive, ContrastiveSettings
+for name in ("lightly.loss", "lightly.transforms", "lightning_fabric", "timm.data", "timm.models", "timm.optim"):
+    import_extra(name, "", "")
 torch.set_num_threads(1)
-loop._SECONDS_PER_SAVE = 0.0
-settings = ContrastiveSettings(
-    method="dino", epochs=3, batch_size=4, evaluations=2, image_size=16, patch_size=4,
-    model_args={SMALL.model_args}, head=16,
-)
-data = load_data("{Path(schedule).parent / "noise"}")
 
-def run(out):
-    contrastive(data, None, out, settings, "{schedule}")
+def run(method, processes, port, data, out, schedule):
+    rank = 0
+    if port == "0":
+        loop._SECONDS_PER_SAVE = 0.0
+    if processes == "2":  # as torchrun starts them
+        rank = 1 if (child := os.fork()) == 0 else 0
+        os.environ |= {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= {"GROUP_RANK": "0"}
+    model = {"embed_dim": 16, "depth": 1, "num_heads": 2}
+    settings = ContrastiveSettings(method, image_size=16, patch_size=4, model_args=model, head=16)
+    training = loop.TrainSettings(epochs=3, batch_size=4, evaluations=2, learning_rate=1e-2)
+    contrastive(load_data(data), None, out, settings, training, schedule)
+    if rank:
+        os._exit(0)
+    if processes == "2" and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+        raise SystemExit(1)
 """
-    with killed_forks(prepared) as ask:
-        assert ask(0, tmp_path / "whole") == 0
-        for fatal in (6, 13):
-            assert ask(fatal, tmp_path / "killed") == -signal.SIGKILL
-        assert ask(0, tmp_path / "killed") == 0
-    whole, resumed = weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed")
-    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
-    for name in ("stages/1000.safetensors", "stages/0500.safetensors"):
-        whole, resumed = (load_file(tmp_path / run / "progress" / name) for run in ("whole", "killed"))
+
+
+@pytest.fixture(scope="module")
+def ask(killed_forks):
+    """A process in which pretrainings are killed, or shared by two processes as torchrun starts them."""
+    with killed_forks(_RUN) as ask:
+        yield ask
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def test_killed_and_resumed_is_uninterrupted_bit_for_bit(ask, noise_folder, schedule, tmp_path):
+    folder = noise_folder("noise", ("cat", "dog"), 4)
+    assert ask(0, "moco", 1, 0, folder, tmp_path / "whole", schedule) == 0
+    for fatal in (6, 13):
+        assert ask(fatal, "moco", 1, 0, folder, tmp_path / "killed", schedule) == -signal.SIGKILL
+    assert ask(0, "moco", 1, 0, folder, tmp_path / "killed", schedule) == 0
+    for name in ("model/model.safetensors", "progress/stages/0500.safetensors", "progress/stages/1000.safetensors"):
+        whole, resumed = (load_file(tmp_path / run / name) for run in ("whole", "killed"))
         assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
 
 
+@pytest.mark.parametrize("method", ["moco", "dino"])
+def test_two_processes_are_one_with_the_same_batch(ask, noise_folder, schedule, tmp_path, method):
+    folder = noise_folder("noise", ("cat", "dog"), 4)
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        assert ask(0, method, processes, free_port(), folder, out, schedule) == 0
+    one, two = weights_of(tmp_path / "1"), weights_of(tmp_path / "2")
+    start = make_objective(replace(SMALL, method=method)).encoder.state_dict()
+    assert max((one[name] - start[name]).abs().max() for name in one) > 1e-3
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5, msg=name)
+
+
 def test_a_finished_training_does_nothing_again(data, schedule, tmp_path):
-    first = contrastive(data, None, tmp_path / "run", SMALL, schedule)
-    again = contrastive(data, None, tmp_path / "run", SMALL, schedule)
+    first = contrastive(data, None, tmp_path / "run", SMALL, TRAINING, schedule)
+    again = contrastive(data, None, tmp_path / "run", SMALL, TRAINING, schedule)
     assert again == first
     with pytest.raises(UserError, match="holds the progress of another pretraining"):
-        contrastive(data, None, tmp_path / "run", replace(SMALL, seed=1), schedule)
-
-
-_TWO = """
-import sys
-from pathlib import Path
-import torch
-from patchranking import load_data
-from patchranking.pretrain.contrastive import contrastive, ContrastiveSettings
-torch.set_num_threads(1)
-for method in ("moco", "dino"):
-    settings = ContrastiveSettings(
-        method=method, epochs=3, batch_size=4, evaluations=1, image_size=16, patch_size=4, learning_rate=1e-2,
-        model_args={"embed_dim": 16, "depth": 1, "num_heads": 2}, head=16,
-    )
-    contrastive(load_data(sys.argv[1]), None, Path(sys.argv[2]) / method, settings, sys.argv[3])
-"""
-
-
-def test_two_processes_are_one_with_the_same_batch(noise_folder, schedule, tmp_path):
-    folder = noise_folder("noise", ("cat", "dog"), 4)
-    (tmp_path / "run.py").write_text(_TWO)
-    environment = os.environ | {"PYTHONPATH": str(Path(patchranking.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    two = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for name, launcher in (("one", [sys.executable]), ("two", two)):
-        command = [*launcher, str(tmp_path / "run.py"), str(folder), str(tmp_path / name), schedule]
-        subprocess.run(command, env=environment, check=True, capture_output=True)
-    for method in ("moco", "dino"):
-        one, two = weights_of(tmp_path / "one" / method), weights_of(tmp_path / "two" / method)
-        start = make_objective(replace(SMALL, method=method)).encoder.state_dict()
-        assert max((one[name] - start[name]).abs().max() for name in one) > 1e-3
-        for name, value in one.items():
-            torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5, msg=f"{method} {name}")
+        contrastive(data, None, tmp_path / "run", SMALL, replace(TRAINING, seed=1), schedule)
 
 
 def test_measured_costs_are_in_units_of_the_formula_and_leave_all_as_it_was():
@@ -171,7 +167,7 @@ def test_measured_costs_are_in_units_of_the_formula_and_leave_all_as_it_was():
 
 
 def test_a_run_by_measured_costs_spends_them(data, schedule, tmp_path):
-    report = contrastive(data, None, tmp_path / "run", replace(SMALL, cost="measured", epochs=1), schedule)
+    report = contrastive(data, None, tmp_path / "run", SMALL, replace(TRAINING, cost="measured", epochs=1), schedule)
     costs, spent = report.progress.costs, 0.0
     for _ in range(report.progress.step):
         spent += 4 * costs[str(SCHEDULE.at(spent / report.budget))]
@@ -194,4 +190,4 @@ def test_wrong_settings_are_named(wrong, said):
 
 def test_a_loss_that_is_not_finite_ends_with_a_sentence(data, schedule, tmp_path):
     with pytest.raises(UserError, match=r"no longer finite.*lower learning rate"):
-        contrastive(data, None, tmp_path / "run", replace(SMALL, learning_rate=1e12, epochs=10), schedule)
+        contrastive(data, None, tmp_path / "run", SMALL, replace(TRAINING, learning_rate=1e12, epochs=10), schedule)

@@ -39,8 +39,8 @@ _MOST_SEARCHED = 0.5
 
 
 @dataclass(frozen=True)
-class ContrastiveSettings(TrainSettings):
-    """What is trained, and how.
+class ContrastiveSettings:
+    """What is trained, and by which method.
 
     Attributes:
         method: MoCo v3, SimCLR or DINO.
@@ -64,7 +64,6 @@ class ContrastiveSettings(TrainSettings):
     min_scale: float | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_numbers(vars(self), image_size=1, patch_size=1, head=1)
         if self.method not in get_args(MethodName):
             raise UserError(f"Unknown method '{self.method}': choose from {', '.join(get_args(MethodName))}.")
@@ -93,15 +92,19 @@ class ContrastiveReport:
     progress: Progress
 
 
-def make_objective(settings: ContrastiveSettings) -> Contrastive:
-    """The encoder of some settings and the method on it, with weights drawn by the seed.
+def make_objective(settings: ContrastiveSettings, seed: int = 0) -> Contrastive:
+    """The encoder of some settings and the method on it, with random weights.
+
+    Args:
+        settings: What is trained, and by which method.
+        seed: Of the weights.
 
     Raises:
         UserError: If timm cannot make the encoder, or it cannot be compressed.
     """
-    encoder = make_encoder(settings.model, settings.image_size, settings.patch_size, settings.model_args, settings.seed)
+    encoder = make_encoder(settings.model, settings.image_size, settings.patch_size, settings.model_args, seed)
     more: dict[str, Any] = {} if settings.min_scale is None else {"min_scale": settings.min_scale}
-    with seeded(settings.seed):
+    with seeded(seed):
         if settings.method == "simclr":
             return SimCLR(encoder, hidden=settings.head, **more)
         kind = MoCo if settings.method == "moco" else DINO
@@ -113,6 +116,7 @@ def contrastive(
     test: ImageData | None,
     out: str | Path,
     settings: ContrastiveSettings = ContrastiveSettings(),
+    training: TrainSettings | None = None,
     schedule: str = "default",
     device: str = "cpu",
 ) -> ContrastiveReport:
@@ -122,7 +126,8 @@ def contrastive(
         data: Pictures to train on; their classes, if they have any, only measure.
         test: Pictures of the same classes to measure on along the way; none are measured when omitted.
         out: Folder for the progress and the trained tower.
-        settings: What is trained, and how.
+        settings: What is trained, and by which method.
+        training: How; by the defaults when omitted.
         schedule: ``default``, ``none``, ``two-phase``, ``auto`` (by the errors of gradients along a pilot, which the
             budget pays for), or a YAML file.
         device: cpu, cuda, cuda:1, mps, ...
@@ -134,26 +139,26 @@ def contrastive(
         UserError: If the schedule, the pictures or the encoder do not fit, or the folder holds another training.
         MissingExtraError: If lightly, timm, lightning-fabric or scikit-learn is not installed.
     """
-    folder = make_folder(out)
-    fabric = launched(torch.device(device), settings.precision)
-    objective = make_objective(settings)
+    training, folder = training or TrainSettings(), make_folder(out)
+    fabric = launched(torch.device(device), training.precision)
+    objective = make_objective(settings, training.seed)
     chosen = None if schedule == "auto" else _known_schedule(schedule, objective)
     if chosen is None and fabric.world_size > 1:
         raise UserError("A schedule is searched for on one process: search first, then give --schedule FILE.")
-    pictures = read_pictures(data, settings.image_size, settings.in_memory, progress=not fabric.global_rank)
-    measures, skipped = measures_on(objective.encoder, data, None if fabric.global_rank else test, settings)
-    budget = budget_of(objective, settings.epochs, len(pictures))
-    of = asdict(settings) | {"images": digest([data.keys[index] for index in pictures.indices])}
+    pictures = read_pictures(data, settings.image_size, training.in_memory, progress=not fabric.global_rank)
+    measures, skipped = measures_on(objective.encoder, data, None if fabric.global_rank else test, training)
+    budget = budget_of(objective, training.epochs, len(pictures))
+    of = asdict(settings) | asdict(training) | {"images": digest([data.keys[index] for index in pictures.indices])}
     of = {name: value for name, value in of.items() if name not in ("workers", "in_memory")}
     searched = 0.0
     if chosen is None:
-        chosen, searched = _searched(pictures, folder / "search", settings, budget, of, fabric)
+        chosen, searched = _searched(pictures, folder / "search", settings, training, budget, of, fabric)
     chosen.save(folder / "schedule.yaml")
     stages = [asdict(stage) for stage in chosen.stages]
     kept = ProgressFolder(folder / "progress", of | {"schedule": stages, "searched": searched})
     normalisation = normalisation_of(objective.encoder)
-    views = Views(pictures, Shuffled(len(pictures), settings.seed), objective.views(normalisation), settings.seed)
-    progress = train(objective, views, chosen, budget - searched, settings, kept, fabric, measures)
+    views = Views(pictures, Shuffled(len(pictures), training.seed), objective.views(normalisation), training.seed)
+    progress = train(objective, views, chosen, budget - searched, training, kept, fabric, measures)
     if not fabric.global_rank:
         save_encoder(objective.encoder, folder / MODEL)
     return ContrastiveReport(len(pictures), pictures.skipped | skipped, budget, searched, chosen, progress)
@@ -176,16 +181,16 @@ def _searched(
     pictures: Pictures,
     folder: Path,
     settings: ContrastiveSettings,
+    training: TrainSettings,
     budget: float,
     of: Mapping[str, Any],
     fabric: Any,
 ) -> tuple[CompressionSchedule, float]:
     """The schedule by the errors of gradients along an uncompressed pilot, and the passes that it took to find it."""
-    objective = make_objective(settings)
-    gradients = GradientSettings(
-        48, 16, min(settings.batch_size, len(pictures)), (), (0.0, 0.5, 0.75), 16, settings.seed
-    )
-    analysed = (settings.evaluations + 1) * spent_on(objective, gradients)
+    objective = make_objective(settings, training.seed)
+    size = min(training.batch_size, len(pictures))
+    gradients = GradientSettings(48, 16, size, drops=[0.0, 0.5, 0.75], groups=16, seed=training.seed)
+    analysed = (training.evaluations + 1) * spent_on(objective, gradients)
     if _PILOT * budget + analysed > _MOST_SEARCHED * budget:
         raise UserError(
             f"To search for a schedule would take {_PILOT + analysed / budget:.0%} of the budget: give more epochs, or "
@@ -193,9 +198,9 @@ def _searched(
         )
     kept = ProgressFolder(folder, dict(of) | {"pilot": _PILOT})
     normalisation = normalisation_of(objective.encoder)
-    views = Views(pictures, Shuffled(len(pictures), settings.seed), objective.views(normalisation), settings.seed)
+    views = Views(pictures, Shuffled(len(pictures), training.seed), objective.views(normalisation), training.seed)
     none = CompressionSchedule.constant(objective.base)
-    pilot = train(objective, views, none, _PILOT * budget, replace(settings, cost="formula"), kept, fabric, nothing)
+    pilot = train(objective, views, none, _PILOT * budget, replace(training, cost="formula"), kept, fabric, nothing)
     costs = formula_costs(objective, candidates(objective, gradients))
     stages: dict[float, list[dict[str, Any]]] = {}
     for path in stages_of(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class GradientSettings:
     base_batches: int = 200
     batches: int = 50
     batch_size: int = 128
-    patch_sizes: tuple[int, ...] = ()
-    drops: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 0.9)
+    patch_sizes: list[int] = field(default_factory=list)
+    drops: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 0.9])
     groups: int = 40
     seed: int = 0
 
@@ -62,7 +62,7 @@ def candidates(objective: Objective, settings: GradientSettings) -> list[Compres
         UserError: If a patch size does not fit.
     """
     own, size = objective.base.patch_size, objective.tower.image_size[0]
-    sizes = settings.patch_sizes or tuple(p for p in range(own, min(_LARGEST * own, size // 2) + 1) if size % p == 0)
+    sizes = settings.patch_sizes or [p for p in range(own, min(_LARGEST * own, size // 2) + 1) if size % p == 0]
     found = [Compression(one, drop) for one in sizes for drop in settings.drops]
     for one in found:
         check_compressible(objective.tower, one)

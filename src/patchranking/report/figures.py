@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
 from patchranking.evaluation.rows import comparable
 from patchranking.extras import import_extra
 from patchranking.report.styles import order, style
+from patchranking.report.svg import CARD, INK, LINE, RC, themed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,42 +39,6 @@ _SHARES = ("object_patches_kept", "index_overlap_at_10")
 
 _AXES_POINTS, _LETTER_POINTS, _TITLE_POINTS = 270, 6.5, 470
 """Width of the axes at the least, of a letter of a tick label at the most; letters of a title times their size."""
-
-_INK, _MUTED, _LINE, _CARD = "#010101", "#020202", "#030303", "#040404"
-_THEME = {
-    _INK: "var(--ink, #1b1f2a)",
-    _MUTED: "var(--muted, #646b7a)",
-    _LINE: "var(--line, #e3e6ec)",
-    _CARD: "var(--card, #ffffff)",
-}
-"""Stand-in colours and the CSS they become, so that a chart inside a page follows its light or dark theme."""
-
-_FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Liberation Sans', Arial, sans-serif"
-
-_RC: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "patchranking",
-    "font.family": "DejaVu Sans",
-    "font.size": 10.5,
-    "text.parse_math": False,
-    "text.color": _INK,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "axes.edgecolor": _LINE,
-    "axes.labelcolor": _MUTED,
-    "axes.labelsize": 10,
-    "axes.axisbelow": True,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
-    "xtick.major.size": 0,
-    "xtick.major.pad": 6.5,
-    "ytick.major.size": 0,
-    "legend.fontsize": 10,
-    "legend.handlelength": 1.9,
-    "legend.columnspacing": 1.4,
-}
 
 
 @dataclass(frozen=True)
@@ -118,12 +81,12 @@ def accuracy_against_cost(
     if not curves:
         return ""
     matplotlib, drawing = (import_extra(name, "The report", "report") for name in ("matplotlib", "matplotlib.figure"))
-    with matplotlib.rc_context(_RC):
+    with matplotlib.rc_context(RC):
         figure = drawing.Figure(figsize=(4.6, 4.0), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[:].set_visible(False)
         axes.spines["bottom"].set_visible(True)
-        axes.grid(axis="y", color=_LINE, linewidth=0.8)
+        axes.grid(axis="y", color=LINE, linewidth=0.8)
         for curve in curves:
             _draw(axes, curve)
         _draw_dense(axes, chosen, measure, cost)
@@ -137,7 +100,7 @@ def accuracy_against_cost(
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return _themed(buffer.getvalue(), f"{MEASURES[measure]} against {_COSTS[cost]} on {dataset}")
+    return themed(buffer.getvalue(), f"{MEASURES[measure]} against {_COSTS[cost]} on {dataset}")
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], measure: str, cost_of: str) -> list[_Curve]:
@@ -201,7 +164,7 @@ def _draw(axes: Axes, curve: _Curve) -> None:
         linestyle=(0, (4, 2.2)) if curve.oracle else (0, (1, 1.2)) if curve.tuned else "-",
         linewidth=2.8 if ours else 1.6,
         markersize=(9.5 if look.marker == "*" else 7.5 if ours else 6),
-        markeredgecolor=_CARD,
+        markeredgecolor=CARD,
         markeredgewidth=1.1,
         zorder=5 if ours else 4 if curve.oracle else 3,
     )
@@ -217,15 +180,15 @@ def _draw_dense(axes: Axes, rows: Sequence[Mapping[str, Any]], measure: str, cos
     if cost is None or value is None:
         return
     value = _scaled(value, measure)
-    axes.axhline(value, color=_INK, linewidth=0.8, alpha=0.55, zorder=2)
+    axes.axhline(value, color=INK, linewidth=0.8, alpha=0.55, zorder=2)
     axes.plot(
         [cost],
         [value],
         label="dense",
-        color=_INK,
+        color=INK,
         marker=style("dense").marker,
         markersize=7,
-        markeredgecolor=_CARD,
+        markeredgecolor=CARD,
         markeredgewidth=1.1,
         linestyle="none",
         zorder=6,
@@ -240,7 +203,7 @@ def _mark_rates(axes: Axes, curve: _Curve) -> None:
     labels = [f"{100 * rate:.3g}%" for rate in curve.rate]
     top.set_xticks(curve.cost, _apart(curve.cost, labels, axes))
     top.tick_params(pad=1)
-    top.grid(axis="x", color=_LINE, linewidth=0.8)
+    top.grid(axis="x", color=LINE, linewidth=0.8)
     top.set_zorder(axes.get_zorder() - 1)
     top.set_xlabel(f"patches kept by {curve.method}", loc="left", labelpad=5)
 
@@ -255,15 +218,3 @@ def _apart(places: np.ndarray, labels: Sequence[str], axes: Axes) -> list[str]:
         shown.append(label if place - half >= free else "")
         free = place + half + _LETTER_POINTS if shown[-1] else free
     return shown
-
-
-def _themed(svg: str, description: str) -> str:
-    """Cuts what a page has no use for out of matplotlib's SVG and hands colours and fonts over to CSS."""
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg[svg.index("<svg") :], count=1, flags=re.DOTALL)
-    svg = re.sub(r'(<g) id="[A-Za-z0-9]+(?:_\d+|[._]\w+)*"', r"\1", svg)
-    svg = re.sub(r"font-family: [^;\"]+", f"font-family: {_FONTS}", svg)
-    for stand_in, css in _THEME.items():
-        svg = svg.replace(stand_in, css)
-    return svg.replace(
-        "<svg", f'<svg role="img" aria-label={quoteattr(description)} stroke-linejoin="round"', 1
-    ).strip()
