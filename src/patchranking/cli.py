@@ -27,6 +27,7 @@ COMMANDS = (
     "reproduce",
     "pretrain contrastive",
     "pretrain gradient-error",
+    "pretrain mae",
     "pretrain prototypes",
 )
 

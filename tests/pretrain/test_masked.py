@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from patchranking import load_data, load_model
 from patchranking.errors import UserError
+from patchranking.pretrain.loop import TrainSettings
 from patchranking.pretrain.masked import MAESettings, mae
 from patchranking.pretrain.prototypes import Prototypes
 from patchranking.pretrain.sampler import CurriculumSampler
@@ -18,10 +19,6 @@ for library in ("lightly", "skimage", "sklearn"):
     pytest.importorskip(library)
 
 SMALL = MAESettings(
-    epochs=4,
-    batch_size=4,
-    evaluations=2,
-    learning_rate=1e-2,
     image_size=16,
     patch_size=4,
     model_args={"embed_dim": 16, "depth": 1, "num_heads": 2},
@@ -29,6 +26,7 @@ SMALL = MAESettings(
     decoder_depth=1,
     clusters=2,
 )
+TRAINING = TrainSettings(epochs=4, batch_size=4, evaluations=2, learning_rate=1e-2)
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def data(noise_folder):
 
 def test_pictures_come_as_the_curriculum_says(data, tmp_path, monkeypatch):
     seen, read = [], type(data).image
-    report = mae(data, data, tmp_path / "run", SMALL)
+    report = mae(data, data, tmp_path / "run", SMALL, TRAINING)
     assert report.n_images == 12
     assert report.skipped == {"cat/empty.png": "empty file"}
     assert report.prototypes.about["totals"] == {"in": 13, "out": 12, "failed": 1}
@@ -57,15 +55,15 @@ def test_pictures_come_as_the_curriculum_says(data, tmp_path, monkeypatch):
         return read(self, index)
 
     monkeypatch.setattr(type(data), "image", noted)
-    mae(data, None, tmp_path / "again", replace(SMALL, in_memory=False))
+    mae(data, None, tmp_path / "again", SMALL, replace(TRAINING, in_memory=False))
     expected = [used[place] for epoch in range(4) for place in sampler.draw(epoch)]
     assert seen[-len(expected) :] == expected
 
 
 def test_a_file_of_prototypes_gives_the_same_training(data, tmp_path):
-    report = mae(data, None, tmp_path / "run", SMALL)
+    report = mae(data, None, tmp_path / "run", SMALL, TRAINING)
     file = tmp_path / "run" / "prototypes.parquet"
-    again = mae(data, None, tmp_path / "again", replace(SMALL, curriculum=str(file)))
+    again = mae(data, None, tmp_path / "again", replace(SMALL, curriculum=str(file)), TRAINING)
     first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("run", "again"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
     assert again.prototype_seconds < report.prototype_seconds
@@ -74,7 +72,7 @@ def test_a_file_of_prototypes_gives_the_same_training(data, tmp_path):
 
 @pytest.mark.parametrize("curriculum", ["uniform", "hard-first", "fixed"])
 def test_every_order_trains(data, tmp_path, curriculum):
-    report = mae(data, None, tmp_path / "run", replace(SMALL, epochs=2, curriculum=curriculum))
+    report = mae(data, None, tmp_path / "run", replace(SMALL, curriculum=curriculum), replace(TRAINING, epochs=2))
     assert (report.prototypes is None) == (curriculum == "uniform")
     assert report.sampler.curriculum.order == curriculum
     assert report.progress.step == 6
@@ -98,10 +96,11 @@ loop._SECONDS_PER_SAVE = 0.0
 
 def run(data, out, prototypes):
     settings = MAESettings(
-        epochs=3, batch_size=4, evaluations=2, image_size=16, patch_size=4, learning_rate=1e-2, curriculum=prototypes,
-        model_args={"embed_dim": 16, "depth": 1, "num_heads": 2}, decoder_width=32, decoder_depth=1,
+        image_size=16, patch_size=4, model_args={"embed_dim": 16, "depth": 1, "num_heads": 2}, decoder_width=32,
+        decoder_depth=1, curriculum=prototypes,
     )
-    mae(load_data(data), None, out, settings)
+    training = loop.TrainSettings(epochs=3, batch_size=4, evaluations=2, learning_rate=1e-2)
+    mae(load_data(data), None, out, settings, training)
 """
 
 
@@ -146,13 +145,13 @@ def test_wrong_settings_are_refused(wrong, words):
 )
 def test_what_does_not_fit_is_refused(data, tmp_path, wrong, words):
     with pytest.raises(UserError, match=words):
-        mae(data, None, tmp_path / "run", replace(SMALL, **wrong))
+        mae(data, None, tmp_path / "run", replace(SMALL, **wrong), TRAINING)
 
 
 def test_prototypes_of_other_pictures_and_another_order_are_refused(data, tmp_path):
-    mae(data, None, tmp_path / "run", replace(SMALL, epochs=1))
+    mae(data, None, tmp_path / "run", SMALL, TRAINING)
     file = str(tmp_path / "run" / "prototypes.parquet")
     with pytest.raises(UserError, match="have no distance, such as 'train/0000000'"):
-        mae(load_data("demo:train", 4), None, tmp_path / "other", replace(SMALL, curriculum=file))
+        mae(load_data("demo:train", 4), None, tmp_path / "other", replace(SMALL, curriculum=file), TRAINING)
     with pytest.raises(UserError, match="holds the progress of another pretraining"):
-        mae(data, None, tmp_path / "run", replace(SMALL, epochs=1, curriculum="hard-first"))
+        mae(data, None, tmp_path / "run", replace(SMALL, curriculum="hard-first"), TRAINING)

@@ -37,8 +37,8 @@ PROTOTYPES = "prototypes.parquet"
 
 
 @dataclass(frozen=True)
-class MAESettings(TrainSettings):
-    """What is trained, and how.
+class MAESettings:
+    """What is trained, and which pictures it sees when.
 
     Attributes:
         model: A timm vision transformer by its name.
@@ -78,7 +78,6 @@ class MAESettings(TrainSettings):
     clusters: int | Literal["auto", "labels"] = "auto"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_numbers(vars(self), image_size=1, patch_size=1, decoder_width=32, decoder_depth=1)
         for name in ("mask", "min_scale"):
             if not 0 < getattr(self, name) < 1:
@@ -91,16 +90,12 @@ class MAESettings(TrainSettings):
                 f"and there is no file '{self.curriculum}'."
             )
         self.drawn()
-        self.clustered()
+        PrototypeSettings(self.clusters)
 
     def drawn(self) -> Curriculum:
         """In which order pictures are drawn."""
         order: Any = self.curriculum if self.curriculum in ORDERS else "prototype"
         return Curriculum(order, self.start, self.until, self.ramp, self.temperature)
-
-    def clustered(self) -> PrototypeSettings:
-        """How prototypes are found."""
-        return PrototypeSettings(self.clusters, self.seed)
 
 
 @dataclass(frozen=True)
@@ -143,14 +138,14 @@ class Drawn:
         return order
 
 
-def make_mae(settings: MAESettings) -> MAE:
+def make_mae(settings: MAESettings, seed: int = 0) -> MAE:
     """The autoencoder of some settings, with weights drawn by the seed.
 
     Raises:
         UserError: If timm cannot make the encoder, or it does not fit.
     """
-    encoder = make_encoder(settings.model, settings.image_size, settings.patch_size, settings.model_args, settings.seed)
-    with seeded(settings.seed):
+    encoder = make_encoder(settings.model, settings.image_size, settings.patch_size, settings.model_args, seed)
+    with seeded(seed):
         return MAE(
             encoder,
             settings.mask,
@@ -166,6 +161,7 @@ def mae(
     test: ImageData | None,
     out: str | Path,
     settings: MAESettings = MAESettings(),
+    training: TrainSettings = TrainSettings(),  # noqa: B008
     device: str = "cpu",
 ) -> MAEReport:
     """Trains a masked autoencoder and saves its encoder for timm; a killed training goes on from ``out``.
@@ -174,7 +170,8 @@ def mae(
         data: Pictures to train on; their classes, if they have any, only measure.
         test: Pictures of the same classes to measure on along the way; none are measured when omitted.
         out: Folder for the prototypes, the progress and the trained tower.
-        settings: What is trained, and how.
+        settings: What is trained, and which pictures it sees when.
+        training: How.
         device: cpu, cuda, cuda:1, mps, ...
 
     Returns:
@@ -185,32 +182,34 @@ def mae(
         MissingExtraError: If lightly, timm, lightning-fabric, scikit-learn or scikit-image is not installed.
     """
     folder = make_folder(out)
-    fabric = launched(torch.device(device), settings.precision)
-    objective, began = make_mae(settings), time.perf_counter()
-    found = _prototypes(data, folder, settings, fabric, device)
+    fabric = launched(torch.device(device), training.precision)
+    objective, began = make_mae(settings, training.seed), time.perf_counter()
+    found = _prototypes(data, folder, settings, training.seed, fabric, device)
     seconds = time.perf_counter() - began
     distances, lost = np.zeros(len(data), np.float32), dict[str, str]()
     if found is not None:
         data, distances, lost = found.join(data)
-    pictures = read_pictures(data, settings.image_size, settings.in_memory, progress=not fabric.global_rank)
-    measures, unread = measures_on(objective.encoder, data, None if fabric.global_rank else test, settings)
-    budget = budget_of(objective, settings.epochs, len(pictures))
+    pictures = read_pictures(data, settings.image_size, training.in_memory, progress=not fabric.global_rank)
+    measures, unread = measures_on(objective.encoder, data, None if fabric.global_rank else test, training)
+    budget = budget_of(objective, training.epochs, len(pictures))
     distances = distances[pictures.indices]
-    of = asdict(settings) | {"images": digest([data.keys[index] for index in pictures.indices])}
+    of = asdict(settings) | asdict(training) | {"images": digest([data.keys[index] for index in pictures.indices])}
     of |= {"distances": digest({"distances": torch.from_numpy(distances)})}
     of = {name: value for name, value in of.items() if name not in ("workers", "in_memory", "curriculum")}
     kept = ProgressFolder(folder / "progress", of | {"order": settings.drawn().order})
-    sampler = CurriculumSampler(distances, settings.epochs, settings.drawn(), settings.seed, 1, 0)
-    views = Views(pictures, Drawn(sampler), objective.views(normalisation_of(objective.encoder)), settings.seed)
+    sampler = CurriculumSampler(distances, training.epochs, settings.drawn(), training.seed, 1, 0)
+    views = Views(pictures, Drawn(sampler), objective.views(normalisation_of(objective.encoder)), training.seed)
     schedule = CompressionSchedule.constant(objective.base)
-    progress = train(objective, views, schedule, budget, settings, kept, fabric, measures)
+    progress = train(objective, views, schedule, budget, training, kept, fabric, measures)
     if not fabric.global_rank:
         save_encoder(objective.encoder, folder / MODEL)
     skipped = lost | pictures.skipped | unread
     return MAEReport(len(pictures), skipped, budget, found, seconds, sampler, progress, objective)
 
 
-def _prototypes(data: ImageData, folder: Path, settings: MAESettings, fabric: Any, device: str) -> Prototypes | None:
+def _prototypes(
+    data: ImageData, folder: Path, settings: MAESettings, seed: int, fabric: Any, device: str
+) -> Prototypes | None:
     """How typical the pictures are, found by the first process for all."""
     if settings.curriculum == "uniform":
         return None
@@ -219,6 +218,6 @@ def _prototypes(data: ImageData, folder: Path, settings: MAESettings, fabric: An
     if not fabric.global_rank:
         model = None if settings.features == HOG else load_model(settings.features, device)
         features = compute_features(data, model, folder / "features")
-        find_prototypes(data, features, settings.clustered()).write(folder / PROTOTYPES)
+        find_prototypes(data, features, PrototypeSettings(settings.clusters, seed)).write(folder / PROTOTYPES)
     fabric.barrier()
     return read_prototypes(folder / PROTOTYPES)
