@@ -163,6 +163,8 @@ def mae(
     settings: MAESettings = MAESettings(),
     training: TrainSettings = TrainSettings(),  # noqa: B008
     device: str = "cpu",
+    prototypes: Prototypes | None = None,
+    bank: ImageData | None = None,
 ) -> MAEReport:
     """Trains a masked autoencoder and saves its encoder for timm; a killed training goes on from ``out``.
 
@@ -173,6 +175,8 @@ def mae(
         settings: What is trained, and which pictures it sees when.
         training: How.
         device: cpu, cuda, cuda:1, mps, ...
+        prototypes: How typical the pictures are; found out, or read from the settings' file, when omitted.
+        bank: Labelled pictures that ``test`` is compared with; those to train on when omitted.
 
     Returns:
         What was done.
@@ -184,13 +188,16 @@ def mae(
     folder = make_folder(out)
     fabric = launched(torch.device(device), training.precision)
     objective, began = make_mae(settings, training.seed), time.perf_counter()
-    found = _prototypes(data, folder, settings, training.seed, fabric, device)
+    if settings.curriculum == "uniform":
+        found = None
+    else:
+        found = prototypes or _prototypes(data, folder, settings, training.seed, fabric, device)
     seconds = time.perf_counter() - began
     distances, lost = np.zeros(len(data), np.float32), dict[str, str]()
     if found is not None:
         data, distances, lost = found.join(data)
     pictures = read_pictures(data, settings.image_size, training.in_memory, progress=not fabric.global_rank)
-    measures, unread = measures_on(objective.encoder, data, None if fabric.global_rank else test, training)
+    measures, unread = measures_on(objective.encoder, bank or data, None if fabric.global_rank else test, training)
     budget = budget_of(objective, training.epochs, len(pictures))
     distances = distances[pictures.indices]
     of = asdict(settings) | asdict(training) | {"images": digest([data.keys[index] for index in pictures.indices])}
@@ -209,10 +216,8 @@ def mae(
 
 def _prototypes(
     data: ImageData, folder: Path, settings: MAESettings, seed: int, fabric: Any, device: str
-) -> Prototypes | None:
+) -> Prototypes:
     """How typical the pictures are, found by the first process for all."""
-    if settings.curriculum == "uniform":
-        return None
     if settings.curriculum not in ORDERS:
         return read_prototypes(settings.curriculum)
     if not fabric.global_rank:
