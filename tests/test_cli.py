@@ -230,6 +230,13 @@ def test_a_group_lists_its_commands(run, mistake):
             "--clusters takes a whole number or one of auto, labels, not 'few'",
         ),
         ("pretrain prototypes demo --features nope", "Unknown model 'nope'"),
+        ("pretrain mae none", "no folder 'none'"),
+        (
+            "pretrain mae demo --curriculum easy",
+            "'curriculum' is one of prototype, hard-first, fixed, uniform, or a file",
+        ),
+        ("pretrain mae demo --mask 1", "'mask' is a share above 0 and below 1"),
+        ("pretrain mae demo --ramp step", "--ramp takes one of cosine, linear, not 'step'"),
         ("benchmark demo --batches 4 0", "1 image or more"),
         ("benchmark demo --macs 0.05", "of the dense MACs: ask for more than 5%"),
         ("reproduce table4 --data demo:test --train demo demo", "one --train for each of --data"),
@@ -502,6 +509,29 @@ def test_prototypes_are_found_and_shown(run, tmp_path):
     assert words == "patchranking: 13 clusters are more than the 12 images: ask for fewer."
     (words,) = run(*command, "--features", "demo")[2].splitlines()[-1:]
     assert "holds vectors of another kind" in words
+
+
+def test_a_masked_autoencoder_is_trained_and_shown(run, tmp_path, noise_folder):
+    for library in ("lightly", "skimage"):
+        pytest.importorskip(library)
+    photos, out = noise_folder("photos", ("cat", "dog"), 5), tmp_path / "out"
+    (photos / "cat" / "torn.png").write_bytes(b"\x89PNG")
+    small = "--image_size 16 --patch_size 4 --decoder_width 32 --decoder_depth 1 --clusters 2 --epochs 2 --batch_size 5"
+    sizes = "{embed_dim: 16, depth: 1, num_heads: 2}"
+    arguments = ("pretrain", "mae", photos, "--test", photos, "--out", out, *small.split(), "--model_args", sizes)
+    status, said, _ = run(*arguments)
+    assert status == 0
+    assert re.search(
+        r"^k-NN [\d.]+ %, linear probe [\d.]+ % after 4 steps, \d+ s\n11 images in = 10 trained on \+ 1 skip", said
+    )
+    assert f"timm:local-dir:{out / 'model'}" in said
+    results = json.loads((out / "results.json").read_text())
+    assert {row["arm"] for row in results["rows"]} == {"prototype"}
+    assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1, "left_out": 0}
+    assert results["distinct"] == pytest.approx([0.2, 1 - 0.9**10], abs=0.01)
+    assert "What it fills in" in (out / "report.html").read_text()
+    assert "What a training sees" in (out / "prototypes.html").read_text()
+    assert load_model(f"timm:local-dir:{out / 'model'}").tower.depth == 1
 
 
 def test_fit_ranks_with_the_search_and_the_score_asked_for(run, tmp_path):

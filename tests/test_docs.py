@@ -162,6 +162,7 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "search": "",
         "compare-index": "",
         "pretrain prototypes": "--limit 12 --clusters 3",
+        "pretrain mae": "--limit 12 --clusters 3 --epochs 1 --evaluations 1 --batch_size 6",
         "benchmark": "--batches 1 --backends eager --precisions fp32 --keep 0.5 --seconds 0",
     }
     lines = re.findall(
