@@ -36,6 +36,8 @@ MODEL = "model"
 _PILOT = 0.1
 """Share of the budget that the search's pilot takes."""
 _MOST_SEARCHED = 0.5
+_BATCHES = 48, 16
+"""Base batches and batches of each compression in the search: fewer than an analysis on its own has."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def _searched(
     """The schedule by the errors of gradients along an uncompressed pilot, and the passes that it took to find it."""
     objective = make_objective(settings, training.seed)
     size = min(training.batch_size, len(pictures))
-    gradients = GradientSettings(48, 16, size, drops=[0.0, 0.5, 0.75], groups=16, seed=training.seed)
+    gradients = GradientSettings(*_BATCHES, size, drops=[0.0, 0.5, 0.75], groups=16, seed=training.seed)
     analysed = (training.evaluations + 1) * spent_on(objective, gradients)
     if _PILOT * budget + analysed > _MOST_SEARCHED * budget:
         raise UserError(
