@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
-
-from patchranking.commands.common import number, print_left_out, print_skipped
-from patchranking.data import ImageData, load_data, subset
-from patchranking.evaluation.accounting import accounting
-from patchranking.evaluation.environment import environment
-from patchranking.files import write_json
-from patchranking.pretrain.contrastive import MODEL, ContrastiveReport, ContrastiveSettings
+from patchranking.commands.pretraining import first_process, for_the_demo, pictures, print_pretraining, results_of
+from patchranking.pretrain.contrastive import ContrastiveSettings
 from patchranking.pretrain.contrastive import contrastive as train
 from patchranking.pretrain.loop import TrainSettings
 from patchranking.report.pretraining import write_pretraining
@@ -33,9 +27,7 @@ _DEMO: dict[str, Any] = {
     "min_scale": 0.3,
 }
 """What the demo changes of the defaults, so that it ends in three minutes on two cores."""
-_SCENES, _TESTED = 1000, 300
-
-Settings = TypeVar("Settings", ContrastiveSettings, TrainSettings)
+_SCENES = 1000
 
 
 def pretrain_contrastive(
@@ -63,64 +55,20 @@ def pretrain_contrastive(
         limit: Maximum number of pictures to train on, drawn by seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
-    images, unseen = _images(data, test, limit, training.seed)
+    images, unseen = pictures(data, test, limit, training.seed, _SCENES)
     if images.name == "demo":
-        settings, training = _for_the_demo(settings), _for_the_demo(training)
+        settings, training = for_the_demo(settings, _DEMO), for_the_demo(training, _DEMO)
     report = train(images, unseen, out, settings, training, os.path.expanduser(schedule), device)
-    if os.environ.get("RANK", "0") != "0":
+    if not first_process():
         return
-    rows = _rows(report, settings, training, schedule, images)
-    skipped = {key: why for key, why in report.skipped.items() if key in set(images.keys)}
-    results = {
-        "environment": environment(torch.device(device)),
-        "rows": rows,
+    rows = [row | {"budget": report.searched + row["budget"]} for row in report.progress.rows]
+    about = {"method": settings.method, "arm": schedule, "seed": training.seed}
+    more = {
         "budget": report.budget,
         "searched": report.searched,
         "costs": report.progress.costs,
         "schedule": [{"start": stage.start, **asdict(stage.compression)} for stage in report.schedule.stages],
     }
-    results |= accounting(images, report.n_images, skipped)
-    write_json(out / "results.json", results)
-    title = f"{settings.method} on {images.name}/{images.split}"
-    page = write_pretraining(results, out / "report.html", title)
-    last = rows[-1]
-    measured = f"k-NN {number(last['knn'], '.1f')} %, linear probe {number(last['linear_probe'], '.1f')} %"
-    print(
-        f"{measured if unseen is not None else 'nothing measured'} after {last['step']} steps, {last['seconds']:.0f} s"
-    )
-    left_out = len(images) - report.n_images
-    print(f"{len(images)} images in = {report.n_images} trained on + {left_out} skipped; wrote {page}")
-    print_skipped(report.skipped)
-    print_left_out(images)
-    print(f"MODEL argument of the trained tower: timm:local-dir:{(out / MODEL).resolve()}")
-
-
-def _images(data: str, test: str | None, limit: int | None, seed: int) -> tuple[ImageData, ImageData | None]:
-    demo = data.partition(":")[0] == "demo"
-    images = load_data(data, limit or (_SCENES if demo else None), seed, "train")
-    if test is None and not demo:
-        return images, None
-    unseen = load_data(test or "demo:val", None, seed)
-    return images, subset(unseen, _TESTED, seed) if demo and test is None else unseen
-
-
-def _for_the_demo(settings: Settings) -> Settings:
-    """The settings with the demo's own where they are the defaults."""
-    usual = type(settings)()
-    own = {name: value for name, value in _DEMO.items() if hasattr(usual, name)}
-    return replace(settings, **{name: v for name, v in own.items() if getattr(settings, name) == getattr(usual, name)})
-
-
-def _rows(
-    report: ContrastiveReport, settings: ContrastiveSettings, training: TrainSettings, schedule: str, images: ImageData
-) -> list[dict[str, Any]]:
-    about = {
-        "dataset": images.name,
-        "split": images.split,
-        "method": settings.method,
-        "arm": schedule,
-        "seed": training.seed,
-        "n_images": report.n_images,
-    }
-    none = {"knn": None, "linear_probe": None}
-    return [about | none | row | {"budget": report.searched + row["budget"]} for row in report.progress.rows]
+    results = results_of(images, rows, report.n_images, report.skipped, about, more, device, out)
+    write_pretraining(results, out / "report.html", f"{settings.method} on {images.name}/{images.split}")
+    print_pretraining(images, results, report.skipped, out)

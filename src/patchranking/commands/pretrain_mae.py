@@ -61,7 +61,9 @@ def pretrain_mae(
     if not first_process():
         return
     about = {"method": "mae", "arm": report.sampler.curriculum.order, "seed": training.seed}
-    results = results_of(images, report.progress, report.n_images, report.skipped, about, _more(report), device, out)
+    results = results_of(
+        images, report.progress.rows, report.n_images, report.skipped, about, _more(report), device, out
+    )
     shown = reconstructions(report.model, images if unseen is None else unseen, _SHOWN, training.seed)
     title = f"Masked autoencoder on {images.name}/{images.split}"
     write_pretraining(results, out / "report.html", title, shown)

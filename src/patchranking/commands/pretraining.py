@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,13 +16,12 @@ from patchranking.evaluation.accounting import accounting
 from patchranking.evaluation.environment import environment
 from patchranking.files import write_json
 from patchranking.pretrain.contrastive import MODEL
-from patchranking.pretrain.progress import Progress
 
 __all__ = ["first_process", "for_the_demo", "pictures", "print_pretraining", "results_of"]
 
 Settings = TypeVar("Settings")
 
-_TESTED = 500
+_TESTED = 300
 _UNMEASURED = {"knn": None, "linear_probe": None}
 
 
@@ -56,7 +55,7 @@ def first_process() -> bool:
 
 def results_of(
     images: ImageData,
-    progress: Progress,
+    rows: Sequence[Mapping[str, Any]],
     n_images: int,
     skipped: Mapping[str, str],
     about: Mapping[str, Any],
@@ -68,7 +67,7 @@ def results_of(
 
     Args:
         images: The pictures to train on.
-        progress: Of the training.
+        rows: What was measured along the way.
         n_images: Pictures trained on.
         skipped: Key -> why a picture was left out, of any set.
         about: What every row says, such as ``method``, ``arm`` and ``seed``.
@@ -80,7 +79,7 @@ def results_of(
     known = set(images.keys)
     results = {
         "environment": environment(torch.device(device)),
-        "rows": [about | _UNMEASURED | row for row in progress.rows],
+        "rows": [{**about, **_UNMEASURED, **row} for row in rows],
         **more,
         **accounting(images, n_images, {key: why for key, why in skipped.items() if key in known}),
     }
