@@ -24,11 +24,17 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from patchranking.demo.scenes import BACKGROUNDS, CLASSES, COLOURS, SIZE, TEMPLATES, scene
+from patchranking.errors import UserError
+from patchranking.pretrain.compression import Compression, run_compressed
+from patchranking.pretrain.cost import forward_share
+from patchranking.pretrain.pictures import drop_noise
+from patchranking.pretrain.schedule import CompressionSchedule
 from patchranking.towers import as_tower
 
 MEAN = STD = (0.5, 0.5, 0.5)
 PATCH = 8
 CONTEXT = 24
+WHOLE = Compression(PATCH)
 
 
 class Scenes(Dataset[tuple[Tensor, int, str, Tensor]]):
@@ -147,6 +153,13 @@ def orthogonalise(matrix: Tensor, steps: int = 5) -> Tensor:
     return a.T if matrix.shape[0] > matrix.shape[1] else a
 
 
+def of_patches(coverage: Tensor, size: int) -> Tensor:
+    """The share of larger patches that the object covers, from that of the model's own, ``(batch, patches)``."""
+    side = SIZE // PATCH
+    pixels = F.interpolate(coverage.view(-1, 1, side, side), SIZE, mode="nearest")
+    return F.avg_pool2d(pixels, size).flatten(1)
+
+
 class Trainer:
     """The losses of one step; owns the throw-away patch head."""
 
@@ -161,9 +174,18 @@ class Trainer:
         tokens = self.tokenizer(texts, padding=True, truncation=True, max_length=CONTEXT, return_tensors="pt")
         return F.normalize(self.model.get_text_features(**tokens).pooler_output, dim=-1)
 
-    def loss(self, batch: tuple[Tensor, Tensor, list[str], Tensor], template: str) -> dict[str, Tensor]:
+    def loss(
+        self,
+        batch: tuple[Tensor, Tensor, list[str], Tensor],
+        template: str,
+        compression: Compression = WHOLE,
+        step: int = 0,
+    ) -> dict[str, Tensor]:
         pixels, labels, captions, coverage = batch
-        tokens = self.tower.run(self.tower.embed(pixels), 0)
+        noise = drop_noise(0, step, len(pixels))
+        tokens, kept = run_compressed(self.tower, pixels, compression, noise)
+        coverage = of_patches(coverage, compression.patch_size)
+        coverage = coverage if kept is None else coverage.gather(1, kept)
         images = F.normalize(self.tower.pool(tokens), dim=-1)
         scale = self.model.logit_scale.exp().clamp(max=100)
         classes = self.text_features([template.format(name) for name in CLASSES])
@@ -197,17 +219,19 @@ def train(
     seed: int = 0,
     resume: Path | None = None,
     start: int = 0,
+    schedule: Path | None = None,
 ) -> None:
     """Trains the demo model and writes a transformers folder in half precision.
 
     Args:
         out: Folder to write.
-        steps: Optimiser steps.
+        steps: Optimiser steps without compression; with it there are more, at the same MACs of the image encoder.
         batch_size: Scenes per step.
         learning_rate: Muon's, at the peak of the warm-up and cosine schedule; AdamW takes half of it.
         seed: Random seed.
         resume: Folder written by an earlier run, to go on from its weights.
-        start: Step to go on from.
+        start: Step to go on from, of training without compression.
+        schedule: Compression over the share of the budget, a YAML file as pretrain contrastive writes and takes it.
     """
     torch.manual_seed(seed)
     tokenizer = train_tokenizer()
@@ -222,30 +246,44 @@ def train(
         torch.optim.AdamW(others, learning_rate / 2, (0.9, 0.98), weight_decay=0.02),
     ]
     warm_up = max(1, steps // 60)
+    compressions = CompressionSchedule.constant(WHOLE) if schedule is None else CompressionSchedule.load(schedule)
+    compressions.check(trainer.tower, lambda one: forward_share(trainer.tower, one))
+    if schedule is not None and start:
+        raise UserError("A training with a schedule cannot go on from a step: leave --start out.")
+    cheapest = min(forward_share(trainer.tower, one) for one in compressions.compressions)
 
-    def share(step: int) -> float:
-        return min((step - start + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps)) + 0.002)
+    def rate(spent: float) -> float:
+        return min((spent - start + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * spent / steps)) + 0.002)
 
-    schedules = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: share(start + step)) for o in optimisers]
     held_out = DataLoader(Scenes("val", 0, 500), batch_size=100)
-    loader = DataLoader(Scenes("train", start * batch_size, steps * batch_size), batch_size=batch_size, num_workers=1)
-    began = time.monotonic()
+    most = math.ceil((steps - start) / cheapest) + start
+    loader = DataLoader(Scenes("train", start * batch_size, most * batch_size), batch_size=batch_size, num_workers=1)
+    began, spent = time.monotonic(), float(start)
+    peaks = [optimiser.param_groups[0]["lr"] for optimiser in optimisers]
     for step, batch in enumerate(loader, start):
-        progress = step / steps
-        losses = trainer.loss(batch, TEMPLATES[step % len(TEMPLATES)])
+        progress = spent / steps
+        compression = compressions.at(progress)
+        for optimiser, peak in zip(optimisers, peaks, strict=True):
+            optimiser.param_groups[0]["lr"] = peak * rate(spent)
+        losses = trainer.loss(batch, TEMPLATES[step % len(TEMPLATES)], compression, step)
         total = losses["contrastive"] + losses["classes"] + (1 - progress) * losses["patches"]
         total.backward()
         nn.utils.clip_grad_norm_(others, 1.0)
-        for optimiser, schedule in zip(optimisers, schedules, strict=True):
+        for optimiser in optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
-            schedule.step()
+        spent += forward_share(trainer.tower, compression)
+        done = spent > steps - 1e-6
         if step % 50 == 49:
             shown = " ".join(f"{name} {value.item():.3f}" for name, value in losses.items())
-            print(f"step {step + 1}/{steps} {time.monotonic() - began:.0f} s {shown}", flush=True)
-        if step % 500 == 499 or step == steps - 1:
-            print(f"step {step + 1} zero-shot top-1 {trainer.accuracy(held_out):.1f} %", flush=True)
+            print(f"step {step + 1} {progress:.1%} {time.monotonic() - began:.0f} s {shown}", flush=True)
+        if step % 500 == 499 or done:
+            seconds = time.monotonic() - began
+            accuracy = trainer.accuracy(held_out)
+            print(f"step {step + 1} {seconds:.0f} s zero-shot top-1 {accuracy:.1f} %", flush=True)
             save(model, tokenizer, out)
+        if done:
+            break
 
 
 def save(model: CLIPModel, tokenizer: CLIPTokenizer, out: Path) -> None:

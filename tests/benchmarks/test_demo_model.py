@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import re
+
+import demo_model
 import torch
-from demo_model import Muon, Scenes, Trainer, build_model, orthogonalise, train_tokenizer
+from demo_model import Muon, Scenes, Trainer, build_model, of_patches, orthogonalise, train_tokenizer
 from torch.utils.data import DataLoader
 
 from patchranking.demo.scenes import CLASSES, TEMPLATES
+from patchranking.pretrain.compression import Compression
+from patchranking.pretrain.schedule import CompressionSchedule, Stage
 
 
 def test_orthogonalise_keeps_the_singular_vectors_and_levels_the_values():
@@ -60,6 +65,31 @@ def test_losses_reach_every_weight():
     assert set(losses) == {"contrastive", "classes", "patches"}
     sum(losses.values()).backward()
     assert all(parameter.grad is not None for parameter in trainer.model.parameters())
+
+
+def test_a_compressed_step_teaches_the_same_weights():
+    tokenizer = train_tokenizer()
+    trainer = Trainer(build_model(tokenizer), tokenizer)
+    batch = next(iter(DataLoader(Scenes("train", 0, 4), batch_size=4)))
+    sum(trainer.loss(batch, TEMPLATES[0], Compression(16, 0.5)).values()).backward()
+    assert all(parameter.grad is not None for parameter in trainer.model.parameters())
+
+
+def test_coverage_of_larger_patches_is_that_of_theirs():
+    coverage = torch.rand(2, 144)
+    torch.testing.assert_close(of_patches(coverage, 8), coverage)
+    expected = coverage.view(2, 6, 2, 6, 2).mean((2, 4)).flatten(1)
+    torch.testing.assert_close(of_patches(coverage, 16), expected)
+    torch.testing.assert_close(of_patches(coverage, 12).mean(1), coverage.mean(1))
+
+
+def test_training_with_a_schedule_spends_the_same_on_images(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(demo_model, "Scenes", lambda split, start, stop: Scenes(split, start, min(stop, start + 8)))
+    CompressionSchedule((Stage(0.0, Compression(16, 0.5)), Stage(0.5, Compression(8)))).save(tmp_path / "s.yaml")
+    demo_model.train(tmp_path / "model", steps=2, batch_size=1, schedule=tmp_path / "s.yaml")
+    steps = int(re.search(r"step (\d+) .* zero-shot", capsys.readouterr().out)[1])
+    assert steps > 2
+    assert (tmp_path / "model" / "config.json").is_file()
 
 
 def test_coverage_marks_the_patches_of_the_object():

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,16 @@ from patchranking.extras import import_extra
 from patchranking.pruning.select import gather_tokens
 from patchranking.towers import VisionTower
 
-__all__ = ["Compression", "check_compressible", "compressed", "encode", "keep_some", "patch_size_of"]
+__all__ = [
+    "Compressed",
+    "Compression",
+    "Noise",
+    "check_compressible",
+    "encode",
+    "keep_some",
+    "patch_size_of",
+    "run_compressed",
+]
 
 Noise = Callable[[int], Tensor]
 """From a number of patches to random numbers ``(batch, patches)``."""
@@ -111,6 +120,18 @@ def keep_some(noise: Tensor, count: int) -> Tensor:
     return noise.topk(count, dim=1, largest=False).indices.sort(dim=1).values
 
 
+class Compressed(NamedTuple):
+    """What ``run_compressed`` finds.
+
+    Attributes:
+        tokens: After the last block, ``(batch, prefix + kept, width)``.
+        kept: Which patches they are, ``(batch, kept)``; None where none is dropped.
+    """
+
+    tokens: Tensor
+    kept: Tensor | None
+
+
 def encode(tower: VisionTower, pixels: Tensor, compression: Compression, noise: Noise | None = None) -> Tensor:
     """Features of images under a compression; without one, bit for bit what the library returns.
 
@@ -123,57 +144,51 @@ def encode(tower: VisionTower, pixels: Tensor, compression: Compression, noise: 
     Returns:
         ``(batch, features)``; gradients reach the weights of the tower itself.
     """
+    return tower.pool(run_compressed(tower, pixels, compression, noise).tokens)
 
-    def run(pixels: Tensor) -> Tensor:
-        tokens = tower.embed(pixels)
+
+def run_compressed(
+    tower: VisionTower, pixels: Tensor, compression: Compression, noise: Noise | None = None
+) -> Compressed:
+    """The tokens of images after the last block, under a compression.
+
+    At larger patches, the tower's patch embedding and position embedding are replaced in the meantime by resized ones,
+    functions of its own weights: the patch embedding by PI-resize, so that an image drawn larger gives the same tokens
+    (FlexiViT, section 3.4), the position embedding by interpolation.
+
+    Args:
+        tower: The image encoder.
+        pixels: ``(batch, 3, height, width)``.
+        compression: Patch size and share dropped.
+        noise: Asked for ``(batch, patches)`` random numbers where patches are dropped.
+    """
+
+    def run(pixels: Tensor) -> Compressed:
+        tokens, kept = tower.embed(pixels), None
         if compression.drop:
             assert noise is not None
             patches = tokens.shape[1] - tower.num_prefix_tokens
-            keep = keep_some(noise(patches).to(tokens.device), compression.kept(tower.image_size[0]))
-            tokens = gather_tokens(tokens, keep, tower.num_prefix_tokens)
-        return tower.pool(tower.run(tokens, 0))
+            kept = keep_some(noise(patches).to(tokens.device), compression.kept(tower.image_size[0]))
+            tokens = gather_tokens(tokens, kept, tower.num_prefix_tokens)
+        return Compressed(tower.run(tokens, 0), kept)
 
-    return compressed(tower, compression, run)(pixels)
-
-
-def compressed(
-    tower: VisionTower, compression: Compression, run: Callable[[Tensor], Tensor]
-) -> Callable[[Tensor], Tensor]:
-    """Runs a function of a tower on larger patches.
-
-    In the meantime the tower's patch embedding and position embedding are replaced by resized ones, which are functions
-    of its own weights: the patch embedding by PI-resize, so that an image drawn larger gives the same tokens (FlexiViT,
-    section 3.4), the position embedding by interpolation.
-
-    Args:
-        tower: The image encoder; ``run`` may call anything of it.
-        compression: Of it, only the patch size counts here.
-        run: From pixels to a tensor.
-
-    Returns:
-        A function like ``run``; ``run`` itself at the tower's own patch size.
-    """
     if compression.patch_size == patch_size_of(tower):
-        return run
-
-    def resized(pixels: Tensor) -> Tensor:
-        convolution = cast(nn.Conv2d, _convolution(tower))
-        with torch.autocast(tower.device.type, enabled=False):
-            weights = _resized_weights(tower, convolution, compression.patch_size)
-        with _stride(convolution, compression.patch_size):
-            return functional_call(_Under(tower.module, run), weights, (pixels,))
-
-    return resized
+        return run(pixels)
+    convolution = cast(nn.Conv2d, _convolution(tower))
+    with torch.autocast(tower.device.type, enabled=False):
+        weights = _resized_weights(tower, convolution, compression.patch_size)
+    with _stride(convolution, compression.patch_size):
+        return functional_call(_Under(tower.module, run), weights, (pixels,))
 
 
 class _Under(nn.Module):
     """A function of a module as a module that holds it, so that ``functional_call`` replaces what the function sees."""
 
-    def __init__(self, module: nn.Module, run: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, module: nn.Module, run: Callable[[Tensor], Compressed]) -> None:
         super().__init__()
         self.module, self._run = module, run
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> Compressed:
         return self._run(pixels)
 
 
