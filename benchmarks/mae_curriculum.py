@@ -17,13 +17,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from common import Results, main
+from sooner import curves_of, sooner
 
 from patchranking.data import ImageData, load_data, subset
 from patchranking.evaluation.environment import environment
@@ -50,7 +51,6 @@ SMALL = MAESettings(
     min_scale=0.5,
 )
 FIFTH = 0.2
-RESAMPLED = 2000
 TUNING_SEED = 1000
 
 Row = Mapping[str, Any]
@@ -122,49 +122,23 @@ def mae_curriculum(
         tuned={"mask": tuned[0], "decoder_depth": tuned[1]},
         settings=asdict(small) | asdict(training),
         prototypes=prototypes.about | {"seconds": seconds},
-        steps_saved={arm: {name: saving(rows, arm, name) for name in MEASURES} for arm in ARMS if arm != "uniform"},
+        headline=[
+            saving(rows, arm, measure, against)
+            for arm in ARMS
+            if arm != "uniform"
+            for measure in MEASURES
+            for against in ("step", "seconds")
+        ],
     )
     shutil.rmtree(runs)
 
 
-def saving(rows: Sequence[Row], arm: str, measure: str, against: str = "step") -> dict[str, Any]:
-    """How many times sooner the mean curve of an arm is where that of ``uniform`` ends.
-
-    Args:
-        rows: Of all arms and seeds.
-        arm: The arm.
-        measure: ``knn`` or ``linear_probe``.
-        against: ``step`` or ``seconds``.
-
-    Returns:
-        The ``factor``, 0 where the arm never gets there, and a 95 % ``interval`` over seeds, by the bootstrap.
-    """
-    curves = {
-        name: np.array(
-            [
-                [(row[against], row[measure]) for row in rows if row["arm"] == name and row["seed"] == seed]
-                for seed in sorted({row["seed"] for row in rows})
-            ]
-        )
-        for name in ("uniform", arm)
-    }
-    seeds = len(curves[arm])
-    drawn = np.random.default_rng(0).integers(seeds, size=(RESAMPLED, seeds))
-    factors = [_factor(curves["uniform"][own].mean(0), curves[arm][own].mean(0)) for own in drawn]
-    return {
-        "factor": _factor(curves["uniform"].mean(0), curves[arm].mean(0)),
-        "interval": np.percentile(factors, [2.5, 97.5]).tolist(),
-    }
-
-
-def _factor(base: np.ndarray, curve: np.ndarray) -> float:
-    """Cost of the last point of one curve over that at which another first is as high, on straight lines between."""
-    cost, value = base[-1]
-    for (before, low), (after, high) in pairwise(curve):
-        if high >= value:
-            share = 0.0 if low >= value or high == low else (value - low) / (high - low)
-            return float(cost / max(before + share * (after - before), 1e-9))
-    return 0.0
+def saving(rows: Sequence[Row], arm: str, measure: str, against: str) -> dict[str, Any]:
+    """How many times sooner the mean curve of an arm is where that of ``uniform`` ends; see ``sooner``."""
+    ours, theirs = (
+        curves_of([row for row in rows if row["arm"] == name], measure, against) for name in (arm, "uniform")
+    )
+    return {"arm": arm, "measure": measure, "against": against} | sooner(ours, theirs, paired=True)
 
 
 def _prototypes(data: ImageData, runs: Path, clusters: int) -> Prototypes:
