@@ -148,8 +148,7 @@ def _trained(job: Job, method: MethodName, arm: str, seed: int, rate: float, tes
         schedule = str(job.work / as_file_name(f"{method} dynamic {seed} {rate} {test.split}") / "schedule.yaml")
         training = replace(training, epochs=training.epochs * _share_for_equal_steps(settings, schedule))
     report = contrastive(job.images, test, folder, settings, training, schedule, job.device)
-    about = {"method": method, "arm": arm, "seed": seed, "learning_rate": rate, "dataset": job.images.name}
-    return [about | row | {"budget": report.searched + row["budget"]} for row in report.progress.rows]
+    return report.rows({"method": method, "arm": arm, "seed": seed, "learning_rate": rate, "dataset": job.images.name})
 
 
 def _schedule(settings: ContrastiveSettings, arm: str, folder: Path) -> str:

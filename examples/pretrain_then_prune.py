@@ -20,9 +20,9 @@ def main(out: Path = Path("runs/pretrain_then_prune"), images: int = 1000, epoch
     scenes, unseen = load_data("demo:train", images), load_data("demo:val", max(2, images // 4))
     encoder = ContrastiveSettings(
         method="moco",
-        image_size=96,
-        patch_size=12,
-        model_args={"embed_dim": 96, "depth": 4, "num_heads": 3},
+        image_size=48,
+        patch_size=6,
+        model_args={"embed_dim": 96, "depth": 3, "num_heads": 3},
         head=256,
         min_scale=0.3,
     )
@@ -35,8 +35,8 @@ def main(out: Path = Path("runs/pretrain_then_prune"), images: int = 1000, epoch
     pruner, fitted = fit(model, scenes, out / "pruner", FitSettings(keep=0.5, blocks=[1], steps=steps))
     assert fitted.distillation is not None
     print(f"1 - cosine to the dense feature at keep rate 0.5: {fitted.distillation.feature_error['0.5']:.4f}")
-    with pruner.attach(model.model):
-        print("features of a pruned model:", tuple(model.model(model.preprocess(unseen.image(0))[None]).shape))
+    pruner.attach(model.model)
+    print("features of a pruned model:", tuple(model.model(model.preprocess(unseen.image(0))[None]).shape))
 
 
 if __name__ == "__main__":

@@ -160,21 +160,24 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "evaluate": "--limit 4 --golden_images 1 --timing_batch 0 --keep 0.5",
         "embed": "--limit 4 --workers 0",
         "search": "",
+        "pretrain contrastive": "--limit 8 --epochs 1 --batch_size 8 --workers 0 --evaluations 1 --probe_images 8",
+        "pretrain gradient-error": "--limit 8 --base_batches 4 --batches 3 --batch_size 4 --drops 0 --groups 2",
         "compare-index": "",
         "pretrain prototypes": "--limit 12 --clusters 3",
         "pretrain mae": "--limit 12 --clusters 3 --epochs 1 --evaluations 1 --batch_size 6",
         "benchmark": "--batches 1 --backends eager --precisions fp32 --keep 0.5 --seconds 0",
     }
     lines = re.findall(
-        r"^ *patchranking ((?:\w+|pretrain \S+) demo[: ].*|search .*|compare-index .*)$",
+        r"^ *patchranking (\w+ demo .*|search .*|compare-index .*|pretrain .* demo:.*|fit timm:local.*)$",
         re.sub(r"\\\n\s*", "", page.read_text()),
         re.MULTILINE,
     )
     monkeypatch.chdir(tmp_path)
     for line in lines:
         if "--engine ray" not in line:
-            name = " ".join(line.split()[: 2 if line.startswith("pretrain") else 1])
-            monkeypatch.setattr(sys, "argv", ["patchranking", *shlex.split(line), *few[name].split()])
+            monkeypatch.setattr(
+                sys, "argv", ["patchranking", *shlex.split(line), *few[cli.command_of(line.split())[0]].split()]
+            )
             cli.main()
     assert lines
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 
-__all__ = ["seeded"]
+__all__ = ["seeded", "seeded_everywhere"]
 
 
 @contextmanager
@@ -16,3 +18,17 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+@contextmanager
+def seeded_everywhere(seed: int) -> Iterator[None]:
+    """Does as ``seeded`` for numpy's and Python's own random numbers too, which transforms of other libraries draw."""
+    before, python = np.random.get_state(), random.getstate()
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+    try:
+        with seeded(seed):
+            yield
+    finally:
+        np.random.set_state(before)
+        random.setstate(python)

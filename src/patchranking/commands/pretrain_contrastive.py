@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from patchranking.commands.pretraining import first_process, for_the_demo, pictures, print_pretraining, results_of
+from patchranking.commands.pretraining import check_measured, finish, first_process, for_the_demo, pictures
 from patchranking.pretrain.contrastive import ContrastiveSettings
 from patchranking.pretrain.contrastive import contrastive as train
 from patchranking.pretrain.loop import TrainSettings
-from patchranking.report.pretraining import write_pretraining
 
 __all__ = ["pretrain_contrastive"]
 
 _DEMO: dict[str, Any] = {
-    "epochs": 6.0,
+    "epochs": 12.0,
     "batch_size": 64,
     "learning_rate": 4e-3,
-    "image_size": 96,
-    "patch_size": 12,
-    "model_args": {"embed_dim": 96, "depth": 4, "num_heads": 3},
+    "image_size": 48,
+    "patch_size": 6,
+    "model_args": {"embed_dim": 96, "depth": 3, "num_heads": 3},
     "head": 256,
     "workers": 1,
     "min_scale": 0.3,
@@ -37,6 +35,7 @@ def pretrain_contrastive(
     test: str | None = None,
     out: Path = Path("runs/pretrain"),
     schedule: str = "default",
+    fine_tune: int = 0,
     limit: int | None = None,
     device: str = "cpu",
 ) -> None:
@@ -52,23 +51,16 @@ def pretrain_contrastive(
         out: Folder for the progress, the report and the trained tower.
         schedule: Of the compression: default, none, two-phase, auto (found by the errors of gradients along a pilot,
             which the budget pays for), or a YAML file such as the schedule.yaml in OUT.
+        fine_tune: Epochs of fine-tuning a copy on the classes in the end, to measure on the test pictures; 0 for none.
         limit: Maximum number of pictures to train on, drawn by seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
     images, unseen = pictures(data, test, limit, training.seed, _SCENES)
     if images.name == "demo":
         settings, training = for_the_demo(settings, _DEMO), for_the_demo(training, _DEMO)
+    check_measured(fine_tune, unseen)
     report = train(images, unseen, out, settings, training, os.path.expanduser(schedule), device)
     if not first_process():
         return
-    rows = [row | {"budget": report.searched + row["budget"]} for row in report.progress.rows]
     about = {"method": settings.method, "arm": schedule, "seed": training.seed}
-    more = {
-        "budget": report.budget,
-        "searched": report.searched,
-        "costs": report.progress.costs,
-        "schedule": [{"start": stage.start, **asdict(stage.compression)} for stage in report.schedule.stages],
-    }
-    results = results_of(images, rows, report.n_images, report.skipped, about, more, device, out)
-    write_pretraining(results, out / "report.html", f"{settings.method} on {images.name}/{images.split}")
-    print_pretraining(images, results, report.skipped, out)
+    finish(report, about, images, unseen, out, fine_tune, training, device)

@@ -6,11 +6,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from patchranking.commands.pretraining import first_process, for_the_demo, pictures, print_pretraining, results_of
+from patchranking.commands.pretraining import check_measured, finish, first_process, for_the_demo, pictures
 from patchranking.pretrain.filled import reconstructions
 from patchranking.pretrain.loop import TrainSettings
 from patchranking.pretrain.masked import MAEReport, MAESettings, mae
-from patchranking.report.pretraining import write_pretraining
 from patchranking.report.prototypes import write_prototypes
 
 __all__ = ["pretrain_mae"]
@@ -38,6 +37,7 @@ def pretrain_mae(
     training: TrainSettings,
     test: str | None = None,
     out: Path = Path("runs/mae"),
+    fine_tune: int = 0,
     limit: int | None = None,
     device: str = "cpu",
 ) -> None:
@@ -51,32 +51,30 @@ def pretrain_mae(
         test: Pictures of the same classes, to measure nearest neighbours and a linear probe on along the way; demo:val
             for the demo when omitted.
         out: Folder for the prototypes, the progress, the report and the trained tower.
+        fine_tune: Epochs of fine-tuning a copy on the classes in the end, to measure on the test pictures; 0 for none.
         limit: Maximum number of pictures to train on, drawn by seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
     images, unseen = pictures(data, test, limit, training.seed, _SCENES)
     if images.name == "demo":
         settings, training = for_the_demo(settings, _DEMO), for_the_demo(training, _DEMO)
+    check_measured(fine_tune, unseen)
     report = mae(images, unseen, out, settings, training, device)
     if not first_process():
         return
-    about = {"method": "mae", "arm": report.sampler.curriculum.order, "seed": training.seed}
-    results = results_of(
-        images, report.progress.rows, report.n_images, report.skipped, about, _more(report), device, out
-    )
-    shown = reconstructions(report.model, images if unseen is None else unseen, _SHOWN, training.seed)
-    title = f"Masked autoencoder on {images.name}/{images.split}"
-    write_pretraining(results, out / "report.html", title, shown)
     if report.prototypes is not None and list(report.prototypes.keys) == list(images.keys):
-        write_prototypes(report.prototypes, images, out / "prototypes.html", f"Prototypes of {images.name}")
-    print_pretraining(images, results, report.skipped, out)
+        title = f"Prototypes of {images.name} ({images.split})"
+        write_prototypes(report.prototypes, images, out / "prototypes.html", title)
+    shown = reconstructions(report.model, images if unseen is None else unseen, _SHOWN, training.seed)
+    about = {"method": "mae", "arm": report.sampler.curriculum.order, "seed": training.seed}
+    finish(report, about, images, unseen, out, fine_tune, training, device, _more(report), shown)
 
 
 def _more(report: MAEReport) -> dict[str, Any]:
     """What results.json says besides rows and pictures."""
     sampler = report.sampler
     return {
-        "budget": report.budget,
+        "schedule": None,
         "prototype_seconds": report.prototype_seconds,
         "curriculum": asdict(sampler.curriculum),
         "distinct": [sampler.share(epoch) for epoch in range(int(-(-sampler.epochs // 1)))],

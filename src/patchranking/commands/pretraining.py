@@ -1,10 +1,10 @@
-"""What the commands that pretrain share: pictures, the demo's settings, and what they write and print."""
+"""What the commands that pretrain share: their pictures, the demo's settings, and how they end."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,17 +12,24 @@ import torch
 
 from patchranking.commands.common import number, print_left_out, print_skipped
 from patchranking.data import ImageData, load_data, subset
+from patchranking.errors import UserError
 from patchranking.evaluation.accounting import accounting
 from patchranking.evaluation.environment import environment
 from patchranking.files import write_json
-from patchranking.pretrain.contrastive import MODEL
+from patchranking.pretrain.filled import Reconstruction
+from patchranking.pretrain.fine_tune import FineTuneSettings, fine_tune
+from patchranking.pretrain.loop import TrainSettings
+from patchranking.pretrain.pictures import read_pictures
+from patchranking.pretrain.probe import read_labelled
+from patchranking.pretrain.report import MODEL, PretrainReport
+from patchranking.report.pretraining import write_pretraining
+from patchranking.towers.load import load_model
 
-__all__ = ["first_process", "for_the_demo", "pictures", "print_pretraining", "results_of"]
+__all__ = ["check_measured", "finish", "first_process", "for_the_demo", "pictures"]
 
 Settings = TypeVar("Settings")
 
 _TESTED = 300
-_UNMEASURED = {"knn": None, "linear_probe": None}
 
 
 def pictures(
@@ -34,17 +41,14 @@ def pictures(
     if test is None and not demo:
         return images, None
     unseen = load_data(test or "demo:val", None, seed)
-    return images, subset(unseen, _TESTED, seed) if demo and test is None else unseen
+    return images, subset(unseen, min(_TESTED, limit or _TESTED), seed) if demo and test is None else unseen
 
 
 def for_the_demo(settings: Settings, demo: Mapping[str, Any]) -> Settings:
     """The settings with the demo's own where they are the defaults."""
     usual = type(settings)()
-    changed = {
-        name: value
-        for name, value in demo.items()
-        if hasattr(usual, name) and getattr(settings, name) == getattr(usual, name)
-    }
+    own = {name: value for name, value in demo.items() if hasattr(usual, name)}
+    changed = {name: value for name, value in own.items() if getattr(settings, name) == getattr(usual, name)}
     return replace(settings, **changed)  # type: ignore[type-var]
 
 
@@ -53,48 +57,72 @@ def first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def results_of(
-    images: ImageData,
-    rows: Sequence[Mapping[str, Any]],
-    n_images: int,
-    skipped: Mapping[str, str],
+def check_measured(epochs: int, test: ImageData | None) -> None:
+    """Raises UserError where fine-tuning is asked for and there are no pictures to measure it on."""
+    if epochs and test is None:
+        raise UserError("Fine-tuning is measured on other pictures: give --test.")
+
+
+def finish(
+    report: PretrainReport,
     about: Mapping[str, Any],
-    more: Mapping[str, Any],
-    device: str,
+    images: ImageData,
+    test: ImageData | None,
     out: Path,
-) -> dict[str, Any]:
-    """Writes OUT/results.json, and returns what is in it.
+    epochs: int,
+    training: TrainSettings,
+    device: str,
+    more: Mapping[str, Any] = {},
+    filled: Sequence[Reconstruction] = (),
+) -> None:
+    """Fine-tunes if it is asked for, writes results.json and report.html, and says what came out.
 
     Args:
-        images: The pictures to train on.
-        rows: What was measured along the way.
-        n_images: Pictures trained on.
-        skipped: Key -> why a picture was left out, of any set.
-        about: What every row says, such as ``method``, ``arm`` and ``seed``.
-        more: What else the file says.
-        device: Where it was trained.
-        out: The folder.
+        report: Of the pretraining.
+        about: Its ``method``, ``arm`` and ``seed``.
+        images: The pictures.
+        test: Those to measure on.
+        out: The folder of the run.
+        epochs: Of fine-tuning; 0 for none.
+        training: How it was trained.
+        device: cpu, cuda, cuda:1, mps, ...
+        more: What else results.json says.
+        filled: What a masked autoencoder makes of some pictures.
     """
-    about = {"dataset": images.name, "split": images.split, **about, "n_images": n_images}
-    known = set(images.keys)
+    tuned = None if test is None or not epochs else _fine_tuned(out, images, test, epochs, training, device)
+    where = {"dataset": images.name, "split": images.split, "n_images": report.n_images}
+    rows = report.rows({**where, **about})
+    skipped = {key: why for key, why in report.skipped.items() if key in set(images.keys)}
     results = {
         "environment": environment(torch.device(device)),
-        "rows": [{**about, **_UNMEASURED, **row} for row in rows],
+        "rows": rows,
+        "budget": report.budget,
+        "searched": report.searched,
+        "fine_tuned": tuned,
+        "costs": report.progress.costs,
+        "schedule": [{"start": stage.start, **asdict(stage.compression)} for stage in report.schedule.stages],
         **more,
-        **accounting(images, n_images, {key: why for key, why in skipped.items() if key in known}),
     }
-    write_json(out / "results.json", results)
-    return results
-
-
-def print_pretraining(images: ImageData, results: Mapping[str, Any], skipped: Mapping[str, str], out: Path) -> None:
-    """Says what was measured in the end, where every picture went, and what to do with the trained tower."""
-    last, measured = results["rows"][-1], "nothing measured"
-    if last["knn"] is not None:
-        measured = f"k-NN {number(last['knn'], '.1f')} %, linear probe {number(last['linear_probe'], '.1f')} %"
-    print(f"{measured} after {last['step']} steps, {last['seconds']:.0f} s")
-    left_out = len(images) - last["n_images"]
-    print(f"{len(images)} images in = {last['n_images']} trained on + {left_out} skipped; wrote {out / 'report.html'}")
-    print_skipped(skipped)
+    write_json(out / "results.json", results | accounting(images, report.n_images, skipped))
+    title = f"{about['method']} on {images.name}/{images.split}"
+    page = write_pretraining(results, out / "report.html", title, filled)
+    last = rows[-1]
+    measured = f"k-NN {number(last['knn'], '.1f')} %, linear probe {number(last['linear_probe'], '.1f')} %"
+    print(f"{'nothing measured' if test is None else measured} after {last['step']} steps, {last['seconds']:.0f} s")
+    if tuned is not None:
+        print(f"{tuned:.1f} % after fine-tuning for {epochs} epochs")
+    left_out = len(images) - report.n_images
+    print(f"{len(images)} images in = {report.n_images} trained on + {left_out} skipped; wrote {page}")
+    print_skipped(report.skipped)
     print_left_out(images)
     print(f"MODEL argument of the trained tower: timm:local-dir:{(out / MODEL).resolve()}")
+
+
+def _fine_tuned(
+    out: Path, images: ImageData, test: ImageData, epochs: int, training: TrainSettings, device: str
+) -> float:
+    """Accuracy of the trained tower in percent after fine-tuning."""
+    trained = load_model(f"timm:local-dir:{(out / MODEL).resolve()}", device)
+    pictures = read_pictures(images, trained.tower.image_size[0], training.in_memory)
+    settings = FineTuneSettings(epochs, seed=training.seed)
+    return 100 * fine_tune(trained.model, pictures, read_labelled(test, trained.preprocess), settings)

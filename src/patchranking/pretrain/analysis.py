@@ -13,11 +13,10 @@ from patchranking.checkpoint import claim, digest
 from patchranking.data import ImageData
 from patchranking.errors import UserError
 from patchranking.files import make_folder
-from patchranking.pretrain.budget import formula_costs
 from patchranking.pretrain.compression import Compression
 from patchranking.pretrain.contrastive import ContrastiveSettings, make_objective
 from patchranking.pretrain.encoder import normalisation_of
-from patchranking.pretrain.gradients import GradientSettings, candidates, stage_errors
+from patchranking.pretrain.gradients import GradientSettings, stage_errors
 from patchranking.pretrain.pictures import read_pictures
 from patchranking.pretrain.progress import load_stage, read_stage, stages_of
 from patchranking.pretrain.schedule import CompressionSchedule
@@ -71,8 +70,6 @@ def analyse(
 ) -> Analysis:
     """Measures the errors of gradients under all candidates at every stage; a killed analysis goes on.
 
-    Costs are by formula.
-
     Args:
         checkpoint: Folder of a pretraining, or one file of its stages.
         data: Pictures to draw batches from.
@@ -90,13 +87,12 @@ def analyse(
     objective = make_objective(own).to(torch.device(device)).train()
     pictures = read_pictures(data, own.image_size)
     normalisation = normalisation_of(objective.encoder)
-    costs = formula_costs(objective, candidates(objective, settings))
     about = {"images": digest([data.keys[index] for index in pictures.indices]), "checkpoint": asdict(own)}
     folder = claim(make_folder(out) / "progress", "analysis", asdict(settings) | about)
     errors: dict[float, list[dict[str, Any]]] = {}
     for path, (share, _) in stages.items():
         load_stage(path, objective)
-        errors[share] = stage_errors(objective, pictures, normalisation, costs, settings, folder, f"{share:.0%}")
+        errors[share] = stage_errors(objective, pictures, normalisation, settings, folder, f"{share:.0%}")
     schedule = schedule_from_errors(errors, objective.base, objective.passes) if len(errors) > 1 else None
     rows = [{"share": share} | row for share, found in errors.items() for row in found]
     best = {share: best_compression(found) for share, found in errors.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,7 +13,9 @@ from patchranking.pretrain.cost import measured_seconds
 from patchranking.pretrain.objective import Objective, Step
 from patchranking.pretrain.pictures import drop_noise
 
-__all__ = ["budget_of", "formula_costs", "measured_costs"]
+__all__ = ["CostName", "budget_of", "formula_costs", "measured_costs"]
+
+CostName = Literal["formula", "measured"]
 
 
 def budget_of(objective: Objective, epochs: float, pictures: int) -> float:

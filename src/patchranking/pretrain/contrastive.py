@@ -13,26 +13,25 @@ from patchranking.checkpoint import digest
 from patchranking.data import ImageData
 from patchranking.errors import UserError, check_numbers
 from patchranking.files import make_folder, write_json
-from patchranking.pretrain.budget import budget_of, formula_costs
+from patchranking.pretrain.budget import budget_of
 from patchranking.pretrain.dino import DINO
 from patchranking.pretrain.encoder import make_encoder, normalisation_of, save_encoder
-from patchranking.pretrain.gradients import GradientSettings, candidates, spent_on, stage_errors
-from patchranking.pretrain.loop import TrainSettings, launched, measures_on, nothing, train
+from patchranking.pretrain.gradients import GradientSettings, spent_on, stage_errors
+from patchranking.pretrain.loop import Measures, TrainSettings, launched, train
 from patchranking.pretrain.moco import MoCo
 from patchranking.pretrain.objective import Contrastive, KeysName
 from patchranking.pretrain.pictures import Pictures, Shuffled, Views, read_pictures
-from patchranking.pretrain.progress import Progress, ProgressFolder, load_stage, read_stage, stages_of
+from patchranking.pretrain.probe import measures_on, nothing
+from patchranking.pretrain.progress import ProgressFolder, load_stage, read_stage, stages_of
+from patchranking.pretrain.report import MODEL, PretrainReport
 from patchranking.pretrain.schedule import CompressionSchedule
 from patchranking.pretrain.search import default_schedule, schedule_from_errors, two_phase_schedule
 from patchranking.pretrain.simclr import SimCLR
 from patchranking.seeding import seeded
 
-__all__ = ["MODEL", "ContrastiveReport", "ContrastiveSettings", "MethodName", "contrastive", "make_objective"]
+__all__ = ["ContrastiveSettings", "MethodName", "contrastive", "make_objective"]
 
 MethodName = Literal["moco", "simclr", "dino"]
-MODEL = "model"
-"""Folder of the trained tower in that of a run."""
-
 _PILOT = 0.1
 """Share of the budget that the search's pilot takes."""
 _MOST_SEARCHED = 0.5
@@ -73,27 +72,6 @@ class ContrastiveSettings:
             raise UserError(f"'min_scale' is a share of the picture, above 0 and below 1, not {self.min_scale:g}.")
 
 
-@dataclass(frozen=True)
-class ContrastiveReport:
-    """What a pretraining did.
-
-    Attributes:
-        n_images: Pictures trained on.
-        skipped: Key -> why a picture was left out, of those to train and to test on.
-        budget: Passes that were to be spent, those of the schedule's search among them.
-        searched: Passes that the search spent.
-        schedule: The compression.
-        progress: What was spent, and what was measured along the way.
-    """
-
-    n_images: int
-    skipped: dict[str, str]
-    budget: float
-    searched: float
-    schedule: CompressionSchedule
-    progress: Progress
-
-
 def make_objective(settings: ContrastiveSettings, seed: int = 0) -> Contrastive:
     """The encoder of some settings and the method on it, with random weights.
 
@@ -121,7 +99,7 @@ def contrastive(
     training: TrainSettings | None = None,
     schedule: str = "default",
     device: str = "cpu",
-) -> ContrastiveReport:
+) -> PretrainReport:
     """Trains a vision transformer without labels and saves it for timm; a killed training goes on from ``out``.
 
     Args:
@@ -148,7 +126,10 @@ def contrastive(
     if chosen is None and fabric.world_size > 1:
         raise UserError("A schedule is searched for on one process: search first, then give --schedule FILE.")
     pictures = read_pictures(data, settings.image_size, training.in_memory, progress=not fabric.global_rank)
-    measures, skipped = measures_on(objective.encoder, data, None if fabric.global_rank else test, training)
+    measures: Measures = nothing
+    skipped: dict[str, str] = {}
+    if test is not None and not fabric.global_rank:
+        measures, skipped = measures_on(objective.encoder, data, test, training.probe_images, training.seed)
     budget = budget_of(objective, training.epochs, len(pictures))
     of = asdict(settings) | asdict(training) | {"images": digest([data.keys[index] for index in pictures.indices])}
     of = {name: value for name, value in of.items() if name not in ("workers", "in_memory")}
@@ -163,7 +144,7 @@ def contrastive(
     progress = train(objective, views, chosen, budget - searched, training, kept, fabric, measures)
     if not fabric.global_rank:
         save_encoder(objective.encoder, folder / MODEL)
-    return ContrastiveReport(len(pictures), pictures.skipped | skipped, budget, searched, chosen, progress)
+    return PretrainReport(len(pictures), pictures.skipped | skipped, budget, searched, chosen, progress)
 
 
 def _known_schedule(name: str, objective: Contrastive) -> CompressionSchedule:
@@ -203,13 +184,10 @@ def _searched(
     views = Views(pictures, Shuffled(len(pictures), training.seed), objective.views(normalisation), training.seed)
     none = CompressionSchedule.constant(objective.base)
     pilot = train(objective, views, none, _PILOT * budget, replace(training, cost="formula"), kept, fabric, nothing)
-    costs = formula_costs(objective, candidates(objective, gradients))
     stages: dict[float, list[dict[str, Any]]] = {}
     for path in stages_of(folder):
         share, _ = read_stage(path)
         load_stage(path, objective)
-        stages[share] = stage_errors(
-            objective, pictures, normalisation, costs, gradients, folder, f"{share:.0%} of the pilot"
-        )
+        stages[share] = stage_errors(objective, pictures, normalisation, gradients, folder, f"{share:.0%} of the pilot")
     write_json(folder / "errors.json", {"stages": [{"share": s, "rows": rows} for s, rows in stages.items()]})
     return schedule_from_errors(stages, objective.base, objective.passes), pilot.spent + analysed

@@ -18,7 +18,7 @@ from patchranking.pretrain.objective import Normalisation
 from patchranking.seeding import seeded
 from patchranking.towers import as_tower
 
-__all__ = ["make_encoder", "normalisation_of", "preprocess_of", "save_encoder"]
+__all__ = ["data_config_of", "make_encoder", "normalisation_of", "preprocess_of", "save_encoder"]
 
 
 def make_encoder(name: str, image_size: int, patch_size: int, more: Mapping[str, Any], seed: int) -> nn.Module:
@@ -47,7 +47,7 @@ def make_encoder(name: str, image_size: int, patch_size: int, more: Mapping[str,
     return encoder
 
 
-def _data_config(encoder: nn.Module) -> dict[str, Any]:
+def data_config_of(encoder: nn.Module) -> dict[str, Any]:
     """How timm prepares pictures for it: the whole of their middle square."""
     data = import_extra("timm.data", "Pretraining needs timm", "pretrain")
     size = as_tower(encoder).image_size
@@ -57,14 +57,14 @@ def _data_config(encoder: nn.Module) -> dict[str, Any]:
 
 def normalisation_of(encoder: nn.Module) -> Normalisation:
     """Means and standard deviations of its pixels."""
-    shown = _data_config(encoder)
+    shown = data_config_of(encoder)
     return Normalisation(tuple(shown["mean"]), tuple(shown["std"]))
 
 
 def preprocess_of(encoder: nn.Module) -> Callable[[Image.Image], Tensor]:
     """What turns a picture into pixels for evaluation, as in the saved model."""
     data = import_extra("timm.data", "Pretraining needs timm", "pretrain")
-    transform: Callable[[Image.Image], Tensor] = data.create_transform(**_data_config(encoder), is_training=False)
+    transform: Callable[[Image.Image], Tensor] = data.create_transform(**data_config_of(encoder), is_training=False)
     return transform
 
 
@@ -78,6 +78,6 @@ def save_encoder(encoder: nn.Module, folder: Path) -> None:
     models = import_extra("timm.models", "Pretraining needs timm", "pretrain")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as partial:
-        models.save_for_hf(encoder, partial, safe_serialization=True, data_config=_data_config(encoder))
+        models.save_for_hf(encoder, partial, safe_serialization=True, data_config=data_config_of(encoder))
         for name in ("model.safetensors", "config.json"):
             os.replace(Path(partial) / name, folder / name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from patchranking.errors import UserError, check_numbers
 from patchranking.files import as_file_name, write_json
+from patchranking.pretrain.budget import CostName, formula_costs, measured_costs
 from patchranking.pretrain.compression import Compression, check_compressible
 from patchranking.pretrain.gradient_error import gradient_error
 from patchranking.pretrain.objective import Normalisation, Objective, Step
@@ -37,6 +38,7 @@ class GradientSettings:
         batch_size: Images of each of them, the same for all: the loss depends on it.
         patch_sizes: Patch sizes in pixels; all that fit up to three times the model's own when empty.
         drops: Shares of the patches dropped.
+        cost: What a step costs: its multiply-accumulates by formula, or its seconds as measured.
         groups: The base batches are averaged in so many groups, which bounds the memory.
         seed: Random seed of batches, views and dropped patches.
     """
@@ -46,6 +48,7 @@ class GradientSettings:
     batch_size: int = 128
     patch_sizes: list[int] = field(default_factory=list)
     drops: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 0.75, 0.9])
+    cost: CostName = "formula"
     groups: int = 40
     seed: int = 0
 
@@ -122,7 +125,6 @@ def stage_errors(
     objective: Objective,
     pictures: Pictures,
     normalisation: Normalisation,
-    costs: Mapping[str, float],
     settings: GradientSettings,
     folder: Path,
     stage: str,
@@ -136,7 +138,6 @@ def stage_errors(
         objective: The method with the weights of that stage, in training mode.
         pictures: To draw batches from.
         normalisation: Of the pixels.
-        costs: Name of a compression -> passes of one image.
         settings: How gradients are compared.
         folder: For what is finished.
         stage: Its name in the folder and on the bar.
@@ -157,6 +158,7 @@ def stage_errors(
         settings.seed,
     )
     chosen = candidates(objective, settings)
+    costs = _costs(objective, chosen, views, settings, folder)
     files = {one: folder / f"{as_file_name(f'{stage} {one}')}.json" for one in chosen}
     missing = [one for one in chosen if not files[one].is_file()]
     total = len(missing) * settings.batches + (settings.base_batches if missing else 0)
@@ -172,6 +174,20 @@ def stage_errors(
             found = asdict(gradient_error(base, torch.stack(own), cost, settings.seed))
             write_json(files[one], {"patch_size": one.patch_size, "drop": one.drop, "cost": cost} | found)
     return [json.loads(files[one].read_text()) for one in chosen]
+
+
+def _costs(
+    objective: Objective, chosen: Sequence[Compression], views: Views, settings: GradientSettings, folder: Path
+) -> dict[str, float]:
+    """Passes of one image under each compression; measured once for all stages."""
+    if settings.cost == "formula":
+        return formula_costs(objective, chosen)
+    kept = folder / "costs.json"
+    if not kept.is_file():
+        batch = zip(*(views[item] for item in range(settings.batch_size)), strict=True)
+        write_json(kept, measured_costs(objective, chosen, [torch.stack(view) for view in batch]))
+    found: dict[str, float] = json.loads(kept.read_text())
+    return found
 
 
 def _base_gradients(objective: Objective, views: Views, settings: GradientSettings, bar: tqdm[Any]) -> Tensor:

@@ -12,22 +12,18 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from patchranking.data import ImageData, subset
 from patchranking.errors import UserError, check_numbers
 from patchranking.extras import import_extra
 from patchranking.predictor.precision import TrainingPrecision
-from patchranking.pretrain.budget import formula_costs, measured_costs
-from patchranking.pretrain.encoder import preprocess_of
+from patchranking.pretrain.budget import CostName, formula_costs, measured_costs
 from patchranking.pretrain.objective import Objective, Step
 from patchranking.pretrain.pictures import Batches, Views, drop_noise
-from patchranking.pretrain.probe import measures_of, read_labelled
 from patchranking.pretrain.progress import Progress, ProgressFolder
 from patchranking.pretrain.schedule import CompressionSchedule, cosine_rate, power_rate, warmed_up
 from patchranking.seeding import seeded
 
-__all__ = ["CostName", "DecayName", "Measures", "TrainSettings", "launched", "measures_on", "nothing", "train"]
+__all__ = ["DecayName", "Measures", "TrainSettings", "launched", "train"]
 
-CostName = Literal["formula", "measured"]
 DecayName = Literal["cosine", "power"]
 Measures = Callable[[nn.Module], Mapping[str, float | None]]
 """From an encoder in evaluation mode to what is measured of it."""
@@ -95,38 +91,6 @@ def launched(device: torch.device, precision: TrainingPrecision | None) -> Any:
     fabric = library.Fabric(accelerator=device.type, devices="auto" if several else one, precision=precision)
     fabric.launch()
     return fabric
-
-
-def nothing(_: nn.Module) -> dict[str, float | None]:
-    """Measures nothing."""
-    return {}
-
-
-def measures_on(
-    encoder: nn.Module, data: ImageData, test: ImageData | None, settings: TrainSettings
-) -> tuple[Measures, dict[str, str]]:
-    """What to measure of an encoder along the way, and key -> reason of the pictures that cannot be read.
-
-    Args:
-        encoder: What is trained.
-        data: The training pictures, of which some are the neighbours and the probe's examples.
-        test: Pictures of the same classes; nothing is measured when omitted.
-        settings: How to train.
-
-    Raises:
-        UserError: If the two have different classes, or no pictures that can be read.
-    """
-    if test is None:
-        return nothing, {}
-    if test.class_names != data.class_names:
-        raise UserError(
-            f"'{test.name}/{test.split}' has other classes than '{data.name}/{data.split}', so neighbours cannot vote: "
-            "give --test pictures of the same classes, or leave it out."
-        )
-    preprocess = preprocess_of(encoder)
-    bank = read_labelled(subset(data, settings.probe_images, settings.seed), preprocess)
-    queries = read_labelled(test, preprocess)
-    return measures_of(bank, queries), queries.skipped
 
 
 def train(

@@ -16,15 +16,16 @@ from patchranking.data import ImageData
 from patchranking.errors import UserError, check_numbers
 from patchranking.files import make_folder
 from patchranking.pretrain.budget import budget_of
-from patchranking.pretrain.contrastive import MODEL
 from patchranking.pretrain.curriculum import ORDERS, Curriculum, RampName
 from patchranking.pretrain.encoder import make_encoder, normalisation_of, save_encoder
 from patchranking.pretrain.features import HOG, compute_features
-from patchranking.pretrain.loop import TrainSettings, launched, measures_on, train
+from patchranking.pretrain.loop import Measures, TrainSettings, launched, train
 from patchranking.pretrain.mae import MAE
 from patchranking.pretrain.pictures import Views, read_pictures
-from patchranking.pretrain.progress import Progress, ProgressFolder
+from patchranking.pretrain.probe import measures_on, nothing
+from patchranking.pretrain.progress import ProgressFolder
 from patchranking.pretrain.prototypes import Prototypes, PrototypeSettings, find_prototypes, read_prototypes
+from patchranking.pretrain.report import MODEL, PretrainReport
 from patchranking.pretrain.sampler import CurriculumSampler
 from patchranking.pretrain.schedule import CompressionSchedule
 from patchranking.seeding import seeded
@@ -99,27 +100,19 @@ class MAESettings:
 
 
 @dataclass(frozen=True)
-class MAEReport:
-    """What a pretraining did.
+class MAEReport(PretrainReport):
+    """What a pretraining of a masked autoencoder did.
 
     Attributes:
-        n_images: Pictures trained on.
-        skipped: Key -> why a picture was left out, of those to train and to test on.
-        budget: Passes that were to be spent.
         prototypes: How typical the pictures are; None where all are drawn alike.
         prototype_seconds: What it took to find out, in this run.
         sampler: Which pictures came when.
-        progress: What was spent, and what was measured along the way.
         model: The trained autoencoder.
     """
 
-    n_images: int
-    skipped: dict[str, str]
-    budget: float
     prototypes: Prototypes | None
     prototype_seconds: float
     sampler: CurriculumSampler
-    progress: Progress
     model: MAE
 
 
@@ -197,7 +190,11 @@ def mae(
     if found is not None:
         data, distances, lost = found.join(data)
     pictures = read_pictures(data, settings.image_size, training.in_memory, progress=not fabric.global_rank)
-    measures, unread = measures_on(objective.encoder, bank or data, None if fabric.global_rank else test, training)
+    measures: Measures = nothing
+    unread: dict[str, str] = {}
+    if test is not None and not fabric.global_rank:
+        known = bank or data
+        measures, unread = measures_on(objective.encoder, known, test, training.probe_images, training.seed)
     budget = budget_of(objective, training.epochs, len(pictures))
     distances = distances[pictures.indices]
     of = asdict(settings) | asdict(training) | {"images": digest([data.keys[index] for index in pictures.indices])}
@@ -211,7 +208,7 @@ def mae(
     if not fabric.global_rank:
         save_encoder(objective.encoder, folder / MODEL)
     skipped = lost | pictures.skipped | unread
-    return MAEReport(len(pictures), skipped, budget, found, seconds, sampler, progress, objective)
+    return MAEReport(len(pictures), skipped, budget, 0.0, schedule, progress, found, seconds, sampler, objective)
 
 
 def _prototypes(

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from patchranking.data import ImageData, none_readable
 from patchranking.data.images import UnreadableImageError
 from patchranking.errors import UserError
+from patchranking.seeding import seeded_everywhere
 
 __all__ = ["Batches", "Order", "Pictures", "Shuffled", "Views", "drop_noise", "read_pictures"]
 
@@ -131,18 +132,16 @@ class Views(Dataset[list[Tensor]]):
         return self._length
 
     def __getitem__(self, item: int) -> list[Tensor]:
+        picture = self._pictures[self.place_of(item)]
+        with seeded_everywhere(self._seed * 1_000_003 + item):
+            return list(self._views(picture))
+
+    def place_of(self, item: int) -> int:
+        """Place of an item's picture among the pictures."""
         epoch, place = divmod(item, self._length)
         if epoch != self._epoch:
             self._epoch, self._places = epoch, self._order(epoch)
-        picture = self._pictures[self._places[place]]
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(self._seed * 1_000_003 + item)
-            before = np.random.get_state()
-            np.random.seed((self._seed * 1_000_003 + item) % 2**32)  # lightly draws blur and solarisation there
-            try:
-                return list(self._views(picture))
-            finally:
-                np.random.set_state(before)
+        return self._places[place]
 
 
 class Batches(Sampler[list[int]]):

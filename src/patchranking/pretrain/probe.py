@@ -10,11 +10,21 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from patchranking.data import ImageData, read_batches
+from patchranking.data import ImageData, read_batches, subset
 from patchranking.errors import UserError
 from patchranking.extras import import_extra
+from patchranking.pretrain.encoder import preprocess_of
 
-__all__ = ["Labelled", "features_of", "knn_accuracy", "linear_accuracy", "measures_of", "read_labelled"]
+__all__ = [
+    "Labelled",
+    "features_of",
+    "knn_accuracy",
+    "linear_accuracy",
+    "measures_of",
+    "measures_on",
+    "nothing",
+    "read_labelled",
+]
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 """As in DINO's evaluation."""
@@ -119,6 +129,39 @@ def linear_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: 
     classifier = linear.LogisticRegression(max_iter=_ITERATIONS)
     classifier.fit(scaler.transform(bank.numpy()), bank_labels.numpy())
     return float(classifier.score(scaler.transform(queries.numpy()), labels.numpy()))
+
+
+def nothing(_: object) -> dict[str, float | None]:
+    """Measures nothing."""
+    return {}
+
+
+def measures_on(
+    encoder: nn.Module, data: ImageData, test: ImageData, limit: int, seed: int
+) -> tuple[Callable[[nn.Module], dict[str, float | None]], dict[str, str]]:
+    """A function from an encoder to its accuracy on some pictures by the labels of others, see ``measures_of``.
+
+    Args:
+        encoder: Of the kind that will be measured.
+        data: The labelled pictures.
+        test: Those to measure on, of the same classes.
+        limit: At most so many of ``data``, drawn by seed.
+        seed: Random seed.
+
+    Returns:
+        The function, and key -> reason of the pictures of ``test`` that cannot be read.
+
+    Raises:
+        UserError: If the classes differ, there are none, or no picture can be read.
+    """
+    if test.class_names != data.class_names:
+        raise UserError(
+            f"'{test.name}/{test.split}' has other classes than '{data.name}/{data.split}', so neighbours cannot vote: "
+            "give --test pictures of the same classes, or leave it out."
+        )
+    preprocess = preprocess_of(encoder)
+    bank, queries = read_labelled(subset(data, limit, seed), preprocess), read_labelled(test, preprocess)
+    return measures_of(bank, queries), queries.skipped
 
 
 def measures_of(train: Labelled, test: Labelled) -> Callable[[nn.Module], dict[str, float | None]]:
