@@ -44,7 +44,7 @@ def test_seeds_span_the_interval():
 
 def test_all_arms_run(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["contrastive_budget.py"])
-    arms = ["base", "constant-patch", "constant-drop", "dynamic", "dynamic-steps"]
+    arms = ["base", "constant-patch", "dynamic", "dynamic-steps"]
     contrastive_budget.contrastive_budget(
         out=tmp_path / "out.json",
         methods=["moco"],

@@ -86,9 +86,9 @@ def test_coverage_of_larger_patches_is_that_of_theirs():
 def test_training_with_a_schedule_spends_the_same_on_images(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo_model, "Scenes", lambda split, start, stop: Scenes(split, start, min(stop, start + 8)))
     CompressionSchedule((Stage(0.0, Compression(16, 0.5)), Stage(0.5, Compression(8)))).save(tmp_path / "s.yaml")
-    demo_model.train(tmp_path / "model", steps=2, batch_size=1, schedule=tmp_path / "s.yaml")
+    demo_model.train(tmp_path / "model", steps=1, batch_size=1, schedule=tmp_path / "s.yaml")
     steps = int(re.search(r"step (\d+) .* zero-shot", capsys.readouterr().out)[1])
-    assert steps > 2
+    assert steps > 3
     assert (tmp_path / "model" / "config.json").is_file()
 
 
