@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from common import Results, main
+from sooner import curves_of, sooner
 
 from patchranking.data import ImageData, load_data
 from patchranking.errors import UserError
@@ -37,7 +36,6 @@ ARMS = {
 }
 """``dynamic-steps`` takes as many steps as the base, at less of the budget."""
 _DROP = 0.5
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -188,40 +186,14 @@ def speed_up(
         The factor and its 95 % bootstrap interval over seeds of both, None as a factor where the accuracy is never
         reached; None where an arm is missing.
     """
-    ours, theirs = (_curves(rows, method, name, against) for name in (arm, over))
+    ours, theirs = (
+        curves_of([row for row in rows if (row["method"], row["arm"]) == (method, name)], "knn", against)
+        for name in (arm, over)
+    )
     if not len(ours) or not len(theirs):
         return None
-    rng = np.random.default_rng(0)
-    drawn = [
-        _factor(ours[rng.integers(len(ours), size=len(ours))], theirs[rng.integers(len(theirs), size=len(theirs))])
-        for _ in range(_RESAMPLES)
-    ]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    factor = _factor(ours, theirs)
-    return {
-        "method": method,
-        "arm": arm,
-        "over": over,
-        "against": against,
-        "factor": None if factor == 0 else round(factor, 3),
-        "interval": [round(float(low), 3), round(float(high), 3)],
-    }
-
-
-def _curves(rows: Sequence[Mapping[str, Any]], method: str, arm: str, against: str) -> np.ndarray:
-    """Cost and k-NN accuracy along each seed's training, ``(seeds, points, 2)``."""
-    own = [row for row in rows if (row["method"], row["arm"]) == (method, arm)]
-    seeds = sorted({row["seed"] for row in own})
-    return np.array([[(row[against], row["knn"]) for row in own if row["seed"] == seed] for seed in seeds], float)
-
-
-def _factor(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Cost of the others' end over the cost at which our mean curve is first as good; 0 where it never is."""
-    (end, aim), curve = theirs.mean(0)[-1], ours.mean(0)
-    for (before, low), (after, high) in pairwise(curve):
-        if high >= aim > low:
-            return float(end / (before + (after - before) * (aim - low) / (high - low)))
-    return 0.0
+    about = {"method": method, "arm": arm, "over": over, "against": against}
+    return about | sooner(ours, theirs, paired=False)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,10 @@ from patchranking.methods import STYLES
 from patchranking.report.figures import accuracy_against_cost
 
 ROOT = Path(__file__).parents[1]
-PAGES = (ROOT / "README.md", ROOT / "docs/how-it-works.md", ROOT / "docs/evaluation.md", ROOT / "docs/models.md")
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / f"docs/{name}.md" for name in ("how-it-works", "evaluation", "models", "prototypes")),
+)
 CHARTS = (
     ("imagenette", "top1"),
     ("flowers", "top1"),
@@ -46,6 +49,7 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
         "compare": _comparison,
         "evaluate": _methods,
         "coverage": _coverage,
+        "prototypes": _prototypes,
     }[name.partition("-")[0]]
     parts = [one(rows) for rows in _groups(results["rows"], "dataset", "split").values()]
     if "cost_by_patches" in results:
@@ -246,6 +250,17 @@ def _coverage(rows: Rows) -> str:
         parts.append(f"**{library}**\n\n" + _grid(["", "works", "for example", "holds"], lines))
     lines = [[tower, library, row["sentence"]] for (library, tower), row in refused.items()]
     return "\n\n".join([*parts, "**refused**\n\n" + _grid(["image tower", "library", "sentence"], lines)])
+
+
+def _prototypes(rows: Rows) -> str:
+    """What distances have to do with what is known of the scenes."""
+    factors = ("clutter", "rotation", "smallness", "all")
+    lines = [
+        [f"`{row['features']}`", str(row["clusters"]), str(row["found"]), f"{row['purity']:.0%}"]
+        + [f"{row[f'spearman_{factor}']:+.2f}" for factor in factors]
+        for row in rows
+    ]
+    return _grid(["features", "`--clusters`", "clusters", "purity", *factors], lines)
 
 
 def _passed(rows: Rows) -> str:

@@ -137,6 +137,15 @@ def test_an_unknown_command_is_named(mistake):
     assert "There is no command 'fitt': choose from demo, rank" in mistake("fitt", "demo")
 
 
+def test_a_group_lists_its_commands(run, mistake):
+    for arguments in (["pretrain"], ["pretrain", "--help"]):
+        status, out, _ = run(*arguments)
+        assert status == 0
+        assert {line.split()[0] for line in out.splitlines() if line.startswith("  ")} == {"pretrain"}
+        assert "pretrain prototypes" in out
+    assert "There is no command 'pretrain nonsense': choose from pretrain " in mistake("pretrain", "nonsense", "x")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -207,6 +216,21 @@ def test_an_unknown_command_is_named(mistake):
         ("evaluate demo demo --pruner .", "no readable pruner in '.'"),
         ("evaluate demo demo --pruner none/at/all", "There is no folder 'none/at/all'"),
         ("benchmark demo --keep 1.5", "not 1.5"),
+        ("pretrain prototypes none", "no folder 'none'"),
+        ("pretrain prototypes .", "no pictures in '.'"),
+        ("pretrain prototypes demo --clusters 0", "'clusters' is a whole number, 1 or more, not 0"),
+        (
+            "pretrain prototypes demo --clusters few",
+            "--clusters takes a whole number or one of auto, labels, not 'few'",
+        ),
+        ("pretrain prototypes demo --features nope", "Unknown model 'nope'"),
+        ("pretrain mae none", "no folder 'none'"),
+        (
+            "pretrain mae demo --curriculum easy",
+            "'curriculum' is one of prototype, hard-first, fixed, uniform, or a file",
+        ),
+        ("pretrain mae demo --mask 1", "'mask' is a share above 0 and below 1"),
+        ("pretrain mae demo --ramp step", "--ramp takes one of cosine, linear, not 'step'"),
         ("benchmark demo --batches 4 0", "1 image or more"),
         ("benchmark demo --macs 0.05", "of the dense MACs: ask for more than 5%"),
         ("reproduce table4 --data demo:test --train demo demo", "one --train for each of --data"),
@@ -459,6 +483,49 @@ def test_evaluate_prints_the_oracle_apart_and_which_keep_rate_to_use(run, tmp_pa
     assert re.search(r"^golden \* +50% +2 +[\d.]+ +[\d.]+ +[+-][\d.]+ +[+-][\d.]+ to [+-][\d.]+ +[\d.]+$", second, re.M)
     assert json.loads((tmp_path / "results.json").read_text())["recommendation"]["text"] in second
     assert "<title>demo on demo (test)</title>" in (tmp_path / "report.html").read_text()
+
+
+def test_prototypes_are_found_and_shown(run, tmp_path):
+    pytest.importorskip("skimage")
+    command = ("pretrain", "prototypes", "demo:train", "--limit", "12", "--out", tmp_path / "out")
+    status, out, _ = run(*command, "--clusters", "3")
+    assert status == 0
+    assert re.search(r"^12 images in = 12 clustered \+ 0 skipped; 3 clusters, Davies-Bouldin index [\d.]+; wrote", out)
+    first = pq.read_table(tmp_path / "out" / "prototypes.parquet")
+    assert (first["key"].to_pylist(), set(first["cluster"].to_pylist())) == (
+        load_data("demo:train", 12).keys,
+        {0, 1, 2},
+    )
+    assert "Prototypes of demo (train) by gradients" in (tmp_path / "out" / "prototypes.html").read_text()
+    assert run(*command, "--clusters", "3")[0] == 0
+    assert pq.read_table(tmp_path / "out" / "prototypes.parquet").equals(first, check_metadata=True)
+    (words,) = run(*command, "--clusters", "13")[2].splitlines()[-1:]
+    assert words == "patchranking: 13 clusters are more than the 12 images: ask for fewer."
+    (words,) = run(*command, "--features", "demo")[2].splitlines()[-1:]
+    assert "holds vectors of another kind" in words
+
+
+def test_a_masked_autoencoder_is_trained_and_shown(run, tmp_path, noise_folder):
+    for library in ("lightly", "skimage"):
+        pytest.importorskip(library)
+    photos, out = noise_folder("photos", ("cat", "dog"), 5), tmp_path / "out"
+    (photos / "cat" / "torn.png").write_bytes(b"\x89PNG")
+    small = "--image_size 16 --patch_size 4 --decoder_width 32 --decoder_depth 1 --clusters 2 --epochs 2 --batch_size 5"
+    sizes = "{embed_dim: 16, depth: 1, num_heads: 2}"
+    arguments = ("pretrain", "mae", photos, "--test", photos, "--out", out, *small.split(), "--model_args", sizes)
+    status, said, _ = run(*arguments)
+    assert status == 0
+    assert re.search(
+        r"^k-NN [\d.]+ %, linear probe [\d.]+ % after 4 steps, \d+ s\n11 images in = 10 trained on \+ 1 skip", said
+    )
+    assert f"timm:local-dir:{out / 'model'}" in said
+    results = json.loads((out / "results.json").read_text())
+    assert {row["arm"] for row in results["rows"]} == {"prototype"}
+    assert results["images"] == {"in": 11, "evaluated": 10, "skipped": 1, "left_out": 0}
+    assert results["distinct"] == pytest.approx([0.2, 1 - 0.9**10], abs=0.01)
+    assert "What it fills in" in (out / "report.html").read_text()
+    assert "What a training sees" in (out / "prototypes.html").read_text()
+    assert load_model(f"timm:local-dir:{out / 'model'}").tower.depth == 1
 
 
 def test_fit_ranks_with_the_search_and_the_score_asked_for(run, tmp_path):

@@ -116,6 +116,20 @@ def test_embedding_in_python_runs(capsys, tmp_path, monkeypatch):
     assert (names["vectors"].shape, names["vectors"].dtype.name) == ((3, 128), "float32")
 
 
+def test_prototypes_and_their_sampler_in_python_run(capsys, tmp_path, monkeypatch):
+    read, sample = re.findall(r"```python\n(.*?)```", (ROOT / "docs/prototypes.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    command = "pretrain prototypes demo:train --limit 8 --clusters 2 --out runs/prototypes"
+    monkeypatch.setattr(sys, "argv", ["patchranking", *command.split()])
+    cli.main()
+    exec(read, {})
+    assert capsys.readouterr().out.splitlines()[-1] == "2 {'in': 8, 'out': 8, 'failed': 0}"
+    names: dict[str, Any] = {}
+    exec(sample, names)
+    assert [round(float(share), 2) for share in capsys.readouterr().out.split()] == [0.1, 0.37, 0.63]
+    assert len(next(iter(names["loader"]))) == 100
+
+
 def test_fit_evaluate_and_tune_run_as_in_the_readme(photos, monkeypatch):
     """On scenes of the demo saved as pictures and the demo model, with few steps."""
     few = {
@@ -147,6 +161,8 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "pretrain contrastive": "--limit 8 --epochs 1 --batch_size 8 --workers 0 --evaluations 1 --probe_images 8",
         "pretrain gradient-error": "--limit 8 --base_batches 4 --batches 3 --batch_size 4 --drops 0 --groups 2",
         "compare-index": "",
+        "pretrain prototypes": "--limit 12 --clusters 3",
+        "pretrain mae": "--limit 12 --clusters 3 --epochs 1 --evaluations 1 --batch_size 6",
         "benchmark": "--batches 1 --backends eager --precisions fp32 --keep 0.5 --seconds 0",
         "export": "--format torch --precision bf16 --calibration 20 --force true",
         "evaluate runs/export-int8": "--limit 4 --timing_batch 0",

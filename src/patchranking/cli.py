@@ -1,4 +1,7 @@
-"""The command line; every command is a function in patchranking.commands, imported when it is called."""
+"""The command line; every command is a function in patchranking.commands, imported when it is called.
+
+A command of two words, such as ``pretrain prototypes``, is one of a group.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import importlib
 import io
 import os
 import sys
+from collections.abc import Sequence
 
 __all__ = ["COMMANDS", "command_of", "function_of", "main"]
 
@@ -24,6 +28,8 @@ COMMANDS = (
     "reproduce",
     "pretrain contrastive",
     "pretrain gradient-error",
+    "pretrain mae",
+    "pretrain prototypes",
 )
 
 
@@ -42,7 +48,7 @@ def main() -> None:
 def _main() -> None:
     name, arguments = command_of(sys.argv[1:] or ["--help"])
     if name in ("-h", "--help"):
-        print(_help())
+        print(_help(COMMANDS))
     elif name == "--version":
         from patchranking.version import __version__
 
@@ -56,7 +62,12 @@ def _main() -> None:
         module = importlib.import_module(f"patchranking.commands.{own}")
         run(getattr(module, own), arguments, f"patchranking {name}")
     else:
-        print(f"patchranking: There is no command '{name}': choose from {', '.join(COMMANDS)}.", file=sys.stderr)
+        group = [command for command in COMMANDS if command.startswith(f"{name} ")]
+        if group and arguments[:1] in ([], ["-h"], ["--help"]):
+            print(_help(group))
+            return
+        given, known = " ".join([name, *arguments[: bool(group)]]), ", ".join(group or COMMANDS)
+        print(f"patchranking: There is no command '{given}': choose from {known}.", file=sys.stderr)
         sys.exit(2)
 
 
@@ -71,13 +82,13 @@ def function_of(command: str) -> str:
     return command.replace("-", "_").replace(" ", "_")
 
 
-def _help() -> str:
-    """What every command does, the first line of its docstring, read without importing what it needs."""
+def _help(commands: Sequence[str]) -> str:
+    """What commands do, the first lines of their docstrings, read without importing what they need."""
     import ast
     from importlib.resources import files
 
     lines = ["usage: patchranking COMMAND ...", "", "Runs CLIP image encoders on the patches that matter.", ""]
-    for name in COMMANDS:
+    for name in commands:
         own = function_of(name)
         tree = ast.parse(files("patchranking").joinpath("commands", f"{own}.py").read_text("utf-8"))
         (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == own)

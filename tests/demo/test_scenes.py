@@ -70,6 +70,17 @@ def test_every_class_is_drawn_whole_and_the_mask_shows_where():
         assert np.abs(inside.mean(0) - outside.mean(0)).sum() > 10
 
 
+def test_what_makes_a_scene_untypical_is_known():
+    scenes = [scene("train", index) for index in range(60)]
+    assert {one.clutter for one in scenes} == {3, 4, 5, 6, 7}
+    assert -10 < min(one.rotation for one in scenes) < -7
+    assert 7 < max(one.rotation for one in scenes) < 10
+    for one in scenes:
+        rows, columns = (np.flatnonzero(one.mask.any(axis)) for axis in (1, 0))
+        longer = max(np.ptp(rows), np.ptp(columns)) + 1
+        assert abs(longer - one.extent) <= 3, one.key
+
+
 def test_an_unknown_split_is_named():
     with pytest.raises(UserError, match="train, val, test"):
         scene("tset", 0)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from patchranking.commands.pretraining import check_measured, finish
-from patchranking.data import ImageData, load_data, subset
+from patchranking.commands.pretraining import check_measured, finish, first_process, for_the_demo, pictures
 from patchranking.pretrain.contrastive import ContrastiveSettings
 from patchranking.pretrain.contrastive import contrastive as train
 from patchranking.pretrain.loop import TrainSettings
@@ -27,9 +25,7 @@ _DEMO: dict[str, Any] = {
     "min_scale": 0.3,
 }
 """What the demo changes of the defaults, so that it ends in three minutes on two cores."""
-_SCENES, _TESTED = 1000, 300
-
-Settings = TypeVar("Settings", ContrastiveSettings, TrainSettings)
+_SCENES = 1000
 
 
 def pretrain_contrastive(
@@ -59,28 +55,12 @@ def pretrain_contrastive(
         limit: Maximum number of pictures to train on, drawn by seed.
         device: cpu, cuda, cuda:1, mps, ...
     """
-    images, unseen = _images(data, test, limit, training.seed)
+    images, unseen = pictures(data, test, limit, training.seed, _SCENES)
     if images.name == "demo":
-        settings, training = _for_the_demo(settings), _for_the_demo(training)
+        settings, training = for_the_demo(settings, _DEMO), for_the_demo(training, _DEMO)
     check_measured(fine_tune, unseen)
     report = train(images, unseen, out, settings, training, os.path.expanduser(schedule), device)
-    if os.environ.get("RANK", "0") != "0":
+    if not first_process():
         return
     about = {"method": settings.method, "arm": schedule, "seed": training.seed}
     finish(report, about, images, unseen, out, fine_tune, training, device)
-
-
-def _images(data: str, test: str | None, limit: int | None, seed: int) -> tuple[ImageData, ImageData | None]:
-    demo = data.partition(":")[0] == "demo"
-    images = load_data(data, limit or (_SCENES if demo else None), seed, "train")
-    if test is None and not demo:
-        return images, None
-    unseen = load_data(test or "demo:val", None, seed)
-    return images, subset(unseen, min(_TESTED, limit or _TESTED), seed) if demo and test is None else unseen
-
-
-def _for_the_demo(settings: Settings) -> Settings:
-    """The settings with the demo's own where they are the defaults."""
-    usual = type(settings)()
-    own = {name: value for name, value in _DEMO.items() if hasattr(usual, name)}
-    return replace(settings, **{name: v for name, v in own.items() if getattr(settings, name) == getattr(usual, name)})

@@ -1,20 +1,22 @@
-"""What the commands that pretrain share: how they end."""
+"""What the commands that pretrain share: their pictures, the demo's settings, and how they end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from patchranking.commands.common import number, print_left_out, print_skipped
-from patchranking.data import ImageData
+from patchranking.data import ImageData, load_data, subset
 from patchranking.errors import UserError
 from patchranking.evaluation.accounting import accounting
 from patchranking.evaluation.environment import environment
 from patchranking.files import write_json
+from patchranking.pretrain.filled import Reconstruction
 from patchranking.pretrain.fine_tune import FineTuneSettings, fine_tune
 from patchranking.pretrain.loop import TrainSettings
 from patchranking.pretrain.pictures import read_pictures
@@ -23,7 +25,36 @@ from patchranking.pretrain.report import MODEL, PretrainReport
 from patchranking.report.pretraining import write_pretraining
 from patchranking.towers.load import load_model
 
-__all__ = ["check_measured", "finish"]
+__all__ = ["check_measured", "finish", "first_process", "for_the_demo", "pictures"]
+
+Settings = TypeVar("Settings")
+
+_TESTED = 300
+
+
+def pictures(
+    data: str, test: str | None, limit: int | None, seed: int, scenes: int
+) -> tuple[ImageData, ImageData | None]:
+    """The pictures to train on, and those to measure on; for the demo, so many scenes and some of demo:val."""
+    demo = data.partition(":")[0] == "demo"
+    images = load_data(data, limit or (scenes if demo else None), seed, "train")
+    if test is None and not demo:
+        return images, None
+    unseen = load_data(test or "demo:val", None, seed)
+    return images, subset(unseen, min(_TESTED, limit or _TESTED), seed) if demo and test is None else unseen
+
+
+def for_the_demo(settings: Settings, demo: Mapping[str, Any]) -> Settings:
+    """The settings with the demo's own where they are the defaults."""
+    usual = type(settings)()
+    own = {name: value for name, value in demo.items() if hasattr(usual, name)}
+    changed = {name: value for name, value in own.items() if getattr(settings, name) == getattr(usual, name)}
+    return replace(settings, **changed)  # type: ignore[type-var]
+
+
+def first_process() -> bool:
+    """Whether this process is the only one, or the first that ``torchrun`` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def check_measured(epochs: int, test: ImageData | None) -> None:
@@ -41,6 +72,8 @@ def finish(
     epochs: int,
     training: TrainSettings,
     device: str,
+    more: Mapping[str, Any] = {},
+    filled: Sequence[Reconstruction] = (),
 ) -> None:
     """Fine-tunes if it is asked for, writes results.json and report.html, and says what came out.
 
@@ -53,6 +86,8 @@ def finish(
         epochs: Of fine-tuning; 0 for none.
         training: How it was trained.
         device: cpu, cuda, cuda:1, mps, ...
+        more: What else results.json says.
+        filled: What a masked autoencoder makes of some pictures.
     """
     tuned = None if test is None or not epochs else _fine_tuned(out, images, test, epochs, training, device)
     where = {"dataset": images.name, "split": images.split, "n_images": report.n_images}
@@ -66,9 +101,11 @@ def finish(
         "fine_tuned": tuned,
         "costs": report.progress.costs,
         "schedule": [{"start": stage.start, **asdict(stage.compression)} for stage in report.schedule.stages],
+        **more,
     }
     write_json(out / "results.json", results | accounting(images, report.n_images, skipped))
-    page = write_pretraining(results, out / "report.html", f"{about['method']} on {images.name}/{images.split}")
+    title = f"{about['method']} on {images.name}/{images.split}"
+    page = write_pretraining(results, out / "report.html", title, filled)
     last = rows[-1]
     measured = f"k-NN {number(last['knn'], '.1f')} %, linear probe {number(last['linear_probe'], '.1f')} %"
     print(f"{'nothing measured' if test is None else measured} after {last['step']} steps, {last['seconds']:.0f} s")

@@ -146,6 +146,9 @@ class Scene:
         label: Index into ``CLASSES``.
         caption: Plain English, e.g. ``"a red umbrella on a striped background"``.
         mask: Boolean array ``(SIZE, SIZE)``, true where the object is.
+        clutter: Number of shapes around the object, 3 to 7.
+        rotation: Of the object, -10 to 10 degrees.
+        extent: Longer side of the object, 52 to 78 pixels.
     """
 
     key: str
@@ -153,6 +156,9 @@ class Scene:
     label: int
     caption: str
     mask: np.ndarray
+    clutter: int
+    rotation: float
+    extent: float
 
 
 def scene(split: str, index: int) -> Scene:
@@ -176,8 +182,8 @@ def scene(split: str, index: int) -> Scene:
     paper = [c for c in map(np.array, COLOURS.values()) if np.abs(c - ink).sum() > 290]
     first, second = rng.choice(len(paper), 2, replace=False)
     canvas = _background(rng, texture, _jitter(rng, paper[first]), _jitter(rng, paper[second]))
-    canvas = _clutter(rng, canvas)
-    alpha = _object(rng, CLASSES[label])
+    canvas, clutter = _clutter(rng, canvas)
+    alpha, rotation, extent = _object(rng, CLASSES[label])
     canvas = canvas + (_jitter(rng, ink) - canvas) * alpha[..., None]
     canvas = canvas * rng.uniform(0.85, 1.1) + rng.normal(0, rng.uniform(1, 5), canvas.shape)
     image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
@@ -187,6 +193,9 @@ def scene(split: str, index: int) -> Scene:
         label=label,
         caption=f"{_article(colour)} {colour} {CLASSES[label]} on a {texture} background",
         mask=alpha > 0.5,
+        clutter=clutter,
+        rotation=rotation,
+        extent=extent,
     )
 
 
@@ -250,11 +259,13 @@ def _background(rng: np.random.Generator, texture: str, a: np.ndarray, b: np.nda
     return a + (b - a) * np.asarray(weight, np.float32)[..., None]
 
 
-def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> tuple[np.ndarray, int]:
+    """A canvas with shapes on it, and their number."""
     image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     palette = list(COLOURS.values())
-    for _ in range(int(rng.integers(3, 8))):
+    shapes = int(rng.integers(3, 8))
+    for _ in range(shapes):
         x, y = rng.uniform(0, SIZE, 2)
         w, h = rng.uniform(4, 17, 2)
         ink = palette[int(rng.integers(len(palette)))]
@@ -267,22 +278,24 @@ def _clutter(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
                 draw.rectangle((x, y, x + w, y + h), outline=ink, width=2)
             case _:
                 draw.polygon((x, y, x + w, y, x + w / 2, y - h), fill=ink)
-    return np.asarray(image, np.float32)
+    return np.asarray(image, np.float32), shapes
 
 
-def _object(rng: np.random.Generator, name: str) -> np.ndarray:
-    """Opacity of the object at a random size, rotation and place, ``(SIZE, SIZE)`` in 0 ... 1."""
-    glyph = _glyph(name).rotate(rng.uniform(-10, 10), Image.Resampling.BILINEAR, expand=True)
+def _object(rng: np.random.Generator, name: str) -> tuple[np.ndarray, float, float]:
+    """Opacity of the object at a random place, ``(SIZE, SIZE)`` in 0 ... 1, and its random rotation and extent."""
+    rotation = rng.uniform(-10, 10)
+    glyph = _glyph(name).rotate(rotation, Image.Resampling.BILINEAR, expand=True)
     box = glyph.getbbox()
     assert box is not None, name
     glyph = glyph.crop(box)
-    scale = rng.uniform(52, 78) / max(glyph.size)
+    extent = rng.uniform(52, 78)
+    scale = extent / max(glyph.size)
     width, height = (max(2, round(side * scale)) for side in glyph.size)
     glyph = glyph.resize((width, height), Image.Resampling.BOX)
     left, top = int(rng.integers(2, SIZE - width - 1)), int(rng.integers(2, SIZE - height - 1))
     layer = Image.new("L", (SIZE, SIZE))
     layer.paste(glyph, (left, top))
-    return np.asarray(layer, np.float32) / 255
+    return np.asarray(layer, np.float32) / 255, rotation, extent
 
 
 @cache

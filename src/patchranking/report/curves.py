@@ -12,7 +12,7 @@ import numpy as np
 from patchranking.extras import import_extra
 from patchranking.report.svg import CARD, INK, LINE, RC, themed
 
-__all__ = ["error_map", "learning_curve", "schedule_chart"]
+__all__ = ["distinct_chart", "error_map", "learning_curve", "schedule_chart"]
 
 Row = Mapping[str, Any]
 
@@ -78,6 +78,17 @@ def schedule_chart(stages: Sequence[Row], costs: Mapping[str, float]) -> str:
         axes.set_xlabel("Share of the budget (%)")
 
     return _drawn(draw, "Passes of one image", "What an image costs over the share of the budget")
+
+
+def distinct_chart(shares: Sequence[float]) -> str:
+    """Draws the expected share of distinct pictures over the epochs of a curriculum."""
+
+    def draw(axes: Any) -> None:
+        axes.stairs([100 * share for share in shares], np.arange(len(shares) + 1), color=_COLOURS[0], linewidth=2)
+        axes.set_ylim(0, 70)
+        axes.set_xlabel("Epoch, of as many draws as there are pictures")
+
+    return _drawn(draw, "Distinct pictures an epoch (%)", "Expected share of distinct pictures in every epoch")
 
 
 def error_map(rows: Sequence[Row], part: str) -> str:

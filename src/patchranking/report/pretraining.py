@@ -7,23 +7,28 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from patchranking.report.curves import error_map, learning_curve, schedule_chart
+from patchranking.pretrain.filled import Reconstruction
+from patchranking.report.curves import distinct_chart, error_map, learning_curve, schedule_chart
+from patchranking.report.pictures import kept_view, photo
 from patchranking.report.tables import csv_link
 from patchranking.report.template import write_page
 from patchranking.report.text import DASH, number
+from patchranking.report.wall import source
 
 __all__ = ["write_gradient_errors", "write_pretraining"]
 
 Row = Mapping[str, Any]
 
 
-def write_pretraining(results: Mapping[str, Any], out: Path, title: str) -> Path:
+def write_pretraining(results: Mapping[str, Any], out: Path, title: str, filled: Sequence[Reconstruction] = ()) -> Path:
     """Writes the page of a pretraining: learning curves, the schedule, every evaluation and the environment.
 
     Args:
-        results: ``rows`` of ``results.json``, one an evaluation, ``environment``, ``schedule`` and ``costs``.
+        results: ``rows`` of ``results.json``, one an evaluation, ``environment``; ``schedule`` and ``costs``, or the
+            share of ``distinct`` pictures in every epoch.
         out: The HTML file to write; it appears complete or not at all.
         title: Heading of the page.
+        filled: What a masked autoencoder makes of some pictures.
 
     Returns:
         ``out``.
@@ -36,6 +41,8 @@ def write_pretraining(results: Mapping[str, Any], out: Path, title: str) -> Path
     charts.insert(1, learning_curve(rows, "knn", "seconds"))
     if results.get("schedule"):
         charts.append(schedule_chart(results["schedule"], results["costs"]))
+    if results.get("distinct"):
+        charts.append(distinct_chart(results["distinct"]))
     last = rows[-1]
     tiles = [
         (number(last["knn"], 1), "k-NN accuracy, %"),
@@ -45,7 +52,8 @@ def write_pretraining(results: Mapping[str, Any], out: Path, title: str) -> Path
         (number(last["seconds"], 0), "seconds of training"),
     ]
     names = ("arm", "seed", "share", "budget", "seconds", "step", "loss", "knn", "linear_probe")
-    return _written(results, out, title, [tile for tile in tiles if tile[0] != DASH], charts, names)
+    shown = [tile for tile in tiles if tile[0] != DASH]
+    return _written(results, out, title, shown, charts, names, [_filled(one) for one in filled])
 
 
 def write_gradient_errors(results: Mapping[str, Any], out: Path, title: str) -> Path:
@@ -76,6 +84,7 @@ def _written(
     tiles: Sequence[tuple[str, str]],
     charts: Sequence[str],
     names: Sequence[str],
+    filled: Sequence[Mapping[str, str]] = (),
 ) -> Path:
     environment = dict(results["environment"])
     return write_page(
@@ -83,6 +92,7 @@ def _written(
         "pretraining.html.j2",
         title=title,
         tiles=tiles,
+        filled=filled,
         charts=[chart for chart in charts if chart],
         names=[name.replace("_", " ") for name in names],
         lines=[[_plain(row[name]) for name in names] for row in results["rows"]],
@@ -90,6 +100,12 @@ def _written(
         command=environment.pop("command", None),
         environment={name.replace("_", " "): DASH if value is None else value for name, value in environment.items()},
     )
+
+
+def _filled(one: Reconstruction) -> dict[str, str]:
+    """A picture, what is seen of it, and how the rest is filled in, as they stand on the page."""
+    views = {"whole": photo(one.image), "seen": kept_view(one.image, one.visible), "made": photo(one.filled)}
+    return {"key": one.key} | {name: source(view) for name, view in views.items()}
 
 
 def _plain(value: Any) -> str:

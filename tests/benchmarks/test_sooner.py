@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sooner import curves_of, sooner
+
+
+def curve(values, seed=0):
+    costs = np.linspace(0, 100, len(values)).tolist()
+    return [{"seed": seed, "step": at, "knn": value} for at, value in zip(costs, values, strict=True)]
+
+
+def compared(ours, theirs, paired=True):
+    found = (
+        curves_of([row for seed, own in enumerate(some) for row in curve(own, seed)], "knn", "step")
+        for some in (ours, theirs)
+    )
+    return sooner(*found, paired)
+
+
+def test_what_is_there_sooner_saves_so_much():
+    base = [[0, 20, 30, 36, 40]]
+    assert compared([[0, 30, 50, 50, 50]], base) == {"factor": 2.667, "interval": [2.667, 2.667]}
+    assert compared(base, base)["factor"] == 1
+    assert compared([[0, 39]], base) == {"factor": None, "interval": [0, 0]}
+    assert compared([[50, 45]], base)["factor"] is None
+
+
+def test_the_interval_is_over_seeds():
+    base, ours = [[0, 20, 40]] * 5, [[0, 36 + 2 * seed, 60] for seed in range(5)]
+    found = compared(ours, base)
+    assert found["factor"] == pytest.approx(2)
+    assert 1.8 < found["interval"][0] < 2 < found["interval"][1] < 2.2
+
+
+def test_paired_seeds_share_their_luck():
+    luck = range(0, 50, 10)
+    base, ours = [[own, 40 + own] for own in luck], [[own, 40 + own, 80 + own] for own in luck]
+    widths = [np.ptp(compared(ours, base, paired)["interval"]) for paired in (True, False)]
+    assert widths[0] < 0.01 < 0.5 < widths[1]
