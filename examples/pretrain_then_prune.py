@@ -2,8 +2,8 @@
 
     python examples/pretrain_then_prune.py
 
-The pictures are the demo's generated scenes; give a folder of your own in their place. The numbers are small, so that it
-ends within minutes: for real use, raise ``epochs`` and the size of the encoder.
+The pictures are the demo's generated scenes; give a folder of your own in their place. The numbers are small, so that
+it ends within minutes: for real use, raise ``epochs`` and the size of the encoder.
 """
 
 from __future__ import annotations
