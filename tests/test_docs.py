@@ -169,7 +169,8 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "benchmark runs/export-int8": "--batches 1 --repeats 1 --seconds 0",
     }
     lines = re.findall(
-        r"^ *patchranking (\w+ demo .*|\w+ runs/export-int8.*|search .*|compare-index .*|pretrain .* demo:.*|fit timm:local.*)$",
+        r"^ *patchranking (\w+ demo .*|\w+ runs/export-int8.*|search .*|compare-index .*|pretrain .* demo:.*|"
+        r"fit timm:local.*)$",
         re.sub(r"\\\n\s*", "", page.read_text()),
         re.MULTILINE,
     )
