@@ -150,10 +150,7 @@ def shown_pictures(
     sees = [(f"block {block}", f"sees {rate:.0%}") for block, rate in pruner.schedule.stages.items()]
     heads = {
         "ranking": [("image", ""), ("golden ranking", "bright = keep"), *((f"{n} %", "kept") for n in (75, 50, 25))],
-        "stages": [
-            ("image", ""),
-            *((f"block {at}", f"sees {rate:.0%}") for at, rate in pruner.schedule.stages.items()),
-        ],
+        "stages": [("image", ""), *sees],
         "methods": [
             ("image", ""),
             *((name, f"{pruner.keep:.0%} kept") for name in ("golden", "patchranking", "CLS attention", "random")),

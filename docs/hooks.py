@@ -1,7 +1,7 @@
 """What the site has beside the pages in docs/: the repository's own files, the results, and the reference.
 
-The site lays the repository over docs/: CONTRIBUTING.md and CHANGELOG.md become pages, and so do the recipes and the files
-of results, so that links from docs/ work here as they do on GitHub. The reference is made of docstrings.
+The site lays the repository over docs/: CONTRIBUTING.md and CHANGELOG.md become pages, and so do recipes and files of
+results, so that links from docs/ work here as they do on GitHub. The reference is made of docstrings.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def test_everything_is_drawn(demo, tmp_path):
     assert {row["n_images"] for row in rows if "order" in row} == {2}
     at_half = {row["order"]: row["feature_cosine"] for row in rows if row.get("keep_rate") == 0.5}
     assert at_half["golden"] > at_half["random"] > at_half["golden, backwards"]
-    once, staged = ([row for row in rows if row.get("schedule") == name][0] for name in ("at once", "in stages"))
+    once, staged = (next(row for row in rows if row.get("schedule") == name) for name in ("at once", "in stages"))
     assert once["macs_share"] == pytest.approx(staged["macs_share"], abs=0.01)
 
 
