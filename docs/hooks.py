@@ -80,12 +80,16 @@ def result(name: str, results: Mapping[str, Any]) -> str:
 
 
 def rows(found: list[dict[str, Any]]) -> str:
-    """Rows as a table of what is a single value in them."""
-    heads = [key for key, value in found[0].items() if not isinstance(value, dict | list)]
-    return grid(heads, [[_cell(row.get(key)) for key in heads] for row in found])
+    """Rows as tables, one for each kind of them, of what is a value or a list of values."""
+    kinds: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in found:
+        kinds.setdefault(tuple(key for key, value in row.items() if not isinstance(value, dict)), []).append(row)
+    return "\n\n".join(grid([*keys], [[_cell(row[key]) for key in keys] for row in own]) for keys, own in kinds.items())
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_cell, value))
     text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
     return text.replace("|", "\\|")
 
