@@ -54,7 +54,7 @@ LOOK: dict[Any, Any] = {
     "xtick.color": GREY,
     "ytick.color": GREY,
     "axes.labelcolor": GREY,
-    "axes.edgecolor": GREY,
+    "axes.edgecolor": "#9aa1ae",
 }
 
 
