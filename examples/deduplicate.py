@@ -2,8 +2,8 @@
 
     python examples/deduplicate.py open_clip:local-dir:clip photos --pruner runs/fit --threshold 0.97
 
-All pictures are encoded by the same pruned model, so copies stay as near to one another as in the dense one. Nothing is
-deleted. Files that cannot be read are named.
+All pictures are encoded by the same pruned model; look at some pairs before you trust a threshold. Nothing is deleted.
+Files that cannot be read are named.
 """
 
 from __future__ import annotations
