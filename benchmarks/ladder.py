@@ -51,8 +51,8 @@ Seconds = dict[str, list[float]]
 def ladder(
     model: str,
     data: str,
-    pruner: Path,
-    images: str,
+    pruner: Path = Path("runs/fit"),
+    images: str | None = None,
     out: Path = Path("benchmarks/results/ladder-photos.json"),
     rungs: list[str] = [*RUNGS],  # noqa: B006
     shares: list[float] = [1.0, 0.6, 0.5, 0.4],  # noqa: B006
@@ -84,8 +84,9 @@ def ladder(
         raise UserError(f"Unknown rung '{unknown[0]}': choose from {', '.join(RUNGS)}.")
     results, loaded = Results(out), load_model(model)
     found = of_half(load_data(data, limit), half)
+    given = None if images is None else load_data(images)
     files = [Path(data) / key for key in found.keys]
-    made = Rungs(loaded, Pruner.from_pretrained(pruner), load_data(images), calibration, work)
+    made = Rungs(loaded, Pruner.from_pretrained(pruner), given, calibration, work)
     cells = [Cell(name, share) for name in rungs for share in shares if (name, share) != (LOW_RES, 1.0)]
     stock = Cell(STOCK, 1.0)
     read = {cell: _reader(loaded, cell.rung == STOCK) for cell in cells}

@@ -114,7 +114,7 @@ def test_help_documents_every_option(run, command):
     for name, (_, default, sentence) in found.items():
         assert (name if default is inspect.Parameter.empty else f"--{name} ") in out
         assert " ".join(sentence.split()[:3]) in words
-    assert {"out", "seed", "device"} <= set(found) or command in ("search", "compare-index")
+    assert {"out", "seed", "device"} <= set(found) or command in ("search", "compare-index", "export")
     assert "--config" in out
 
 
@@ -632,7 +632,7 @@ def test_names_that_the_console_cannot_show_are_escaped(tmp_path, encoding):
 def test_evaluate_measures_the_images_asked_for(run, tmp_path, monkeypatch):
     seen = {}
 
-    def measured(model, data, pruners, settings, progress):
+    def measured(model, data, pruners, settings, progress, files):
         seen.update(model=model.name, data=data, pruners=pruners, seed=settings.seed)
         raise UserError("enough")
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -24,6 +26,23 @@ def test_export_writes_the_demo_pruned_to_a_share_of_the_macs(run, demo, tmp_pat
         expected = demo.tower(demo.preprocess(picture)[None])
     found = encoder.encode_image([picture])
     assert np.sum(found * expected.numpy()) / np.linalg.norm(found) / expected.norm() > 0.999
+    exported_folders_are_models(run, tmp_path / "out", tmp_path)
+
+
+def exported_folders_are_models(run, folder, tmp_path):
+    options = ("--limit", 24, "--timing_batch", 2, "--out", tmp_path / "evaluate")
+    status, printed, _ = run("evaluate", folder, "demo:val", *options)
+    assert status == 0
+    rows = json.loads((tmp_path / "evaluate/results.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["dense", "exported"]
+    assert "exported" in printed
+    options = ("--batches", 1, "--repeats", 1, "--seconds", 0, "--out", tmp_path / "benchmark")
+    assert run("benchmark", folder, *options)[0] == 0
+    rows = json.loads((tmp_path / "benchmark/throughput.json").read_text())["rows"]
+    assert [row["backend"] for row in rows] == ["eager", "torch"]
+    status, _, error = run("benchmark", folder, "--pruner", "tome")
+    assert (status, len(error.splitlines())) == (2, 1)
+    assert "holds its pruner" in error
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "choose": "--limit 4",
         "tune": "--shots 1 --epochs 1 --num_tokens 2",
         "benchmark": "--batches 1 --backends eager --precisions fp32 --keep 0.5 --seconds 0",
-        "export": "--format torch --precision bf16 --calibration 20 --force",
+        "export": "--format torch --precision bf16 --calibration 20 --force true",
         "evaluate runs/export-int8": "--limit 4 --timing_batch 0",
         "benchmark runs/export-int8": "--batches 1 --repeats 1 --seconds 0",
     }

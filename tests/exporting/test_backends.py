@@ -127,4 +127,4 @@ def test_what_is_missing_is_said_in_one_sentence(name, lacks, monkeypatch):
 
     monkeypatch.setattr(backends, "import_extra", import_extra)
     with pytest.raises(MissingExtraError, match=rf"needs {lacks}|way of {lacks}.*pip install 'patchranking"):
-        BACKENDS[name].check()
+        BACKENDS[name].check("fp32")

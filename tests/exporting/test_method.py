@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -64,27 +63,6 @@ def test_a_file_is_timed_in_turn_with_the_model_that_it_was_made_of(images, file
 def test_another_models_file_is_refused(loaded, file):
     with pytest.raises(UserError, match="was made of 'tiny', and what has that name here is another"):
         file.check(loaded.tower)
-
-
-def test_commands_take_an_exported_folder_as_model(run, demo, tmp_path):
-    out = tmp_path / "out"
-    export(
-        replace(demo, text=None), out, Pruner.unfitted(demo.tower, "demo", Schedule({1: 0.5})), ExportSettings("torch")
-    )
-    status, printed, error = run(
-        "evaluate", out, "demo:val", "--limit", 24, "--timing_batch", 2, "--out", tmp_path / "e"
-    )
-    assert (status, error.count("Error")) == (0, 0)
-    rows = json.loads((tmp_path / "e/results.json").read_text())["rows"]
-    assert [row["method"] for row in rows] == ["dense", "exported"]
-    assert "exported" in printed
-    status, _, _ = run("benchmark", out, "--batches", 1, "--repeats", 1, "--seconds", 0, "--out", tmp_path / "b")
-    assert status == 0
-    rows = json.loads((tmp_path / "b/throughput.json").read_text())["rows"]
-    assert [row["backend"] for row in rows] == ["eager", "torch"]
-    status, _, error = run("benchmark", out, "--pruner", "tome")
-    assert (status, len(error.splitlines())) == (2, 1)
-    assert "holds its pruner" in error
 
 
 def test_tuned_class_features_are_those_of_the_images_or_refused(tinier, tmp_path):

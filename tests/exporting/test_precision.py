@@ -73,13 +73,12 @@ def test_layers_stay_in_float_until_the_cosine_is_high_enough(images, data, monk
     assert settings["max_drop"] == pytest.approx(0.009)
 
 
-def test_what_is_too_far_is_refused_with_the_figures_or_forced(images, data, pruner, tmp_path, monkeypatch):
+def test_what_is_too_far_is_refused_with_the_figures(images, data, pruner, tmp_path, monkeypatch):
     monkeypatch.setattr(quality, "LEAST_OVERLAP", 1.01)
     settings = ExportSettings("torch", "bf16", calibration=PICTURES)
     with pytest.raises(UserError, match=r"not written in bf16: on 24 images .* cosine of (0\.99|1\.00).*--force"):
         export(images, tmp_path / "out", pruner, settings, data)
     assert not (tmp_path / "out").exists()
-    assert export(images, tmp_path / "out", pruner, replace(settings, force=True), data).precision == "bf16"
     with pytest.raises(UserError, match=r"cosine of 0\.9800"):
         Quality(0.98, 1.0, 30).check("int8")
 

@@ -70,7 +70,7 @@ def evaluate(
         file.check(loaded.tower, images)
     folder = make_folder(out)
     progress, files = folder / "progress", [] if file is None else [file]
-    results, shown = run_evaluation(loaded, images, artefacts, settings, None, progress, files)
+    results, shown = run_evaluation(loaded, images, artefacts, settings, progress=progress, files=files)
     write_json(folder / "results.json", results)
     title = f"{model_name(loaded.name)} on {images.name} ({images.split})"
     write_report(results, shown, folder / "report.html", title)

@@ -47,7 +47,7 @@ class Quality:
             f"The image encoder was not written in {precision}: on {self.images} images its features have a cosine of "
             f"{self.feature_cosine:.4f} to float32 and keep {self.index_overlap_at_10:.0%} of the nearest neighbours, "
             f"and at least {LEAST_COSINE} and {LEAST_OVERLAP:.0%} are needed: give more --calibration images, another "
-            "--precision, or --force."
+            "--precision, or --force true."
         )
 
 
