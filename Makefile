@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 TORCH = $(shell grep '^torch==' constraints.txt)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint clean distclean
+.PHONY: help install demo docs test lint clean distclean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -25,6 +25,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## Prune the embedded CLIP from start to end; writes runs/demo/report.html
 	$(BIN)/patchranking demo --out runs/demo
+
+docs: $(STAMP) ## Build the site of the documentation; writes runs/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 test: lint ## Lint, type check and run the tests, a process for each core
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal

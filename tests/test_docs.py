@@ -19,7 +19,9 @@ from patchranking import EvaluationSettings, cli, embed_to, load_data
 from patchranking.commands import demo
 from patchranking.commands.arguments import parse
 from patchranking.demo import scene
+from patchranking.demo.scenes import CLASSES
 from patchranking.fitting.settings import FitSettings
+from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 
@@ -27,6 +29,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PROSE = ("limits", "recipes", "results")
+"""Pages without a command on the demo."""
 NEEDS = {"open_clip:ViT": "needs the Hub", "photos/": "needs the photos"}
 
 
@@ -130,6 +134,25 @@ def test_prototypes_and_their_sampler_in_python_run(capsys, tmp_path, monkeypatc
     assert len(next(iter(names["loader"]))) == 100
 
 
+@pytest.mark.parametrize("page", ["index", "choosing", "tuning"])
+def test_the_python_of_a_page_runs(page, demo, tmp_path, monkeypatch):
+    """With a pruner that learned nothing in place of those that the page's commands fit and tune."""
+    monkeypatch.chdir(tmp_path)
+    pruner = Pruner.unfitted(demo.tower, "demo", Schedule.default(demo.tower.depth, 0.5), merges=True)
+    pruner.save_pretrained("runs/fit")
+    widths = (demo.model.config.text_config.hidden_size, demo.tower.width)
+    prompts = Prompts("both", *widths, num_tokens=2, class_names=CLASSES, features=128)
+    pruner.tuned_by(prompts).save_pretrained("runs/tuned")
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+    pixels = demo.preprocess(scene("test", 0).image)[None]
+    names: dict[str, Any] = {"pixels": pixels}
+    exec(block, names)
+    own = names["cheaper"] if page == "choosing" else names["pruner"]
+    assert own.keep == (pytest.approx(0.56, abs=0.02) if page == "choosing" else 0.4 if page == "index" else 0.5)
+    features = names.get("pruned", names.get("features"))
+    assert page == "choosing" or not torch.equal(features, demo.tower(pixels))
+
+
 def test_fit_evaluate_and_tune_run_as_in_the_readme(photos, monkeypatch):
     """On scenes of the demo saved as pictures and the demo model, with few steps."""
     few = {
@@ -149,7 +172,7 @@ def test_fit_evaluate_and_tune_run_as_in_the_readme(photos, monkeypatch):
     assert "patchranking" in (photos / "runs/evaluate/report.html").read_text()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "limits"], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in PROSE], ids=lambda page: page.stem)
 def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch):
     """With few images and steps, and without a cluster."""
     few = {
@@ -163,13 +186,15 @@ def test_the_commands_on_the_demo_run_in_their_order(page, tmp_path, monkeypatch
         "compare-index": "",
         "pretrain prototypes": "--limit 12 --clusters 3",
         "pretrain mae": "--limit 12 --clusters 3 --epochs 1 --evaluations 1 --batch_size 6",
+        "choose": "--limit 4",
+        "tune": "--shots 1 --epochs 1 --num_tokens 2",
         "benchmark": "--batches 1 --backends eager --precisions fp32 --keep 0.5 --seconds 0",
         "export": "--format torch --precision bf16 --calibration 20 --force true",
         "evaluate runs/export-int8": "--limit 4 --timing_batch 0",
         "benchmark runs/export-int8": "--batches 1 --repeats 1 --seconds 0",
     }
     lines = re.findall(
-        r"^ *patchranking (\w+ demo .*|\w+ runs/export-int8.*|search .*|compare-index .*|pretrain .* demo:.*|"
+        r"^ *patchranking (\w+ demo .*|\w+ runs/export-int8.*|choose .*|search .*|compare-index .*|pretrain .* demo:.*|"
         r"fit timm:local.*)$",
         re.sub(r"\\\n\s*", "", page.read_text()),
         re.MULTILINE,

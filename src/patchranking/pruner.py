@@ -59,7 +59,7 @@ The base model is not included; any other is refused.
 class Pruner(nn.Module, ModelHubMixin):
     """Drops the patches that its predictors rank lowest, inside the model it was fitted to.
 
-    Example:
+    Examples:
         >>> pruner = Pruner.from_pretrained("runs/fit")  # doctest: +SKIP
         >>> with pruner.attached(model):  # doctest: +SKIP
         ...     features = model.encode_image(images)

@@ -14,6 +14,7 @@ from transformers import (
 )
 
 from patchranking import UserError, as_tower, attach, detach
+from patchranking.demo import MODEL_DIR, scene
 from patchranking.pruning.schedule import Schedule
 
 
@@ -54,3 +55,17 @@ def test_sentence_transformers_are_unwrapped(case):
     part.model = case.model
     model = type("SentenceTransformer", (nn.Sequential,), {"__module__": "sentence_transformers.SentenceTransformer"})
     assert as_tower(model(part)).module is as_tower(part).module is case.tower.module
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_model_of_sentence_transformers_is_pruned(demo):
+    sentence_transformers = pytest.importorskip("sentence_transformers")
+    model = sentence_transformers.SentenceTransformer(str(MODEL_DIR), device="cpu").float()
+    image = scene("test", 0).image
+    dense = model.encode([image], convert_to_tensor=True)
+    with attach(model, "tome", keep=0.3), attach(demo.model, "tome", keep=0.3):
+        pruned = model.encode([image], convert_to_tensor=True)
+        expected = demo.tower(demo.preprocess(image)[None])
+    assert not torch.equal(pruned, dense)
+    torch.testing.assert_close(pruned, expected, rtol=1e-4, atol=1e-4)
+    assert torch.equal(model.encode([image], convert_to_tensor=True), dense)

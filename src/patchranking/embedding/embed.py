@@ -27,7 +27,7 @@ def embed(
 ) -> Iterator[Embedded]:
     """Encodes images of any number, decoded ahead of the model, in their order; the model stays as it is.
 
-    Example:
+    Examples:
         >>> for batch in patchranking.embed("demo", "photos", pruner="cls-attention"):  # doctest: +SKIP
         ...     index.add(batch.keys, batch.vectors)
 

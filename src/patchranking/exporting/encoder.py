@@ -27,7 +27,7 @@ __all__ = ["Encoder"]
 class Encoder:
     """An exported model.
 
-    Example:
+    Examples:
         >>> encoder = patchranking.Encoder.from_pretrained("runs/export")  # doctest: +SKIP
         >>> features = encoder.encode_image(["cat.jpg", "dog.jpg"])  # doctest: +SKIP
 

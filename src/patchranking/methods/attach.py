@@ -39,7 +39,7 @@ def attach(
 ) -> Hooks:
     """Makes a model prune from now on, without any fit; its keys and classes stay as they are.
 
-    Example:
+    Examples:
         >>> with patchranking.attach(model, "tome", keep=0.6):  # doctest: +SKIP
         ...     features = model.encode_image(images)
 

@@ -13,7 +13,7 @@ from patchranking.evaluation.examples import Example
 from patchranking.extras import import_extra
 from patchranking.report.styles import order
 
-__all__ = ["examples_picture", "heat_map", "kept_view", "photo", "shown_methods"]
+__all__ = ["examples_picture", "heat_map", "kept_view", "photo", "sheet", "shown_methods"]
 
 _MAGMA = np.array(
     [
@@ -107,12 +107,40 @@ def examples_picture(examples: Sequence[Example], rates: Sequence[float] = (0.6,
     Raises:
         MissingExtraError: If matplotlib, whose font the headings use, is not installed.
     """
-    matplotlib = import_extra("matplotlib", "The report", "report")
     shown = list(product(shown_methods(examples), rates))
     golden = any(item.importance is not None for item in examples)
     heads = [("image", "")] + [("golden", "ranking")] * golden + [(name, f"{rate:.0%} kept") for name, rate in shown]
+    rows = []
+    for item in examples:
+        pictures: list[Image.Image | None] = [photo(item.image, side)]
+        if golden:
+            pictures.append(None if item.importance is None else heat_map(item.image, item.importance, side))
+        for method, rate in shown:
+            view = item.views.get(method, {}).get(rate)
+            pictures.append(None if view is None else kept_view(item.image, view.kept, side))
+        rows.append(pictures)
+    return sheet(heads, rows, side)
+
+
+def sheet(
+    heads: Sequence[tuple[str, str]], rows: Sequence[Sequence[Image.Image | None]], side: int = 168
+) -> Image.Image:
+    """Lays pictures out below headings.
+
+    Args:
+        heads: A bold and a plain line over every column.
+        rows: Squares of ``side`` pixels, one a column; a gap where there is none.
+        side: Side of one picture in pixels.
+
+    Returns:
+        RGB picture on white.
+
+    Raises:
+        MissingExtraError: If matplotlib, whose font the headings use, is not installed.
+    """
+    matplotlib = import_extra("matplotlib", "The report", "report")
     gap, band = max(4, side // 21), side // 4
-    canvas = Image.new("RGB", (len(heads) * (side + gap) + gap, band + len(examples) * (side + gap)), "white")
+    canvas = Image.new("RGB", (len(heads) * (side + gap) + gap, band + len(rows) * (side + gap)), "white")
     draw = ImageDraw.Draw(canvas)
     fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"
     bold = ImageFont.truetype(str(fonts / "DejaVuSans-Bold.ttf"), side // 13)
@@ -121,13 +149,7 @@ def examples_picture(examples: Sequence[Example], rates: Sequence[float] = (0.6,
         x = gap + column * (side + gap)
         draw.text((x, band * 0.14), name, "#1b1f2a", bold)
         draw.text((x, band * 0.52), note, "#646b7a", plain)
-    for row, item in enumerate(examples):
-        pictures: list[Image.Image | None] = [photo(item.image, side)]
-        if golden:
-            pictures.append(None if item.importance is None else heat_map(item.image, item.importance, side))
-        for method, rate in shown:
-            view = item.views.get(method, {}).get(rate)
-            pictures.append(None if view is None else kept_view(item.image, view.kept, side))
+    for row, pictures in enumerate(rows):
         for column, picture in enumerate(pictures):
             if picture is not None:
                 canvas.paste(picture, (gap + column * (side + gap), band + row * (side + gap)))

@@ -1,0 +1,1 @@
+"""Methods measured on images: rows, costs, speed, budgets, the paper's tables."""

@@ -1,0 +1,1 @@
+"""How a pruner comes to be."""

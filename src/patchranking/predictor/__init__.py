@@ -1,0 +1,1 @@
+"""Phase II: networks that score patches, their losses, imitation and distillation."""

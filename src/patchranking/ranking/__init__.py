@@ -1,0 +1,1 @@
+"""Phase I: golden rankings, and the job that makes them."""

@@ -1,0 +1,1 @@
+"""Phase III: tokens learned from a few shots."""
