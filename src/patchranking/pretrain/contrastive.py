@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
 from patchranking.checkpoint import digest
 from patchranking.data import ImageData
 from patchranking.errors import UserError, check_numbers
@@ -17,7 +15,7 @@ from patchranking.pretrain.budget import budget_of
 from patchranking.pretrain.dino import DINO
 from patchranking.pretrain.encoder import make_encoder, normalisation_of, save_encoder
 from patchranking.pretrain.gradients import GradientSettings, spent_on, stage_errors
-from patchranking.pretrain.loop import Measures, TrainSettings, launched, train
+from patchranking.pretrain.loop import Measures, TrainSettings, fabric_for, train
 from patchranking.pretrain.moco import MoCo
 from patchranking.pretrain.objective import Contrastive, KeysName
 from patchranking.pretrain.pictures import Pictures, Shuffled, Views, read_pictures
@@ -120,7 +118,7 @@ def contrastive(
         MissingExtraError: If lightly, timm, lightning-fabric or scikit-learn is not installed.
     """
     training, folder = training or TrainSettings(), make_folder(out)
-    fabric = launched(torch.device(device), training.precision)
+    fabric = fabric_for(device, training)
     objective = make_objective(settings, training.seed)
     chosen = None if schedule == "auto" else _known_schedule(schedule, objective)
     if chosen is None and fabric.world_size > 1:

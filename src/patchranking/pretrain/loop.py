@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from patchranking.errors import UserError, check_numbers
 from patchranking.extras import import_extra
+from patchranking.launch import launched
 from patchranking.predictor.precision import TrainingPrecision
 from patchranking.pretrain.budget import CostName, formula_costs, measured_costs
 from patchranking.pretrain.objective import Objective, Step
@@ -22,7 +23,7 @@ from patchranking.pretrain.progress import Progress, ProgressFolder
 from patchranking.pretrain.schedule import CompressionSchedule, cosine_rate, power_rate, warmed_up
 from patchranking.seeding import seeded
 
-__all__ = ["DecayName", "Measures", "TrainSettings", "launched", "train"]
+__all__ = ["DecayName", "Measures", "TrainSettings", "fabric_for", "train"]
 
 DecayName = Literal["cosine", "power"]
 Measures = Callable[[nn.Module], Mapping[str, float | None]]
@@ -78,19 +79,9 @@ class TrainSettings:
             raise UserError(f"'warm_up' is a share of the budget below 1, not {self.warm_up:g}.")
 
 
-def launched(device: torch.device, precision: TrainingPrecision | None) -> Any:
-    """Lightning Fabric on one device, or under ``torchrun`` on all of its processes.
-
-    Raises:
-        MissingExtraError: If lightning-fabric is not installed.
-    """
-    library = import_extra("lightning_fabric", "Pretraining needs lightning-fabric", "pretrain")
-    several = library.plugins.environments.TorchElasticEnvironment.detect()
-    one: Any = 1 if device.type != "cuda" else [device.index or 0]
-    precision = precision or ("bf16-mixed" if device.type == "cuda" else "32-true")
-    fabric = library.Fabric(accelerator=device.type, devices="auto" if several else one, precision=precision)
-    fabric.launch()
-    return fabric
+def fabric_for(device: str, settings: TrainSettings) -> Any:
+    """Lightning Fabric for a training, see ``launched``."""
+    return launched(torch.device(device), settings.precision, "Pretraining needs lightning-fabric", "pretrain")
 
 
 def train(
@@ -116,7 +107,7 @@ def train(
         budget: In passes, see ``cost``.
         settings: How to train.
         kept: The folder of the progress.
-        fabric: From ``launched``.
+        fabric: From ``fabric_for``.
         measures: Asked of the encoder at 0 and at every evaluation, in the first process.
 
     Returns:

@@ -19,7 +19,7 @@ from patchranking.pretrain.budget import budget_of
 from patchranking.pretrain.curriculum import ORDERS, Curriculum, RampName
 from patchranking.pretrain.encoder import make_encoder, normalisation_of, save_encoder
 from patchranking.pretrain.features import HOG, compute_features
-from patchranking.pretrain.loop import Measures, TrainSettings, launched, train
+from patchranking.pretrain.loop import Measures, TrainSettings, fabric_for, train
 from patchranking.pretrain.mae import MAE
 from patchranking.pretrain.pictures import Views, read_pictures
 from patchranking.pretrain.probe import measures_on, nothing
@@ -179,7 +179,7 @@ def mae(
         MissingExtraError: If lightly, timm, lightning-fabric, scikit-learn or scikit-image is not installed.
     """
     folder = make_folder(out)
-    fabric = launched(torch.device(device), training.precision)
+    fabric = fabric_for(device, training)
     objective, began = make_mae(settings, training.seed), time.perf_counter()
     if settings.curriculum == "uniform":
         found = None
