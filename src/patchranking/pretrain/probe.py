@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from patchranking.data import ImageData, read_batches, subset
 from patchranking.errors import UserError
+from patchranking.evaluation.neighbours import voted
 from patchranking.extras import import_extra
 from patchranking.pretrain.encoder import preprocess_of
 
@@ -101,11 +102,10 @@ def knn_accuracy(
         temperature: Of the votes.
     """
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
-    classes, hits = int(max(bank_labels.max(), labels.max())) + 1, 0
+    hits = 0
     for some, own in zip(queries.split(_BATCH), labels.split(_BATCH), strict=True):
         cosines, neighbours = (some @ bank.T).topk(min(k, len(bank)), dim=1)
-        votes = torch.zeros(len(some), classes).scatter_add(1, bank_labels[neighbours], (cosines / temperature).exp())
-        hits += int(votes.argmax(1).eq(own).sum())
+        hits += int(voted(neighbours, cosines, bank_labels, temperature).eq(own).sum())
     return hits / len(queries)
 
 
