@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,18 +12,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from patchranking.checkpoint import digest
 from patchranking.errors import UserError, check_numbers
 from patchranking.extras import import_extra
 from patchranking.launch import launched
 from patchranking.predictor.precision import TrainingPrecision
 from patchranking.pretrain.budget import CostName, formula_costs, measured_costs
 from patchranking.pretrain.objective import Objective, Step
-from patchranking.pretrain.pictures import Batches, Views, drop_noise
+from patchranking.pretrain.pictures import Batches, Pictures, Views, drop_noise
 from patchranking.pretrain.progress import Progress, ProgressFolder
 from patchranking.pretrain.schedule import CompressionSchedule, cosine_rate, power_rate, warmed_up
 from patchranking.seeding import seeded
 
-__all__ = ["DecayName", "Measures", "TrainSettings", "fabric_for", "train"]
+__all__ = ["DecayName", "Measures", "TrainSettings", "fabric_for", "identity_of", "train"]
 
 DecayName = Literal["cosine", "power"]
 Measures = Callable[[nn.Module], Mapping[str, float | None]]
@@ -77,6 +78,19 @@ class TrainSettings:
             raise UserError("Without epochs or a learning rate nothing is learned: give both above 0.")
         if self.warm_up >= 1:
             raise UserError(f"'warm_up' is a share of the budget below 1, not {self.warm_up:g}.")
+
+
+def identity_of(settings: Any, training: TrainSettings, pictures: Pictures) -> dict[str, Any]:
+    """All that the result of a training depends on, ready for JSON.
+
+    Args:
+        settings: What is trained, a dataclass.
+        training: How.
+        pictures: On what.
+    """
+    images = digest([pictures.data.keys[index] for index in pictures.indices])
+    of = asdict(settings) | asdict(training) | {"images": images}
+    return {name: value for name, value in of.items() if name not in ("workers", "in_memory")}
 
 
 def fabric_for(device: str, settings: TrainSettings) -> Any:

@@ -137,14 +137,14 @@ def nothing(_: object) -> dict[str, float | None]:
 
 
 def measures_on(
-    encoder: nn.Module, data: ImageData, test: ImageData, limit: int, seed: int
+    encoder: nn.Module, data: ImageData, test: ImageData | None, limit: int, seed: int
 ) -> tuple[Callable[[nn.Module], dict[str, float | None]], dict[str, str]]:
     """A function from an encoder to its accuracy on some pictures by the labels of others, see ``measures_of``.
 
     Args:
         encoder: Of the kind that will be measured.
         data: The labelled pictures.
-        test: Those to measure on, of the same classes.
+        test: Those to measure on, of the same classes; None measures nothing.
         limit: At most so many of ``data``, drawn by seed.
         seed: Random seed.
 
@@ -154,6 +154,8 @@ def measures_on(
     Raises:
         UserError: If the classes differ, there are none, or no picture can be read.
     """
+    if test is None:
+        return nothing, {}
     if test.class_names != data.class_names:
         raise UserError(
             f"'{test.name}/{test.split}' has other classes than '{data.name}/{data.split}', so neighbours cannot vote: "
