@@ -22,7 +22,7 @@ from patchranking.pretrain.objective import Objective, Step
 from patchranking.pretrain.pictures import Batches, Pictures, Views, drop_noise
 from patchranking.pretrain.progress import Progress, ProgressFolder
 from patchranking.pretrain.schedule import CompressionSchedule, cosine_rate, power_rate, warmed_up
-from patchranking.seeding import seeded
+from patchranking.seeding import nth_seed, seeded
 
 __all__ = ["DecayName", "Measures", "TrainSettings", "fabric_for", "identity_of", "train"]
 
@@ -171,7 +171,7 @@ def train(
             for group in stepped.param_groups:
                 group["lr"] = _learning_rate(settings, share)
             noise = drop_noise(settings.seed, progress.step, settings.batch_size, rank, processes)
-            with seeded(settings.seed * 1_000_003 + progress.step):
+            with seeded(nth_seed(settings.seed, progress.step)):
                 loss = module(batch, Step(compression, noise, share))
             if not loss.isfinite():
                 raise UserError("The loss is no longer finite: choose a lower learning rate.")
