@@ -71,8 +71,8 @@ def ladder(
         pruner: A pruner that was fitted to the model.
         images: Other images, on which int8 and bf16 are calibrated and measured when they are exported.
         out: The JSON file.
-        rungs: Which; the first is what the others are compared with.
-        shares: Of the dense multiply-accumulates; 1 is the dense model.
+        rungs: Which, besides the stock one.
+        shares: Of the dense multiply-accumulates, besides 1, the dense model.
         half: Which half of the images.
         batch: Images per batch.
         rounds: How often every cell is timed.
@@ -87,16 +87,19 @@ def ladder(
     given = None if images is None else load_data(images)
     files = [Path(data) / key for key in found.keys]
     made = Rungs(loaded, Pruner.from_pretrained(pruner), given, calibration, work)
-    cells = [Cell(name, share) for name in rungs for share in shares if (name, share) != (LOW_RES, 1.0)]
+    pairs = [(name, share) for name in dict.fromkeys([STOCK, *rungs]) for share in sorted({1.0, *shares}, reverse=True)]
+    cells = [Cell(name, share) for name, share in pairs if (name, share) != (LOW_RES, 1.0)]
     stock = Cell(STOCK, 1.0)
     read = {cell: _reader(loaded, cell.rung == STOCK) for cell in cells}
     runs = {cell: made.run(cell) for cell in cells}
     reference = _features(runs[stock], read[stock], files)
+    macs = {cell: made.macs(cell) for cell in dict.fromkeys([stock, *(cell.counted for cell in cells)])}
     rows = {}
     for cell, run in runs.items():
 
         def row(cell: Cell = cell, run: Callable[[Tensor], Tensor] = run) -> dict[str, Any]:
-            return _row(made, cell, _features(run, read[cell], files), reference, found, pruner)
+            features, share = _features(run, read[cell], files), macs[cell.counted] / macs[stock]
+            return _row(made, cell, share, features, reference, found, pruner)
 
         rows[cell] = results.once(f"{cell.rung} {cell.share:g}", row)
     times = _timed(runs, read, files[:batch], rounds)
@@ -123,7 +126,7 @@ def _features(run: Callable[[Tensor], Tensor], read: Callable[[Path], Tensor], f
 
 
 def _row(
-    rungs: Rungs, cell: Cell, features: Tensor, reference: Tensor, data: ImageData, pruner: Path
+    rungs: Rungs, cell: Cell, macs_share: float, features: Tensor, reference: Tensor, data: ImageData, pruner: Path
 ) -> dict[str, Any]:
     """What a cell keeps of the stock rung, and what it needs."""
     classes = zero_shot_classes(rungs.model, data)
@@ -140,7 +143,7 @@ def _row(
         "backend": cell.backend,
         "precision": cell.precision,
         "macs": cell.share,
-        "macs_share": rungs.macs_share(cell),
+        "macs_share": macs_share,
         "top1": top1(features),
         "top1_dense": top1(reference),
         "feature_cosine": kept.feature_cosine,

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import product
@@ -31,8 +31,8 @@ from patchranking.evaluation.environment import environment
 from patchranking.files import make_folder
 from patchranking.pretrain.features import compute_features
 from patchranking.pretrain.loop import TrainSettings
-from patchranking.pretrain.masked import MAESettings, mae
-from patchranking.pretrain.prototypes import Prototypes, PrototypeSettings, find_prototypes
+from patchranking.pretrain.masked import PROTOTYPES, MAESettings, mae
+from patchranking.pretrain.prototypes import Prototypes, PrototypeSettings, find_prototypes, read_prototypes
 
 ARMS = {
     "uniform": "uniform",
@@ -97,16 +97,16 @@ def mae_curriculum(
     training = TrainSettings(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, evaluations=evaluations)
     trained = partial(_run, runs=runs, device=device, bank=data)
     choices, scores = [(mask, depth) for mask in masks for depth in depths], []
+    chosen_on = load_data(tune, test_limit)
     for mask, depth in choices if len(choices) > 1 else ():
         settings = replace(SMALL, mask=mask, decoder_depth=depth, curriculum="uniform")
         own = replace(training, seed=TUNING_SEED, evaluations=1)
-        chosen_on = load_data(tune, test_limit)
         found = results.once(f"tuning {mask} {depth}", partial(trained, data, chosen_on, settings, own))
         scores.append(np.mean([found[-1][name] for name in MEASURES]))
     tuned = choices[int(np.argmax(scores)) if scores else 0]
     small = replace(SMALL, mask=tuned[0], decoder_depth=tuned[1])
-    seconds = results.once("prototypes", lambda: _timed(lambda: _prototypes(data, runs, clusters)))
-    prototypes, rows = _prototypes(data, runs, clusters), []
+    seconds = results.once("prototypes", partial(_find_prototypes, data, runs, clusters))
+    prototypes, rows = read_prototypes(runs / PROTOTYPES), []
     for seed, (arm, order) in product(range(seeds), ARMS.items()):
         pictures = subset(data, max(2, round(FIFTH * len(data))), seed) if arm == "uniform-20" else data
         settings = replace(small, curriculum=order)
@@ -141,14 +141,13 @@ def saving(rows: Sequence[Row], arm: str, measure: str, against: str) -> dict[st
     return {"arm": arm, "measure": measure, "against": against} | sooner(ours, theirs, paired=True)
 
 
-def _prototypes(data: ImageData, runs: Path, clusters: int) -> Prototypes:
-    return find_prototypes(data, compute_features(data, None, runs / "features"), PrototypeSettings(clusters))
-
-
-def _timed(work: Callable[[], object]) -> float:
+def _find_prototypes(data: ImageData, runs: Path, clusters: int) -> float:
+    """Writes the prototypes, and says how many seconds it took to find them."""
     began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+    found = find_prototypes(data, compute_features(data, None, runs / "features"), PrototypeSettings(clusters))
+    seconds = time.perf_counter() - began
+    found.write(runs / PROTOTYPES)
+    return seconds
 
 
 def _run(

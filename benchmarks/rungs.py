@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import FunctionType
 
 import torch
 from torch import Tensor
 
 from patchranking.data import ImageData
+from patchranking.embedding.encoder import Encoder as Embedder
+from patchranking.embedding.settings import EmbedSettings
 from patchranking.evaluation.cost import count_macs
+from patchranking.evaluation.speed import compiled
 from patchranking.exporting.backends import BACKENDS
-from patchranking.exporting.encoder import Encoder
 from patchranking.exporting.export import export
-from patchranking.exporting.folder import is_exported
+from patchranking.exporting.folder import Exported, is_exported
+from patchranking.exporting.model import ExportedModel
 from patchranking.exporting.settings import ExportSettings
 from patchranking.methods import METHODS
-from patchranking.methods.attach import attach_copy
 from patchranking.pruner import Pruner
-from patchranking.towers import as_tower
 from patchranking.towers.load import LoadedModel
 
 STOCK = "pytorch fp32"
@@ -40,7 +39,6 @@ RUNGS = {
     LOW_RES: (EAGER, "fp32"),
 }
 """Rung -> backend, precision; low-res is PyTorch on a smaller picture at the same multiply-accumulates."""
-_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -64,6 +62,11 @@ class Cell:
     def precision(self) -> str:
         """Of its weights."""
         return RUNGS[self.rung][1]
+
+    @property
+    def counted(self) -> Cell:
+        """The cell in PyTorch that needs as many multiply-accumulates, and in which they can be counted."""
+        return self if self.rung == LOW_RES else Cell(STOCK, self.share)
 
     @property
     def exported(self) -> bool:
@@ -99,33 +102,23 @@ class Rungs:
         if cell.rung == LOW_RES:
             schedule = self.pruner.at_macs(self.model.tower, cell.share).schedule
             return METHODS["low-res"].at(self.model.tower, schedule, 0)
-        if cell.exported:
-            encoder = Encoder.from_pretrained(self._folder(cell))
-            return lambda pixels: torch.from_numpy(encoder.run(pixels.numpy())[0])
-        dtype = _TYPES[cell.precision]
-        tower = as_tower(copy.deepcopy(self.model.model).to(dtype))
-        if cell.share < 1:
-            attach_copy(tower, self.pruner, self._keep(cell), dtype)
+        model = ExportedModel.of(str(self._folder(cell))) if cell.exported else self.model
+        settings, pruner = EmbedSettings(), None
+        if not cell.exported:
+            settings = EmbedSettings(macs=cell.share, precision=cell.precision)  # type: ignore[arg-type]
+            pruner = self.pruner if cell.share < 1 else None
+        encoder = Embedder(model, pruner, settings)
+        if cell.backend != COMPILED:
+            return encoder
+        return compiled(lambda pixels: encoder.encode(pixels.to(encoder.dtype)).float())
 
-        def run(pixels: Tensor) -> Tensor:
-            return tower(pixels.to(dtype)).float()
-
-        if cell.backend == EAGER:
-            return run
-        own = FunctionType(run.__code__.replace(), run.__globals__, closure=run.__closure__)
-        return torch.compile(own, fullgraph=True)
-
-    def macs_share(self, cell: Cell) -> float:
-        """The share of the dense multiply-accumulates as counted in PyTorch."""
-        if cell.share == 1:
-            return 1.0
-        pixels = torch.zeros(1, 3, *self.model.tower.image_size)
-        counted = cell if cell.rung == LOW_RES else Cell(STOCK, cell.share)
-        return count_macs(self.run(counted), pixels) / count_macs(self.model.tower, pixels)
+    def macs(self, cell: Cell) -> float:
+        """The multiply-accumulates of one image, counted: ask of a cell that runs in PyTorch."""
+        return count_macs(self.run(cell), torch.zeros(1, 3, *self.model.tower.image_size))
 
     def check(self, cell: Cell) -> dict[str, float]:
         """What an exported model's config.json says of its agreement; empty where nothing is exported."""
-        return dict(Encoder.from_pretrained(self._folder(cell)).about.check) if cell.exported else {}
+        return dict(Exported.read(self._folder(cell)).check) if cell.exported else {}
 
     def _keep(self, cell: Cell) -> float:
         return self.pruner.at_macs(self.model.tower, cell.share).keep

@@ -9,7 +9,15 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-__all__ = ["seeded", "seeded_everywhere"]
+__all__ = ["nth_seed", "seeded", "seeded_everywhere"]
+
+_APART = 1_000_003
+"""Seeds of one training are so far from those of the training with the next seed."""
+
+
+def nth_seed(seed: int, number: int) -> int:
+    """The seed of one of many steps or items that are drawn alike whatever was drawn before."""
+    return seed * _APART + number
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def test_what_is_timed_as_compiled_is_pruned(loaded, precision, monkeypatch):
 def test_compiled_code_that_does_not_prune_is_refused_before_anything_is_timed(one_of_each, monkeypatch):
     case = one_of_each
     monkeypatch.setattr(speed, "time_in_turn", lambda *_: pytest.fail("timed"))
-    monkeypatch.setattr(speed, "_compiled", lambda encoder: case.tower)
+    monkeypatch.setattr(speed, "compiled", lambda encoder: case.tower)
     with pytest.raises(UserError, match=r"compiled encoder at keep rate 0\.5 gives other features than in eager mode"):
         measure_speed(case.model, pruner_for(case.tower), "tiny", SpeedSettings([0.5], [2], ["compile"]))
 

@@ -32,12 +32,6 @@ def pruner_of(loaded, keep=0.5):
 
 
 @pytest.fixture(scope="module")
-def images(tinier):
-    """A model without its text encoder."""
-    return replace(tinier, text=None)
-
-
-@pytest.fixture(scope="module")
 def exported(images, tmp_path_factory):
     """A dense export."""
     folder = tmp_path_factory.mktemp("exported") / "out"

@@ -16,17 +16,6 @@ from patchranking.pruning.schedule import Schedule
 
 
 @pytest.fixture(scope="module")
-def images(tinier):
-    return replace(tinier, text=None)
-
-
-@pytest.fixture(scope="module")
-def pruner(tinier):
-    torch.manual_seed(0)
-    return Pruner.unfitted(tinier.tower, "tiny", Schedule({1: 0.5}))
-
-
-@pytest.fixture(scope="module")
 def file(images, pruner, tmp_path_factory):
     """A pruned export."""
     folder = tmp_path_factory.mktemp("exported") / "out"

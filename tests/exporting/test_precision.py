@@ -1,37 +1,22 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from patchranking import Encoder, ExportSettings, Pruner, UserError, export
+from patchranking import Encoder, ExportSettings, UserError, export
 from patchranking.data import load_data
 from patchranking.exporting import backends, quality
 from patchranking.exporting.quality import Quality, pictured, processor
 from patchranking.exporting.quantise import quantised
-from patchranking.pruning.schedule import Schedule
 
 PICTURES = 24
 
 
 @pytest.fixture(scope="module")
-def images(tinier):
-    """A model without its text encoder."""
-    return replace(tinier, text=None)
-
-
-@pytest.fixture(scope="module")
 def data():
     return load_data("demo:val", 2 * PICTURES)
-
-
-@pytest.fixture(scope="module")
-def pruner(tinier):
-    torch.manual_seed(0)
-    return Pruner.unfitted(tinier.tower, "tiny", Schedule({1: 0.5}))
 
 
 @pytest.mark.parametrize(

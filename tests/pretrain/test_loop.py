@@ -102,6 +102,7 @@ def run(method, processes, port, data, out, schedule):
     settings = ContrastiveSettings(method, image_size=16, patch_size=4, model_args=model, head=16)
     training = loop.TrainSettings(epochs=3, batch_size=4, evaluations=2, learning_rate=1e-2)
     contrastive(load_data(data), None, out, settings, training, schedule)
+    assert (torch.distributed.get_world_size() if processes == "2" else 1) == int(processes)
     if rank:
         os._exit(0)
     if processes == "2" and os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
@@ -142,6 +143,10 @@ def test_two_processes_are_one_with_the_same_batch(ask, noise_folder, schedule, 
     one, two = weights_of(tmp_path / "1"), weights_of(tmp_path / "2")
     start = make_objective(replace(SMALL, method=method)).encoder.state_dict()
     assert max((one[name] - start[name]).abs().max() for name in one) > 1e-3
+    for weights in (one, two):  # what has no gradient but rounding, which AdamW makes steps of
+        weights["blocks.0.attn.qkv.bias"] = weights["blocks.0.attn.qkv.bias"].view(3, -1)[[0, 2]]  # attention is blind
+        if method == "moco":
+            del weights["norm.bias"]  # so is a batch norm
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5, msg=name)
 

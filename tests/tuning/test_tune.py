@@ -348,7 +348,7 @@ def test_a_loss_that_is_not_finite_is_said(model, data, pruner, tmp_path):
 
 
 TUNE = """
-import lightning_fabric
+import lightning_fabric, torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from patchranking import cli, load_model
 from patchranking.commands import tune
@@ -358,6 +358,7 @@ load_model("demo")
 def command(*words):
     sys.argv, sys.stdout = ["patchranking", *words], sys.stderr
     cli.main()
+    assert torch.distributed.is_initialized() == (os.environ.get("WORLD_SIZE", "1") != "1")
 
 def run(processes, *words):
     if processes == "1":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -77,5 +78,5 @@ def _more(report: MAEReport) -> dict[str, Any]:
         "schedule": None,
         "prototype_seconds": report.prototype_seconds,
         "curriculum": asdict(sampler.curriculum),
-        "distinct": [sampler.share(epoch) for epoch in range(int(-(-sampler.epochs // 1)))],
+        "distinct": [sampler.share(epoch) for epoch in range(math.ceil(sampler.epochs))],
     }

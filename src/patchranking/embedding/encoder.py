@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from patchranking.checkpoint import digest
@@ -20,6 +19,7 @@ from patchranking.methods.attach import attach_copy, attachable, keep_at_share
 from patchranking.methods.method import Attachable
 from patchranking.pruner import Pruner
 from patchranking.towers import VisionTower, as_tower
+from patchranking.towers.copies import copied
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["PRUNER", "Encoder", "another", "recorded"]
@@ -158,19 +158,11 @@ def _of_library(
         raise UserError("The dense model keeps all patches: give a pruner, or a method such as cls-attention.")
     model.tower.check_dense()
     dtype = _TYPES[settings.precision]
-    tower = as_tower(_copied(model.model, dtype))
+    tower = as_tower(copied(model.model, dtype))
     about: dict[str, Any] = {"pruner": None, "keep": 1.0, "schedule": None}
     if pruner is not None:
         about = _attached(tower, pruner, settings, dtype)
     return tower, tower.feature_size, about
-
-
-def _copied(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of a model in a floating type, on the same weights where they have that type already."""
-    weights: Sequence[Tensor] = (*model.parameters(), *model.buffers())
-    if all(weight.dtype == dtype for weight in weights if weight.is_floating_point()):
-        return copy.deepcopy(model, {id(weight): weight for weight in weights})
-    return copy.deepcopy(model).to(dtype)
 
 
 def _attached(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["knn_top1", "nearest", "overlap"]
+__all__ = ["knn_top1", "nearest", "overlap", "voted"]
 
 _TEMPERATURE = 0.07
 _ROWS = 1024
@@ -36,15 +36,21 @@ def overlap(first: Tensor, second: Tensor) -> Tensor:
 
 
 def knn_top1(neighbours: Tensor, cosines: Tensor, labels: Tensor) -> Tensor:
-    """Whether the neighbours vote for an image's own class, weighted as in instance discrimination (Wu et al., 2018).
+    """Whether the neighbours vote for an image's own class, 1 or 0, ``(images,)``; see ``voted``."""
+    return voted(neighbours, cosines, labels).eq(labels).float()
+
+
+def voted(neighbours: Tensor, cosines: Tensor, labels: Tensor, temperature: float = _TEMPERATURE) -> Tensor:
+    """The class for which most neighbours vote, weighted as in instance discrimination (Wu et al., 2018).
 
     Args:
-        neighbours: Numbers of each image's neighbours, ``(images, k)``.
+        neighbours: Numbers of each image's neighbours in an index, ``(images, k)``.
         cosines: Their cosines, ``(images, k)``.
-        labels: Class of every image, ``(images,)``.
+        labels: Class of every image of the index.
+        temperature: A vote weighs ``exp(cosine / temperature)``.
 
     Returns:
-        1 where they do, else 0, ``(images,)``.
+        ``(images,)``.
     """
-    votes = cosines.new_zeros(len(labels), int(labels.max()) + 1)
-    return votes.scatter_add(1, labels[neighbours], (cosines / _TEMPERATURE).exp()).argmax(1).eq(labels).float()
+    votes = cosines.new_zeros(len(cosines), int(labels.max()) + 1)
+    return votes.scatter_add(1, labels[neighbours], (cosines / temperature).exp()).argmax(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType
@@ -22,8 +21,9 @@ from patchranking.pruner import Pruner
 from patchranking.pruning.attach import detach
 from patchranking.pruning.select import check_keep_rate
 from patchranking.towers import VisionTower, as_tower
+from patchranking.towers.copies import copied
 
-__all__ = ["SpeedSettings", "measure_speed", "speed_figures"]
+__all__ = ["SpeedSettings", "compiled", "measure_speed", "speed_figures"]
 
 BackendName = Literal["eager", "compile"]
 PrecisionName = Literal["fp32", "bf16", "fp16"]
@@ -98,7 +98,7 @@ def measure_speed(
             encoders, macs = _encoders(model, pruner, shares, _TYPES[precision])
             about = {"model": name, "backend": backend, "precision": precision}
             for batch in settings.batches:
-                runs = encoders if backend == "eager" else {rate: _compiled(run) for rate, run in encoders.items()}
+                runs = encoders if backend == "eager" else {rate: compiled(run) for rate, run in encoders.items()}
                 found = _at_batch(runs, encoders, macs, model, batch, precision, settings)
                 rows += [about | row | {"macs": shares.get(row["keep_rate"])} for row in found]
                 bar.update()
@@ -117,13 +117,12 @@ def _encoders(
     model: nn.Module, pruner: Pruner | Attachable, rates: Iterable[float], dtype: torch.dtype
 ) -> tuple[dict[float, Encoder], dict[float, float]]:
     """Encoders by keep rate, each with hooks of its own on shared weights; and their MACs."""
-    base = copy.deepcopy(model).to(dtype)
+    base = copied(model, dtype)
     detach(base)
-    shared = {id(weight): weight for weight in (*base.parameters(), *base.buffers())}
     encoders: dict[float, Encoder] = {}
     macs = {}
     for rate in (1.0, *rates):
-        tower = as_tower(copy.deepcopy(base, dict(shared)))
+        tower = as_tower(copied(base, dtype))
         if rate < 1:
             attach_copy(tower, pruner, rate, dtype)
         macs[rate] = count_macs(tower, torch.zeros(1, 3, *tower.image_size, dtype=dtype, device=tower.device))
@@ -131,7 +130,7 @@ def _encoders(
     return encoders, macs
 
 
-def _compiled(encoder: Encoder) -> Encoder:
+def compiled(encoder: Encoder) -> Encoder:
     """The encoder compiled from code of its own: what is compiled is kept by code, and hooks do not tell it apart."""
 
     def run(pixels: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ class OpenVino(Backend):
         if precision == "int8":
             openvino = import_extra("openvino", "OpenVINO needs openvino", "openvino")
             reference = unit_features(self.load(path), calibration)
-            whole = openvino.Core().read_model(path)
+            whole = self._core(precision).read_model(path)
             model = quantised(whole, self._run_of, ImageSide.names[0], calibration, reference)
             openvino.save_model(model, path.with_name("lower.xml"), compress_to_fp16=False)
             for suffix in (".bin", ".xml"):

@@ -28,6 +28,7 @@ from patchranking.files import make_folder, replacing_folder
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import analytic_macs
 from patchranking.towers import TextTower, as_tower
+from patchranking.towers.copies import copied
 from patchranking.towers.identity import BaseModel
 from patchranking.towers.load import LoadedModel
 from patchranking.towers.preprocessing import Preprocessing
@@ -183,7 +184,7 @@ def _lowered(
     """Lowers the precision of the image encoder's file, and says how far from float32 that is on other images."""
 
     def side(dtype: torch.dtype) -> ImageSide:
-        tower = as_tower(copy.deepcopy(model.model).to(dtype))
+        tower = as_tower(copied(model.model, dtype))
         own = None if pruner is None else copy.deepcopy(pruner).to(dtype)
         return ImageSide(tower, own, settings.layout == "immich")
 

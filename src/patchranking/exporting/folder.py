@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self, get_args
 
+from patchranking.checkpoint import digest
 from patchranking.errors import UserError
 from patchranking.exporting.backends import BACKENDS
 from patchranking.exporting.settings import BackendName, LayoutName, PrecisionName
@@ -93,6 +94,11 @@ class Exported:
 
     def _place(self, plain: str, immich: str) -> str:
         return plain if self.layout == "plain" else immich
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells its files from others."""
+        return digest([*self.files.values()])
 
     def write(self, folder: Path, more: Mapping[str, Any]) -> None:
         """Writes config.json last, with what else it is to say, and the sums of all other files."""

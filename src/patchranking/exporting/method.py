@@ -7,7 +7,6 @@ from typing import Self
 
 import torch
 
-from patchranking.checkpoint import digest
 from patchranking.data import ImageData
 from patchranking.errors import UserError
 from patchranking.exporting.encoder import Encoder
@@ -34,7 +33,7 @@ class ExportedFile(Fixed):
     def __init__(self, encoder: Encoder) -> None:
         about = encoder.about
         self.encoder, self.keep, self.tuned = encoder, about.keep, about.tuned
-        self.fingerprint = digest([*about.files.values()])
+        self.fingerprint = about.fingerprint
 
     @classmethod
     def at_path(cls, path: str) -> Self | None:

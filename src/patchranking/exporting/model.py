@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchranking.checkpoint import digest
 from patchranking.errors import UserError
 from patchranking.exporting.encoder import Encoder
 from patchranking.exporting.folder import is_exported
@@ -83,8 +82,8 @@ class ExportedModel:
 
     @property
     def fingerprint(self) -> str:
-        """What tells its files from others."""
-        return digest([*self.encoder.about.files.values()])
+        """As in ``Exported``."""
+        return self.encoder.about.fingerprint
 
 
 ReadyModel = LoadedModel | ExportedModel

@@ -7,9 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import torch
-
-from patchranking.checkpoint import digest
 from patchranking.data import ImageData
 from patchranking.errors import UserError, check_numbers
 from patchranking.files import make_folder, write_json
@@ -17,7 +14,7 @@ from patchranking.pretrain.budget import budget_of
 from patchranking.pretrain.dino import DINO
 from patchranking.pretrain.encoder import make_encoder, normalisation_of, save_encoder
 from patchranking.pretrain.gradients import GradientSettings, spent_on, stage_errors
-from patchranking.pretrain.loop import Measures, TrainSettings, launched, train
+from patchranking.pretrain.loop import TrainSettings, fabric_for, identity_of, train
 from patchranking.pretrain.moco import MoCo
 from patchranking.pretrain.objective import Contrastive, KeysName
 from patchranking.pretrain.pictures import Pictures, Shuffled, Views, read_pictures
@@ -120,31 +117,32 @@ def contrastive(
         MissingExtraError: If lightly, timm, lightning-fabric or scikit-learn is not installed.
     """
     training, folder = training or TrainSettings(), make_folder(out)
-    fabric = launched(torch.device(device), training.precision)
+    fabric = fabric_for(device, training)
     objective = make_objective(settings, training.seed)
     chosen = None if schedule == "auto" else _known_schedule(schedule, objective)
     if chosen is None and fabric.world_size > 1:
         raise UserError("A schedule is searched for on one process: search first, then give --schedule FILE.")
     pictures = read_pictures(data, settings.image_size, training.in_memory, progress=not fabric.global_rank)
-    measures: Measures = nothing
-    skipped: dict[str, str] = {}
-    if test is not None and not fabric.global_rank:
-        measures, skipped = measures_on(objective.encoder, data, test, training.probe_images, training.seed)
+    seen = None if fabric.global_rank else test
+    measures, skipped = measures_on(objective.encoder, data, seen, training.probe_images, training.seed)
     budget = budget_of(objective, training.epochs, len(pictures))
-    of = asdict(settings) | asdict(training) | {"images": digest([data.keys[index] for index in pictures.indices])}
-    of = {name: value for name, value in of.items() if name not in ("workers", "in_memory")}
+    of = identity_of(settings, training, pictures)
     searched = 0.0
     if chosen is None:
         chosen, searched = _searched(pictures, folder / "search", settings, training, budget, of, fabric)
     chosen.save(folder / "schedule.yaml")
     stages = [asdict(stage) for stage in chosen.stages]
     kept = ProgressFolder(folder / "progress", of | {"schedule": stages, "searched": searched})
-    normalisation = normalisation_of(objective.encoder)
-    views = Views(pictures, Shuffled(len(pictures), training.seed), objective.views(normalisation), training.seed)
+    views = _views(pictures, objective, training.seed)
     progress = train(objective, views, chosen, budget - searched, training, kept, fabric, measures)
     if not fabric.global_rank:
         save_encoder(objective.encoder, folder / MODEL)
     return PretrainReport(len(pictures), pictures.skipped | skipped, budget, searched, chosen, progress)
+
+
+def _views(pictures: Pictures, objective: Contrastive, seed: int) -> Views:
+    """Views of all pictures, every epoch in its own order."""
+    return Views(pictures, Shuffled(len(pictures), seed), objective.views(normalisation_of(objective.encoder)), seed)
 
 
 def _known_schedule(name: str, objective: Contrastive) -> CompressionSchedule:
@@ -180,11 +178,11 @@ def _searched(
             "--schedule default."
         )
     kept = ProgressFolder(folder, dict(of) | {"pilot": _PILOT})
-    normalisation = normalisation_of(objective.encoder)
-    views = Views(pictures, Shuffled(len(pictures), training.seed), objective.views(normalisation), training.seed)
+    views = _views(pictures, objective, training.seed)
     none = CompressionSchedule.constant(objective.base)
     pilot = train(objective, views, none, _PILOT * budget, replace(training, cost="formula"), kept, fabric, nothing)
     stages: dict[float, list[dict[str, Any]]] = {}
+    normalisation = normalisation_of(objective.encoder)
     for path in stages_of(folder):
         share, _ = read_stage(path)
         load_stage(path, objective)

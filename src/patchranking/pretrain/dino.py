@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from patchranking.pretrain.compression import Compression
 from patchranking.pretrain.cost import FORWARD
 from patchranking.pretrain.objective import (
-    Contrastive,
+    Following,
     KeysName,
     Normalisation,
     Step,
@@ -20,7 +19,6 @@ from patchranking.pretrain.objective import (
     library,
     normalised,
 )
-from patchranking.pretrain.schedule import momentum_at
 
 __all__ = ["DINO"]
 
@@ -30,7 +28,7 @@ _FIXED = 0.01
 """Share of the budget in which the last layer stays as it was drawn: one epoch of a hundred."""
 
 
-class DINO(Contrastive):
+class DINO(Following):
     """A student says of each view what a momentum teacher says of the other.
 
     The original's small local crops are left out: they are short sequences already.
@@ -57,14 +55,13 @@ class DINO(Contrastive):
         prototypes: int = 4096,
         momentum: float = 0.996,
     ) -> None:
-        super().__init__(encoder, keys, min_scale)
+        super().__init__(encoder, keys, min_scale, momentum)
         heads = library("models.modules.heads")
         shape = self.tower.feature_size, hidden, size, prototypes
         self.projector = heads.DINOProjectionHead(*shape, freeze_last_layer=1)
-        self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.key_projector = heads.DINOProjectionHead(*shape).requires_grad_(False)
         self.key_projector.load_state_dict(self.projector.state_dict())
-        self._loss, self._momentum = library("loss").DINOLoss(prototypes), momentum
+        self._loss = library("loss").DINOLoss(prototypes)
 
     def views(self, normalisation: Normalisation) -> Callable[[Image.Image], Sequence[Tensor]]:
         views: Callable[[Image.Image], Sequence[Tensor]] = library("transforms").DINOTransform(
@@ -93,8 +90,3 @@ class DINO(Contrastive):
 
     def after_backward(self, share: float) -> None:
         self.projector.cancel_last_layer_gradients(int(share >= _FIXED))
-
-    def after_step(self, share: float) -> None:
-        follow, momentum = library("models.utils").update_momentum, momentum_at(share, self._momentum)
-        follow(self.encoder, self.key_encoder, momentum)
-        follow(self.projector, self.key_projector, momentum)

@@ -16,7 +16,7 @@ from patchranking.pretrain.encoder import data_config_of
 from patchranking.pretrain.pictures import Batches, Pictures, Shuffled, Views
 from patchranking.pretrain.probe import Labelled, features_of
 from patchranking.pretrain.schedule import cosine_rate, warmed_up
-from patchranking.seeding import seeded_everywhere
+from patchranking.seeding import nth_seed, seeded_everywhere
 
 __all__ = ["FineTuneSettings", "fine_tune"]
 
@@ -106,7 +106,7 @@ def fine_tune(encoder: nn.Module, pictures: Pictures, test: Labelled, settings: 
     for step, (pixels, labels) in zip(tqdm(range(steps), desc="fine-tune", unit="step"), loader, strict=False):
         for group in optimiser.param_groups:
             group["lr"] = peak * group.get("lr_scale", 1.0) * warmed_up(step / steps, settings.warm_up, cosine_rate)
-        with seeded_everywhere(settings.seed * 1_000_003 + step):
+        with seeded_everywhere(nth_seed(settings.seed, step)):
             mixed, target = mix(pixels.to(device), labels.to(device))
             loss = -(target * model(mixed).log_softmax(1)).sum(1).mean()
         optimiser.zero_grad()

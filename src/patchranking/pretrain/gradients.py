@@ -20,7 +20,7 @@ from patchranking.pretrain.compression import Compression, check_compressible
 from patchranking.pretrain.gradient_error import gradient_error
 from patchranking.pretrain.objective import Normalisation, Objective, Step
 from patchranking.pretrain.pictures import Pictures, Views, drop_noise
-from patchranking.seeding import seeded
+from patchranking.seeding import nth_seed, seeded
 
 __all__ = ["GradientSettings", "batch_gradients", "candidates", "spent_on", "stage_errors"]
 
@@ -114,7 +114,7 @@ def batch_gradients(
         items = [views[batch * settings.batch_size + place] for place in range(settings.batch_size)]
         pixels = [torch.stack(view).to(objective.tower.device) for view in zip(*items, strict=True)]
         step = Step(compression, drop_noise(settings.seed, batch, settings.batch_size), 0.5)
-        with seeded(settings.seed * 1_000_003 + batch):
+        with seeded(nth_seed(settings.seed, batch)):
             found = torch.autograd.grad(objective(pixels, step), weights)
         for name, value in objective.named_buffers():
             value.copy_(buffers[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,17 +12,19 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from patchranking.checkpoint import digest
 from patchranking.errors import UserError, check_numbers
 from patchranking.extras import import_extra
+from patchranking.launch import launched
 from patchranking.predictor.precision import TrainingPrecision
 from patchranking.pretrain.budget import CostName, formula_costs, measured_costs
 from patchranking.pretrain.objective import Objective, Step
-from patchranking.pretrain.pictures import Batches, Views, drop_noise
+from patchranking.pretrain.pictures import Batches, Pictures, Views, drop_noise
 from patchranking.pretrain.progress import Progress, ProgressFolder
 from patchranking.pretrain.schedule import CompressionSchedule, cosine_rate, power_rate, warmed_up
-from patchranking.seeding import seeded
+from patchranking.seeding import nth_seed, seeded
 
-__all__ = ["DecayName", "Measures", "TrainSettings", "launched", "train"]
+__all__ = ["DecayName", "Measures", "TrainSettings", "fabric_for", "identity_of", "train"]
 
 DecayName = Literal["cosine", "power"]
 Measures = Callable[[nn.Module], Mapping[str, float | None]]
@@ -78,19 +80,22 @@ class TrainSettings:
             raise UserError(f"'warm_up' is a share of the budget below 1, not {self.warm_up:g}.")
 
 
-def launched(device: torch.device, precision: TrainingPrecision | None) -> Any:
-    """Lightning Fabric on one device, or under ``torchrun`` on all of its processes.
+def identity_of(settings: Any, training: TrainSettings, pictures: Pictures) -> dict[str, Any]:
+    """All that the result of a training depends on, ready for JSON.
 
-    Raises:
-        MissingExtraError: If lightning-fabric is not installed.
+    Args:
+        settings: What is trained, a dataclass.
+        training: How.
+        pictures: On what.
     """
-    library = import_extra("lightning_fabric", "Pretraining needs lightning-fabric", "pretrain")
-    several = library.plugins.environments.TorchElasticEnvironment.detect()
-    one: Any = 1 if device.type != "cuda" else [device.index or 0]
-    precision = precision or ("bf16-mixed" if device.type == "cuda" else "32-true")
-    fabric = library.Fabric(accelerator=device.type, devices="auto" if several else one, precision=precision)
-    fabric.launch()
-    return fabric
+    images = digest([pictures.data.keys[index] for index in pictures.indices])
+    of = asdict(settings) | asdict(training) | {"images": images}
+    return {name: value for name, value in of.items() if name not in ("workers", "in_memory")}
+
+
+def fabric_for(device: str, settings: TrainSettings) -> Any:
+    """Lightning Fabric for a training, see ``launched``."""
+    return launched(torch.device(device), settings.precision, "Pretraining needs lightning-fabric", "pretrain")
 
 
 def train(
@@ -116,7 +121,7 @@ def train(
         budget: In passes, see ``cost``.
         settings: How to train.
         kept: The folder of the progress.
-        fabric: From ``launched``.
+        fabric: From ``fabric_for``.
         measures: Asked of the encoder at 0 and at every evaluation, in the first process.
 
     Returns:
@@ -166,7 +171,7 @@ def train(
             for group in stepped.param_groups:
                 group["lr"] = _learning_rate(settings, share)
             noise = drop_noise(settings.seed, progress.step, settings.batch_size, rank, processes)
-            with seeded(settings.seed * 1_000_003 + progress.step):
+            with seeded(nth_seed(settings.seed, progress.step)):
                 loss = module(batch, Step(compression, noise, share))
             if not loss.isfinite():
                 raise UserError("The loss is no longer finite: choose a lower learning rate.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,10 +19,10 @@ from patchranking.pretrain.budget import budget_of
 from patchranking.pretrain.curriculum import ORDERS, Curriculum, RampName
 from patchranking.pretrain.encoder import make_encoder, normalisation_of, save_encoder
 from patchranking.pretrain.features import HOG, compute_features
-from patchranking.pretrain.loop import Measures, TrainSettings, launched, train
+from patchranking.pretrain.loop import TrainSettings, fabric_for, identity_of, train
 from patchranking.pretrain.mae import MAE
 from patchranking.pretrain.pictures import Views, read_pictures
-from patchranking.pretrain.probe import measures_on, nothing
+from patchranking.pretrain.probe import measures_on
 from patchranking.pretrain.progress import ProgressFolder
 from patchranking.pretrain.prototypes import Prototypes, PrototypeSettings, find_prototypes, read_prototypes
 from patchranking.pretrain.report import MODEL, PretrainReport
@@ -179,7 +179,7 @@ def mae(
         MissingExtraError: If lightly, timm, lightning-fabric, scikit-learn or scikit-image is not installed.
     """
     folder = make_folder(out)
-    fabric = launched(torch.device(device), training.precision)
+    fabric = fabric_for(device, training)
     objective, began = make_mae(settings, training.seed), time.perf_counter()
     if settings.curriculum == "uniform":
         found = None
@@ -190,17 +190,14 @@ def mae(
     if found is not None:
         data, distances, lost = found.join(data)
     pictures = read_pictures(data, settings.image_size, training.in_memory, progress=not fabric.global_rank)
-    measures: Measures = nothing
-    unread: dict[str, str] = {}
-    if test is not None and not fabric.global_rank:
-        known = bank or data
-        measures, unread = measures_on(objective.encoder, known, test, training.probe_images, training.seed)
+    seen = None if fabric.global_rank else test
+    measures, unread = measures_on(objective.encoder, bank or data, seen, training.probe_images, training.seed)
     budget = budget_of(objective, training.epochs, len(pictures))
     distances = distances[pictures.indices]
-    of = asdict(settings) | asdict(training) | {"images": digest([data.keys[index] for index in pictures.indices])}
-    of |= {"distances": digest({"distances": torch.from_numpy(distances)})}
-    of = {name: value for name, value in of.items() if name not in ("workers", "in_memory", "curriculum")}
-    kept = ProgressFolder(folder / "progress", of | {"order": settings.drawn().order})
+    of = identity_of(settings, training, pictures) | {"order": settings.drawn().order}
+    of["distances"] = digest({"distances": torch.from_numpy(distances)})
+    del of["curriculum"]  # a file's name says nothing
+    kept = ProgressFolder(folder / "progress", of)
     sampler = CurriculumSampler(distances, training.epochs, settings.drawn(), training.seed, 1, 0)
     views = Views(pictures, Drawn(sampler), objective.views(normalisation_of(objective.encoder)), training.seed)
     schedule = CompressionSchedule.constant(objective.base)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from patchranking.pretrain.compression import Compression
 from patchranking.pretrain.cost import FORWARD
 from patchranking.pretrain.objective import (
-    Contrastive,
+    Following,
     KeysName,
     Normalisation,
     Step,
@@ -21,7 +21,6 @@ from patchranking.pretrain.objective import (
     library,
     normalised,
 )
-from patchranking.pretrain.schedule import momentum_at
 
 __all__ = ["MoCo", "info_nce"]
 
@@ -38,7 +37,7 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device)) * 2 * temperature
 
 
-class MoCo(Contrastive):
+class MoCo(Following):
     """Queries of one view find the keys that a momentum encoder makes of another.
 
     As in the original, the patch embedding stays as it was drawn, and the views are BYOL's. Only the direction from the
@@ -64,15 +63,14 @@ class MoCo(Contrastive):
         temperature: float = 0.2,
         momentum: float = 0.99,
     ) -> None:
-        super().__init__(encoder, keys, min_scale)
+        super().__init__(encoder, keys, min_scale, momentum)
         heads = library("models.modules.heads")
         width = self.tower.feature_size
         self.tower.identity()[0].requires_grad_(False)
         self.projector = heads.MoCoProjectionHead(width, hidden, size, num_layers=3, batch_norm=True)
         self.predictor = heads.MoCoProjectionHead(size, hidden, size, num_layers=2, batch_norm=True)
-        self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
-        self._temperature, self._momentum = temperature, momentum
+        self._temperature = temperature
 
     def views(self, normalisation: Normalisation) -> Callable[[Image.Image], Sequence[Tensor]]:
         byol, size = library("transforms.byol_transform"), self.tower.image_size[0]
@@ -93,8 +91,3 @@ class MoCo(Contrastive):
 
     def passes(self, compression: Compression) -> float:
         return self.share_of(compression) + FORWARD * self.share_of(self.of_keys(compression))
-
-    def after_step(self, share: float) -> None:
-        follow, momentum = library("models.utils").update_momentum, momentum_at(share, self._momentum)
-        follow(self.encoder, self.key_encoder, momentum)
-        follow(self.projector, self.key_projector, momentum)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,12 @@ from torch import Tensor, nn
 from patchranking.extras import import_extra
 from patchranking.pretrain.compression import Compression, Noise, encode, patch_size_of
 from patchranking.pretrain.cost import forward_share
+from patchranking.pretrain.schedule import momentum_at
 from patchranking.towers import VisionTower, as_tower
 
 __all__ = [
     "Contrastive",
+    "Following",
     "KeysName",
     "Normalisation",
     "Objective",
@@ -142,6 +145,30 @@ class Contrastive(Objective):
     def blur(self) -> tuple[float, float]:
         """Standard deviations of the views' blur in pixels: 0.1 to 2 at 224 pixels, in proportion to the size."""
         return 0.1, max(0.1, 2.0 * self.tower.image_size[0] / 224)
+
+
+class Following(Contrastive):
+    """What methods share whose keys, or targets, a momentum encoder makes; the class itself makes its ``projector``.
+
+    Args:
+        encoder: As in ``Contrastive``.
+        keys: As there.
+        min_scale: As there.
+        momentum: Of the momentum encoder and its projector at the start; it rises to 1.
+    """
+
+    projector: Any
+    key_projector: Any
+
+    def __init__(self, encoder: nn.Module, keys: KeysName, min_scale: float, momentum: float) -> None:
+        super().__init__(encoder, keys, min_scale)
+        self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self._momentum = momentum
+
+    def after_step(self, share: float) -> None:
+        follow, momentum = library("models.utils").update_momentum, momentum_at(share, self._momentum)
+        follow(self.encoder, self.key_encoder, momentum)
+        follow(self.projector, self.key_projector, momentum)
 
 
 def normalised(normalisation: Normalisation) -> dict[str, list[float]]:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from patchranking.data import ImageData, none_readable
 from patchranking.data.images import UnreadableImageError
 from patchranking.errors import UserError
-from patchranking.seeding import seeded_everywhere
+from patchranking.seeding import nth_seed, seeded_everywhere
 
 __all__ = ["Batches", "Order", "Pictures", "Shuffled", "Views", "drop_noise", "read_pictures"]
 
@@ -133,7 +133,7 @@ class Views(Dataset[list[Tensor]]):
 
     def __getitem__(self, item: int) -> list[Tensor]:
         picture = self._pictures[self.place_of(item)]
-        with seeded_everywhere(self._seed * 1_000_003 + item):
+        with seeded_everywhere(nth_seed(self._seed, item)):
             return list(self._views(picture))
 
     def place_of(self, item: int) -> int:
@@ -178,5 +178,5 @@ def drop_noise(seed: int, step: int, batch_size: int, rank: int = 0, processes: 
     Returns:
         From a number of patches to ``(images of this process, patches)``; other numbers at every call.
     """
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+    generator = torch.Generator().manual_seed(nth_seed(seed, step))
     return lambda patches: torch.rand(batch_size, patches, generator=generator)[rank::processes]

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from patchranking.data import ImageData, read_batches, subset
 from patchranking.errors import UserError
+from patchranking.evaluation.neighbours import voted
 from patchranking.extras import import_extra
 from patchranking.pretrain.encoder import preprocess_of
 
@@ -101,11 +102,10 @@ def knn_accuracy(
         temperature: Of the votes.
     """
     bank, queries = F.normalize(bank, dim=1), F.normalize(queries, dim=1)
-    classes, hits = int(max(bank_labels.max(), labels.max())) + 1, 0
+    hits = 0
     for some, own in zip(queries.split(_BATCH), labels.split(_BATCH), strict=True):
         cosines, neighbours = (some @ bank.T).topk(min(k, len(bank)), dim=1)
-        votes = torch.zeros(len(some), classes).scatter_add(1, bank_labels[neighbours], (cosines / temperature).exp())
-        hits += int(votes.argmax(1).eq(own).sum())
+        hits += int(voted(neighbours, cosines, bank_labels, temperature).eq(own).sum())
     return hits / len(queries)
 
 
@@ -137,14 +137,14 @@ def nothing(_: object) -> dict[str, float | None]:
 
 
 def measures_on(
-    encoder: nn.Module, data: ImageData, test: ImageData, limit: int, seed: int
+    encoder: nn.Module, data: ImageData, test: ImageData | None, limit: int, seed: int
 ) -> tuple[Callable[[nn.Module], dict[str, float | None]], dict[str, str]]:
     """A function from an encoder to its accuracy on some pictures by the labels of others, see ``measures_of``.
 
     Args:
         encoder: Of the kind that will be measured.
         data: The labelled pictures.
-        test: Those to measure on, of the same classes.
+        test: Those to measure on, of the same classes; None measures nothing.
         limit: At most so many of ``data``, drawn by seed.
         seed: Random seed.
 
@@ -154,6 +154,8 @@ def measures_on(
     Raises:
         UserError: If the classes differ, there are none, or no picture can be read.
     """
+    if test is None:
+        return nothing, {}
     if test.class_names != data.class_names:
         raise UserError(
             f"'{test.name}/{test.split}' has other classes than '{data.name}/{data.split}', so neighbours cannot vote: "

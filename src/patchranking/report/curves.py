@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from patchranking.extras import import_extra
-from patchranking.report.svg import CARD, INK, LINE, RC, themed
+from patchranking.report.svg import CARD, INK, chart
 
 __all__ = ["distinct_chart", "error_map", "learning_curve", "schedule_chart"]
 
@@ -43,7 +41,7 @@ def learning_curve(rows: Sequence[Row], measure: str, against: str) -> str:
     if not points:
         return ""
 
-    def draw(axes: Any) -> None:
+    def draw(_: Any, axes: Any) -> None:
         for colour, (arm, found) in zip(_COLOURS * len(points), points.items(), strict=False):
             cost = [np.mean([at for at, _ in seeds]) for _, seeds in sorted(found.items())]
             values = [[value for _, value in seeds] for _, seeds in sorted(found.items())]
@@ -55,7 +53,7 @@ def learning_curve(rows: Sequence[Row], measure: str, against: str) -> str:
         if len(points) > 1:
             axes.legend(frameon=False)
 
-    return _drawn(draw, _MEASURES[measure], f"{_MEASURES[measure]} against {_COSTS[against]}")
+    return chart(draw, _MEASURES[measure], f"{_MEASURES[measure]} against {_COSTS[against]}")
 
 
 def schedule_chart(stages: Sequence[Row], costs: Mapping[str, float]) -> str:
@@ -68,7 +66,7 @@ def schedule_chart(stages: Sequence[Row], costs: Mapping[str, float]) -> str:
     starts = [100 * stage["start"] for stage in stages] + [100]
     heights = list(costs.values())
 
-    def draw(axes: Any) -> None:
+    def draw(_: Any, axes: Any) -> None:
         axes.stairs(heights, starts, color=_COLOURS[0], fill=True, alpha=0.25)
         axes.stairs(heights, starts, color=_COLOURS[0], linewidth=2)
         for stage, start, end, height in zip(stages, starts, starts[1:], heights, strict=False):
@@ -77,18 +75,18 @@ def schedule_chart(stages: Sequence[Row], costs: Mapping[str, float]) -> str:
         axes.set_xlim(0, 100)
         axes.set_xlabel("Share of the budget (%)")
 
-    return _drawn(draw, "Passes of one image", "What an image costs over the share of the budget")
+    return chart(draw, "Passes of one image", "What an image costs over the share of the budget")
 
 
 def distinct_chart(shares: Sequence[float]) -> str:
     """Draws the expected share of distinct pictures over the epochs of a curriculum."""
 
-    def draw(axes: Any) -> None:
+    def draw(_: Any, axes: Any) -> None:
         axes.stairs([100 * share for share in shares], np.arange(len(shares) + 1), color=_COLOURS[0], linewidth=2)
         axes.set_ylim(0, 70)
         axes.set_xlabel("Epoch, of as many draws as there are pictures")
 
-    return _drawn(draw, "Distinct pictures an epoch (%)", "Expected share of distinct pictures in every epoch")
+    return chart(draw, "Distinct pictures an epoch (%)", "Expected share of distinct pictures in every epoch")
 
 
 def error_map(rows: Sequence[Row], part: str) -> str:
@@ -108,7 +106,7 @@ def error_map(rows: Sequence[Row], part: str) -> str:
     table = np.array([[value(found[d, p]) if (d, p) in found else np.nan for p in sizes] for d in drops])
     best = min(rows, key=lambda row: row["error"])
 
-    def draw(axes: Any) -> None:
+    def draw(_: Any, axes: Any) -> None:
         shown = np.log10(np.maximum(table, 1e-3))
         axes.pcolormesh(shown, cmap="YlOrBr", alpha=0.85, edgecolor="none")
         middle = np.nanmean([np.nanmin(shown), np.nanmax(shown)])
@@ -127,19 +125,4 @@ def error_map(rows: Sequence[Row], part: str) -> str:
         axes.grid(visible=False)
 
     title = f"{_PARTS[part]} at {rows[0]['share']:.0%}"
-    return _drawn(draw, title, f"{title} of the budget, by patch size and share dropped")
-
-
-def _drawn(draw: Callable[[Any], None], title: str, description: str) -> str:
-    matplotlib, drawing = (import_extra(name, "The report", "report") for name in ("matplotlib", "matplotlib.figure"))
-    with matplotlib.rc_context(RC):
-        figure = drawing.Figure(figsize=(4.6, 3.6), layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[:].set_visible(False)
-        axes.spines["bottom"].set_visible(True)
-        axes.grid(axis="y", color=LINE, linewidth=0.8)
-        draw(axes)
-        figure.suptitle(title, x=0.015, horizontalalignment="left", fontsize=11.5, fontweight="bold")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return themed(buffer.getvalue(), description)
+    return chart(draw, title, f"{title} of the budget, by patch size and share dropped")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchranking.evaluation.rows import comparable
-from patchranking.extras import import_extra
 from patchranking.report.styles import order, style
-from patchranking.report.svg import CARD, INK, LINE, RC, themed
+from patchranking.report.svg import CARD, INK, LINE, chart
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,27 +78,20 @@ def accuracy_against_cost(
     curves = _curves(chosen, measure, cost)
     if not curves:
         return ""
-    matplotlib, drawing = (import_extra(name, "The report", "report") for name in ("matplotlib", "matplotlib.figure"))
-    with matplotlib.rc_context(RC):
-        figure = drawing.Figure(figsize=(4.6, 4.0), layout="constrained")
-        axes = figure.add_subplot()
-        axes.spines[:].set_visible(False)
-        axes.spines["bottom"].set_visible(True)
-        axes.grid(axis="y", color=LINE, linewidth=0.8)
+
+    def draw(figure: Any, axes: Any) -> None:
         for curve in curves:
             _draw(axes, curve)
         _draw_dense(axes, chosen, measure, cost)
         axes.margins(x=0.06, y=0.1)
         axes.xaxis.get_major_locator().set_params(nbins=6)
         axes.set_xlabel(_COSTS[cost])
-        title = f"{MEASURES[measure]} · {dataset}"
-        size = min(11.5, _TITLE_POINTS / len(title))
-        figure.suptitle(title, x=0.015, horizontalalignment="left", fontsize=size, fontweight="bold")
         _mark_rates(axes, next((curve for curve in curves if not curve.oracle), curves[0]))
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    return themed(buffer.getvalue(), f"{MEASURES[measure]} against {_COSTS[cost]} on {dataset}")
+
+    title = f"{MEASURES[measure]} · {dataset}"
+    said = f"{MEASURES[measure]} against {_COSTS[cost]} on {dataset}"
+    return chart(draw, title, said, 4.0, min(11.5, _TITLE_POINTS / len(title)))
 
 
 def _curves(rows: Sequence[Mapping[str, Any]], measure: str, cost_of: str) -> list[_Curve]:

@@ -15,7 +15,7 @@ from patchranking.report.figures import MEASURES, accuracy_against_cost
 from patchranking.report.summary import summary
 from patchranking.report.tables import csv_link, lines, oracle_table
 from patchranking.report.template import write_page
-from patchranking.report.text import DASH, PERCENT, number, percent
+from patchranking.report.text import DASH, PERCENT, circumstances, number, percent
 from patchranking.report.wall import wall
 
 __all__ = ["write_report"]
@@ -42,8 +42,6 @@ def write_report(results: dict[str, Any], examples: Sequence[Example], out: Path
         MissingExtraError: If jinja2 or matplotlib is not installed.
     """
     rows = results["rows"]
-    environment = dict(results["environment"])
-    command = environment.pop("command", None)
     spoken_of = spotlight(rows)
     return write_page(
         out,
@@ -54,8 +52,7 @@ def write_report(results: dict[str, Any], examples: Sequence[Example], out: Path
         groups=[_group(rows, key) for key in dict.fromkeys(map(_key, rows))],
         wall=wall(examples, _RATE if spoken_of is None else spoken_of["keep_rate"]),
         account=_account(results),
-        environment={name.replace("_", " "): _plain(value) for name, value in environment.items()},
-        command=command,
+        **circumstances(results["environment"]),
     )
 
 
@@ -116,9 +113,3 @@ def _account(results: Mapping[str, Any]) -> dict[str, Any] | None:
         "files": shown,
         "more": images["skipped"] + left_out - len(shown),
     }
-
-
-def _plain(value: Any) -> str:
-    if value is None or value == "":
-        return DASH
-    return str(value)

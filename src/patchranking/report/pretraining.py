@@ -12,7 +12,7 @@ from patchranking.report.curves import distinct_chart, error_map, learning_curve
 from patchranking.report.pictures import kept_view, photo
 from patchranking.report.tables import csv_link
 from patchranking.report.template import write_page
-from patchranking.report.text import DASH, number
+from patchranking.report.text import DASH, circumstances, number
 from patchranking.report.wall import source
 
 __all__ = ["write_gradient_errors", "write_pretraining"]
@@ -86,7 +86,6 @@ def _written(
     names: Sequence[str],
     filled: Sequence[Mapping[str, str]] = (),
 ) -> Path:
-    environment = dict(results["environment"])
     return write_page(
         out,
         "pretraining.html.j2",
@@ -97,8 +96,7 @@ def _written(
         names=[name.replace("_", " ") for name in names],
         lines=[[_plain(row[name]) for name in names] for row in results["rows"]],
         csv=csv_link(results["rows"]),
-        command=environment.pop("command", None),
-        environment={name.replace("_", " "): DASH if value is None else value for name, value in environment.items()},
+        **circumstances(results["environment"]),
     )
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Callable
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-__all__ = ["CARD", "INK", "LINE", "MUTED", "RC", "themed"]
+from patchranking.extras import import_extra
+
+__all__ = ["CARD", "INK", "LINE", "MUTED", "RC", "chart", "themed"]
 
 INK, MUTED, LINE, CARD = "#010101", "#020202", "#030303", "#040404"
 _THEME = {
@@ -43,6 +47,38 @@ RC: dict[Any, Any] = {
     "legend.handlelength": 1.9,
     "legend.columnspacing": 1.4,
 }
+
+
+def chart(
+    draw: Callable[[Any, Any], None], title: str, description: str, height: float = 3.6, title_size: float = 11.5
+) -> str:
+    """Draws a chart of one pair of axes.
+
+    Args:
+        draw: Draws on a figure and its axes.
+        title: Stands above it.
+        description: For those who cannot see it.
+        height: In inches, at a width of 4.6.
+        title_size: In points.
+
+    Returns:
+        An SVG element as text.
+
+    Raises:
+        MissingExtraError: If matplotlib is not installed.
+    """
+    matplotlib, drawing = (import_extra(name, "The report", "report") for name in ("matplotlib", "matplotlib.figure"))
+    with matplotlib.rc_context(RC):
+        figure = drawing.Figure(figsize=(4.6, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.spines[:].set_visible(False)
+        axes.spines["bottom"].set_visible(True)
+        axes.grid(axis="y", color=LINE, linewidth=0.8)
+        figure.suptitle(title, x=0.015, horizontalalignment="left", fontsize=title_size, fontweight="bold")
+        draw(figure, axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return themed(buffer.getvalue(), description)
 
 
 def themed(svg: str, description: str) -> str:

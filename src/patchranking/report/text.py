@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-__all__ = ["DASH", "PERCENT", "both", "listed", "model_name", "number", "percent", "signed", "span"]
+__all__ = ["DASH", "PERCENT", "both", "circumstances", "listed", "model_name", "number", "percent", "signed", "span"]
 
 DASH = "–"
 PERCENT = "\u00a0%"
@@ -34,6 +35,13 @@ def span(interval: Sequence[float] | None) -> str:
 def both(function: Callable[[float, float], str], first: float | None, second: float | None) -> str:
     """What a function says about two figures; a dash where one is missing."""
     return DASH if first is None or second is None else function(first, second)
+
+
+def circumstances(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """How something was measured, as pages take it: its ``command``, and the rest of the ``environment`` by name."""
+    rest = {name.replace("_", " "): value for name, value in environment.items() if name != "command"}
+    shown = {name: DASH if value is None or value == "" else str(value) for name, value in rest.items()}
+    return {"command": environment.get("command"), "environment": shown}
 
 
 def listed(parts: Sequence[str]) -> str:

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +17,8 @@ from tqdm import tqdm
 from patchranking.checkpoint import digest
 from patchranking.data import ImageData, read_batches
 from patchranking.errors import UserError, check_numbers
-from patchranking.extras import import_extra
 from patchranking.files import make_folder, write_json
+from patchranking.launch import launched
 from patchranking.methods.measure import measure
 from patchranking.methods.method import Encoded, Encoding
 from patchranking.predictor.precision import TrainingPrecision
@@ -158,7 +157,7 @@ def tune(
     steps = settings.epochs * an_epoch
     items = Views(data, passes(tuned_on, steps * settings.batch_size, settings.seed), view, settings.seed)
 
-    fabric = _fabric(model, settings)
+    fabric = launched(model.device, settings.precision, "Tuning needs lightning-fabric", "tune")
     model.model.to(fabric.device)
     pruner.to(fabric.device).requires_grad_(False)
     prompts = _prompts(model, model.text, data, tuned_on, settings).to(fabric.device)
@@ -284,17 +283,6 @@ def _mean_patches(model: LoadedModel, data: ImageData, images: list[int], depth:
         means.append(tokens[:, tower.num_prefix_tokens :].mean((0, 1)).float().cpu())
         tokens = tower.run(tokens, block, block + 1) if block + 1 < depth else tokens
     return torch.stack(means)
-
-
-def _fabric(model: LoadedModel, settings: TuneSettings) -> Any:
-    library = import_extra("lightning_fabric", "Tuning needs lightning-fabric", "tune")
-    device = model.tower.device
-    precision = settings.precision or ("bf16-mixed" if device.type == "cuda" else "32-true")
-    several = library.plugins.environments.TorchElasticEnvironment.detect()
-    one: Any = 1 if device.type != "cuda" else [device.index or 0]
-    fabric = library.Fabric(accelerator=device.type, devices="auto" if several else one, precision=precision)
-    fabric.launch()
-    return fabric
 
 
 def _identity(model: LoadedModel, data: ImageData, pruner: Pruner, chosen: list[int], settings: TuneSettings) -> str:

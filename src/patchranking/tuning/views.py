@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 
 from patchranking.data import ImageData
 from patchranking.extras import import_extra
+from patchranking.seeding import nth_seed
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["Views", "augmentation"]
@@ -64,7 +65,7 @@ class Views(Dataset[tuple[Tensor, int | str]]):
     def __getitem__(self, item: int) -> tuple[Tensor, int | str]:
         index = self.order[item]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed * 1_000_003 + item)
+            torch.manual_seed(nth_seed(self.seed, item))
             pixels = self.view(self.data.image(index))
             if self.data.captions is not None:
                 captions = self.data.captions[index]
