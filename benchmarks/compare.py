@@ -3,7 +3,7 @@ r"""A pruner fitted at home and abroad, every baseline and, if wanted, the oracl
     python benchmarks/compare.py open_clip:local-dir:photos/photo-clip-s14 \
         --fit photos/flickr8k/train.tsv photos/imagenette/train photos/flowers/train \
         --test photos/flickr8k/test.tsv photos/imagenette/val photos/flowers/val \
-        --golden_images 30 --paper_images 600 --trained_fits 1 --timing_batch 8 --picture docs/images/photos.jpg \
+        --paper_images 300 --trained_fits 1 --timing_batch 8 --picture docs/images/photos.jpg \
         --out benchmarks/results/compare-photos.json
 
 In-domain, a pruner is fitted to the training pictures of all data sets together; out-of-domain, to those of all but the
