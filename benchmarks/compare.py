@@ -85,7 +85,7 @@ def compare(
         fits: Independent fits, and seeds of the random baseline.
         golden_images: Images of each data set for the golden oracle; 0 leaves it out.
         paper_images: Training images that are ranked by leave-out for the paper's own predictor; 0 leaves it out.
-        trained_fits: Fits of ToMe with a distilled correction; 0 leaves it out.
+        trained_fits: Fits of ToMe with a distilled correction, in-domain; 0 leaves it out.
         test_limit: At most so many images of each data set, both halves together.
         timing_batch: Images per batch when timing; 0 leaves timing out.
         work: Folder for the pruners, and for what is measured until the end.
@@ -105,8 +105,8 @@ def compare(
     together, rankings = joined(list(trains.values())), None
     if paper_images:
         rankings = leave_out_rankings(loaded, together, paper_images, work / "leave-out")
-    plan = _Plan(loaded, settings, shape, fits, rankings, trained_fits)
-    home = plan.fitted(together, work / "fits/in")
+    plan = _Plan(loaded, settings, shape, fits, rankings)
+    home = plan.fitted(together, work / "fits/in", trained_fits)
     baselines = [method for method in METHODS.values() if golden_images or not method.oracle]
     shared = _points(loaded, baselines, shares, fits, {"in": home}, shape)
     tables, costs, shown = list[pa.Table](), dict[Group, dict[str, Any]](), list[Example]()
@@ -175,7 +175,6 @@ class _Plan:
         shape: Their schedule.
         fits: Number of independent fits.
         rankings: Leave-out rankings for the paper's predictor; None leaves it out.
-        trained: Fits of ToMe with a distilled correction.
     """
 
     model: LoadedModel
@@ -183,13 +182,12 @@ class _Plan:
     shape: Schedule
     fits: int
     rankings: Path | None
-    trained: int
 
-    def fitted(self, data: ImageData, folder: Path) -> Fits:
-        """Independent fits to a data set; finished ones are read again."""
-        return [self._fitted(data, folder, number) for number in range(self.fits)]
+    def fitted(self, data: ImageData, folder: Path, trained: int = 0) -> Fits:
+        """Independent fits to a data set, and so many of ToMe with a correction; finished ones are read again."""
+        return [self._fitted(data, folder, number, number < trained) for number in range(self.fits)]
 
-    def _fitted(self, data: ImageData, folder: Path, number: int) -> list[PatchRanking | TrainedToMe]:
+    def _fitted(self, data: ImageData, folder: Path, number: int, trained: bool) -> list[PatchRanking | TrainedToMe]:
         seed = self.settings.seed + number
         own, settings = folder / f"seed-{seed}", replace(self.settings, seed=seed)
         base = asdict(BaseModel.of(self.model.tower, self.model.name))
@@ -205,7 +203,7 @@ class _Plan:
             rival = claim(folder / f"paper-seed-{seed}", "fit", of)
             pruner = paper_pruner(self.model, data, settings, self.rankings, rival)
             methods += [Paper(pruner, kind) for kind in PAPER_BLOCKS]
-        if number < self.trained:
+        if trained:
             rival = claim(folder / f"tome-seed-{seed}", "fit", of)
             methods.append(trained_tome(self.model, data, settings, self.shape, rival))
         return methods
