@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from statistics import fmean
 from typing import Any
 
 from patchranking.methods import STYLES
@@ -25,9 +26,16 @@ Rows = list[dict[str, Any]]
 
 
 def table(results: dict[str, Any], part: str | None) -> str:
-    """The tables of the methods, or those of the ``differences``, or that of the ``speed``."""
-    parts = {None: _methods, "differences": _differences, "speed": _speed}
-    return "\n\n".join(parts[part](results))
+    """The tables of the methods on every data set, or of a part.
+
+    Args:
+        results: The content of the JSON file.
+        part: ``mean``, the methods averaged over the data sets; ``differences``, averaged too; ``every``, those of
+            every data set; ``speed``; ``all``, everything.
+    """
+    parts = {None: _methods, "mean": _mean, "differences": _mean_differences, "every": _differences, "speed": _speed}
+    shown = list(parts.values()) if part == "all" else [parts[part]]
+    return "\n\n".join(text for make in shown for text in make(results))
 
 
 def charts(results: dict[str, Any], measures: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -94,14 +102,48 @@ def _methods(results: dict[str, Any]) -> list[str]:
         (dense,) = (row for row in rows if row["method"] == DENSE)
         accuracy, words = _accuracy(dense)
         known = f"dense {words} {dense[accuracy]:.1f} %, " if accuracy in dense else ""
-        half = "all images" if results["split"] == "all" else f"{results['split']} half"
         fits = max(len(row["fits"]) for row in rows)
         tables.append(
-            f"**{dataset}**, {half}, {dense['n_images']} images, {known}{fits} fit{'s' * (fits > 1)}: "
+            f"**{dataset}**, {_half(results)}, {dense['n_images']} images, {known}{fits} fit{'s' * (fits > 1)}: "
             f"{words} % / cosine / share of the 10 nearest neighbours that stay, in %\n\n"
             + _grid([_HEAD, *(f"{share:.0%}" for share in shares)], lines)
         )
     return tables
+
+
+def _mean(results: dict[str, Any]) -> list[str]:
+    """Averaged over data sets: change of accuracy or recall, cosine and neighbours of every method at every share."""
+    rows = [row for row in results["rows"] if not row["oracle"]]
+    datasets, shares, lines = _names(rows, "dataset"), _shares(rows), []
+    for method in dict.fromkeys([*STYLES, *_names(rows, "method")]):
+        for domain in DOMAINS:
+            own = [row for row in rows if (row["method"], row["domain"]) == (method, domain)]
+            at = {share: [row for row in own if row["macs"] == share] for share in shares}
+            if all(_names(some, "dataset") == datasets for some in at.values()):
+                lines.append([_label(own[0]), *(_mean_cell(at[share]) for share in shares)])
+    images = sum(row["n_images"] for row in rows if row["method"] == DENSE)
+    return [
+        f"Mean over {', '.join(datasets)}, {_half(results)}, {images:,} images: change of {_accuracies(rows)} from the "
+        "dense model's in points / cosine / share of the 10 nearest neighbours that stay, in %\n\n"
+        + _grid([_HEAD, *(f"{share:.0%}" for share in shares)], lines)
+    ]
+
+
+def _accuracies(rows: Rows) -> str:
+    return " or ".join(sorted({"top-1" if "top1" in row else "recall@1" for row in rows}, reverse=True))
+
+
+def _mean_cell(rows: Rows) -> str:
+    """Says the counted share where it is another than that of the column."""
+    measures = [_accuracy(row)[0] for row in rows]
+    change = fmean(row[name] - row[f"{name}_dense"] for row, name in zip(rows, measures, strict=True))
+    cosine, overlap, share = (fmean(row[n] for row in rows) for n in ("feature_cosine", "overlap_at_10", "macs_share"))
+    shown = f"{change:+.1f} / {cosine:.3f} / {100 * overlap:.0f}"
+    return shown if abs(share - rows[0]["macs"]) <= _OFF else f"{shown} (at {share:.0%})"
+
+
+def _half(results: dict[str, Any]) -> str:
+    return "all images" if results["split"] == "all" else f"{results['split']} half"
 
 
 def _label(row: dict[str, Any]) -> str:
@@ -126,7 +168,7 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def _differences(results: dict[str, Any]) -> list[str]:
-    """Of every domain, averaged over data sets and of each: our value minus each rival's, and who is ahead."""
+    """Of every domain, the average and every data set: our value minus each rival's, and who is ahead."""
     rows, tables = results["differences"], []
     datasets = sorted(_names(rows, "dataset"), key=lambda name: name != "mean")
     for domain, words in DOMAINS.items():
@@ -134,19 +176,33 @@ def _differences(results: dict[str, Any]) -> list[str]:
             own = [row for row in rows if (row["dataset"], row["domain"]) == (dataset, domain)]
             if not own:
                 continue
-            lines = []
-            for measure, (name, form, scale) in _MEASURES.items():
-                for rival in _names(own, "rival"):
-                    at = {r["macs"]: r for r in own if (r["measure"], r["rival"]) == (measure, rival)}
-                    if at:
-                        cells = [_difference(at[share], form, scale) for share in _shares(own)]
-                        lines.append([f"{name}: minus {rival}", *cells])
             title = "Mean over the data sets" if dataset == "mean" else dataset
-            tables.append(
-                f"**{title}**, patchranking {words}: difference (95 % interval)\n\n"
-                + _grid([_HEAD, *(f"{share:.0%}" for share in _shares(own))], lines)
-            )
+            tables.append(_differences_table(own, f"**{title}**, patchranking {words}"))
     return tables
+
+
+def _mean_differences(results: dict[str, Any]) -> list[str]:
+    """Of every domain, averaged over the data sets that have a measure: our value minus each rival's."""
+    rows, tables = results["differences"], []
+    for domain, words in DOMAINS.items():
+        own = [row for row in rows if row["domain"] == domain]
+        averaged = {row["measure"] for row in own if row["dataset"] == "mean"}
+        own = [row for row in own if row["dataset"] == "mean" or row["measure"] not in averaged]
+        if own:
+            tables.append(_differences_table(own, f"Patchranking {words}"))
+    return tables
+
+
+def _differences_table(rows: Rows, title: str) -> str:
+    lines = []
+    for measure, (name, form, scale) in _MEASURES.items():
+        for rival in _names(rows, "rival"):
+            at = {row["macs"]: row for row in rows if (row["measure"], row["rival"]) == (measure, rival)}
+            if at:
+                cells = [_difference(at[share], form, scale) for share in _shares(rows)]
+                lines.append([f"{name}: minus {rival}", *cells])
+    heads = [_HEAD, *(f"{share:.0%}" for share in _shares(rows))]
+    return f"{title}: difference (95 % interval)\n\n" + _grid(heads, lines)
 
 
 def _difference(row: dict[str, Any], form: str, scale: int) -> str:

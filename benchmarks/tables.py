@@ -3,7 +3,7 @@
     python benchmarks/tables.py
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a file in benchmarks/results. The
-comparison has more: ``<!-- table NAME differences -->`` and ``<!-- table NAME speed -->``.
+comparison has more: ``<!-- table NAME PART -->``, where PART is ``mean``, ``differences`` or ``speed``.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def _of_the_repository() -> Iterator[tuple[str, str]]:
 def result(name: str, results: Mapping[str, Any]) -> str:
     """The page of a file of results: its tables, and where they come from."""
     try:
-        shown = tables.table(name, dict(results))
+        shown = tables.table(name, dict(results), "all" if "differences" in results else None)
     except KeyError as unknown:
         if unknown.args != (name.partition("-")[0],):
             raise

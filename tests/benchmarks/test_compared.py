@@ -88,7 +88,7 @@ def test_without_classes_and_captions_there_is_no_accuracy(results):
 
 
 def test_differences_say_who_is_ahead_the_mean_and_out_of_domain_first(results):
-    tables = compared.table(results, "differences").split("\n\n**")
+    tables = compared.table(results, "every").split("\n\n**")
     heads = [part.removeprefix("**").partition(":")[0] for part in tables]
     assert heads == [
         "Mean over the data sets**, patchranking out-of-domain",
@@ -102,6 +102,46 @@ def test_differences_say_who_is_ahead_the_mean_and_out_of_domain_first(results):
         "| same 10 neighbours, points: minus tome | -1.0 (-2.5 ... +0.4) level |",
     ]
     assert tables[2].endswith("| top-1, points: minus tome | -1.0 (-2.0 ... -0.1) behind |")
+
+
+def test_differences_are_averaged_where_several_data_sets_have_the_measure(results):
+    own = difference("tome", "scenes/test", "recall_at_1", difference=2.0)
+    out, home = compared.table({**results, "differences": [*results["differences"], own]}, "differences").split(
+        "\n\nPatchranking "
+    )
+    assert out.splitlines() == [
+        "Patchranking out-of-domain: difference (95 % interval)",
+        "",
+        "| share of the dense MACs | 50% |",
+        "|---|---|",
+        "| top-1, points: minus tome | +1.2 (+0.2 ... +2.0) ahead |",
+        "| recall@1, points: minus tome | +2.0 (+0.2 ... +2.0) ahead |",
+        "| same 10 neighbours, points: minus tome | -1.0 (-2.5 ... +0.4) level |",
+    ]
+    assert "recall" not in home
+
+
+def test_methods_are_averaged_over_the_data_sets_that_all_have(results):
+    results["rows"] = [own for own in results["rows"] if own["dataset"] == "things/val"]
+    for own in list(results["rows"]):
+        if own["method"] in ("dense", "patchranking", "tome"):
+            there = {k: v for k, v in own.items() if not k.startswith("top1")} | {"dataset": "scenes/test"}
+            results["rows"].append(there | {"recall_at_1": 10.0, "recall_at_1_dense": 12.0, "feature_cosine": 0.977})
+    assert compared.table(results, "mean").splitlines() == [
+        "Mean over things/val, scenes/test, test half, 80 images: change of top-1 or recall@1 from the dense model's "
+        "in points / cosine / share of the 10 nearest neighbours that stay, in %",
+        "",
+        "| share of the dense MACs | 80% | 50% |",
+        "|---|---|---|",
+        "| patchranking, out-of-domain | -8.5 / 0.982 / 90 | -8.0 / 0.982 / 90 |",
+        "| patchranking, in-domain | -8.5 / 0.982 / 90 | -8.5 / 0.982 / 90 |",
+        "| tome | -8.5 / 0.982 / 90 | -8.5 / 0.982 / 90 |",
+    ]
+
+
+def test_everything_is_in_all(results):
+    parts = [compared.table(results, part) for part in (None, "mean", "differences", "every", "speed")]
+    assert compared.table(results, "all") == "\n\n".join(parts)
 
 
 def test_speed_is_a_multiple_of_the_dense_models(results):
