@@ -16,9 +16,6 @@ from typing import Any
 
 import compared
 
-from patchranking.methods import STYLES
-from patchranking.report.figures import accuracy_against_cost
-
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
@@ -30,8 +27,6 @@ CHARTS = (
     ("flickr8k", "recall_at_1"),
     ("flickr8k", "index_overlap_at_10"),
 )
-SCHEDULES = {"at once": "one-shot", "one order": "scored once", "scored again": "re-scored"}
-"""Kind of schedule in the results -> in the table."""
 
 Rows = list[dict[str, Any]]
 
@@ -44,10 +39,7 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
         "golden_search": _searches,
         "predictors": _predictors,
         "few_shot": _few_shot,
-        "schedules": _schedules,
         "throughput": _throughput,
-        "compare": _comparison,
-        "evaluate": _methods,
         "coverage": _coverage,
         "prototypes": _prototypes,
     }[name.partition("-")[0]]
@@ -59,10 +51,7 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
 
 def charts(results: dict[str, Any]) -> dict[Path, str]:
     """The charts of the comparison, as files of SVG text."""
-    if "differences" in results:
-        found = compared.charts(results, CHARTS)
-    else:
-        found = {f"{data}-{measure}": accuracy_against_cost(results["rows"], data, measure) for data, measure in CHARTS}
+    found = compared.charts(results, CHARTS)
     return {ROOT / f"docs/images/compare-{name}.svg": svg + "\n" for name, svg in found.items()}
 
 
@@ -91,17 +80,6 @@ def _mean(rows: Rows, key: str) -> float:
 def _grid(heads: list[str], lines: list[list[str]]) -> str:
     rows = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
     return "\n".join(rows + [f"| {' | '.join(line)} |" for line in lines])
-
-
-def _by_method(rows: Rows) -> dict[str, dict[float, Rows]]:
-    """Rows of every method by keep rate, in the order of charts; the oracle's name says how many images it saw."""
-    groups = _groups(rows, "method")
-    found = {}
-    for method in STYLES:
-        own = groups.get((method,), [])
-        if at := _at_rates(own):
-            found[f"{method}, oracle on {own[0]['n_images']} images" if own[0]["oracle"] else method] = at
-    return found
 
 
 def _predictors(rows: Rows) -> str:
@@ -140,21 +118,6 @@ def _few_shot(rows: Rows) -> str:
     ) + _grid(["", *("dense" if rate == 1 else f"{rate:.0%} kept" for rate in rates)], lines)
 
 
-def _schedules(rows: Rows) -> str:
-    """Top-1 and feature error of every kind of schedule, means over seeds."""
-    lines = []
-    for (kind, early), own in _groups(rows, "schedule", "early").items():
-        cells = [f"{_mean(at, 'top1'):.1f} ({1 - _mean(at, 'feature_cosine'):.4f})" for at in _at_rates(own).values()]
-        lines.append([SCHEDULES[kind], "–" if early is None else f"{early:.0%}", *cells])
-    first, seeds = rows[0], len({row["seed"] for row in rows})
-    return (
-        f"**{first['dataset']}**, {first['n_images']} images, dense top-1 {first['top1_dense']:.1f} %, {seeds} "
-        f"seed{'s' * (seeds > 1)}: top-1 % (1 - cosine), equal MACs within a column\n\n"
-    ) + _grid(
-        ["schedule", "share dropped at stage 1", *(f"MACs of one-shot {100 * r:.0f} %" for r in _at_rates(rows))], lines
-    )
-
-
 def _throughput(rows: Rows) -> str:
     """Speed-up over the dense model, and what share of the ceiling that is."""
     shares, lines = list(dict.fromkeys(row["macs"] for row in rows if row["macs"])), []
@@ -164,31 +127,6 @@ def _throughput(rows: Rows) -> str:
         lines.append([", ".join(names), str(batch), f"{at[None]['p50_ms']:.0f}", *cells])
     heads = ["", "images per batch", "dense, ms per batch", *(f"{share:.0%} of the dense MACs" for share in shares)]
     return _grid(heads, lines)
-
-
-def _comparison(rows: Rows) -> str:
-    """Accuracy or recall, feature cosine and agreement with a dense index."""
-    dense = next(row for row in rows if row["method"] == "dense")
-    measure, words = ("top1", "top-1")
-    if dense["top1"] is None:
-        measure, words = "recall_at_1", "recall@1 of the picture of a caption"
-    lines = []
-    for method, at in _by_method(rows).items():
-        cells = [f"{_mean(own, measure):.1f} / {_agreement(own)}" for own in at.values()]
-        interval = at[0.5][0]["top1_change_interval"] if len(at[0.5]) == 1 else None
-        change = "–" if interval is None else "{:+.1f} ... {:+.1f}".format(*interval)
-        lines.append([method, *cells, f"{_mean(at[0.5], 'feature_cosine'):.3f}", change])
-    return (
-        f"**{dense['dataset']}/{dense['split']}**, {dense['n_images']} images, dense {words} {dense[measure]:.1f} %: "
-        f"{words} in % / share of the 10 nearest neighbours in a dense index that stay, in %\n\n"
-    ) + _grid(
-        ["", *(f"{r:.0%}" for r in _at_rates(rows)), "cosine at 50%", "change of top-1 at 50%, 95 % interval"], lines
-    )
-
-
-def _agreement(rows: Rows) -> str:
-    """Neighbours that stay; an oracle has no features of all images."""
-    return "–" if rows[0]["oracle"] else f"{100 * _mean(rows, 'index_overlap_at_10'):.0f}"
 
 
 def _searches(rows: Rows) -> str:
@@ -215,25 +153,6 @@ def _cost_by_patches(rows: Rows) -> str:
         lines.append([name, *(f"{row['dense_forwards']:,.1f} ({row['gmacs_ratio']:.3f}x)" for row in own)])
     patches = (f"{count} patches" for (count,) in _groups(rows, "patches"))
     return _grid(["dense forward passes per image, ViT-B/16", *patches], lines)
-
-
-def _methods(rows: Rows) -> str:
-    """Top-1 and feature cosine of every method at every keep rate."""
-    found, dense = _by_method(rows), next(row for row in rows if row["method"] == "dense")
-    ours = [row for (row,) in found["patchranking"].values()]
-    lines = [["patches kept at the end", *(f"{rate:.0%}" for rate in _at_rates(rows))]]
-    lines += [
-        [method, *(f"{_mean(own, 'top1'):.1f} ({_mean(own, 'feature_cosine'):.3f})" for own in at.values())]
-        for method, at in found.items()
-    ]
-    speeds = (row["images_per_second"] / row["images_per_second_dense"] for row in ours)
-    lines.append(["images/s, as a multiple of dense", *(f"{speed:.2f}x" for speed in speeds)])
-    return (
-        f"**{dense['dataset']}/{dense['split']}**, {dense['n_images']} images, dense top-1 {dense['top1']:.1f} %, "
-        f"{dense['gmacs']:.2f} GMACs: top-1 % (feature cosine)\n\n"
-    ) + _grid(
-        ["patchranking's share of the dense MACs", *(f"{r['gmacs'] / r['gmacs_dense']:.0%}" for r in ours)], lines
-    )
 
 
 def _coverage(rows: Rows) -> str:

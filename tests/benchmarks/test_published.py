@@ -14,24 +14,14 @@ from common import DEFAULTS
 RESULTS = tables.ROOT / "benchmarks/results"
 DOCS = [tables.ROOT / "README.md", *sorted((tables.ROOT / "docs").glob("*.md"))]
 PRINTED = [*DOCS, *sorted((tables.ROOT / "benchmarks").glob("*.py"))]
-FITTING = ("compare-", "few_shot-", "predictors-", "schedules-")
+FITTING = ("compare-", "few_shot-", "predictors-")
 WAITING = {
     "compare-photos",
-    "compare-photos-once",
     "demo_model-demo",
-    "evaluate-demo",
-    "evaluate-photos",
     "few_shot-demo",
-    "few_shot-flowers",
-    "few_shot-imagenette",
     "golden_search-demo",
     "golden_search-photos",
     "predictors-demo",
-    "predictors-photos",
-    "schedules-demo",
-    "schedules-flowers",
-    "schedules-imagenette",
-    "schedules-photos",
 }
 """Files that were measured before this was checked; one that is measured anew leaves the list."""
 
