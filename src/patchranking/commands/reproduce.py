@@ -10,11 +10,11 @@ from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.published import markdown
-from patchranking.evaluation.reproduce import Job, TableName
-from patchranking.evaluation.reproduce import reproduce as reproduce_table
 from patchranking.files import as_file_name, make_folder, write_json
 from patchranking.fitting.settings import FitSettings
 from patchranking.methods.attach import fitted_pruner
+from patchranking.reproduce import Job, TableName
+from patchranking.reproduce import reproduce as reproduce_table
 from patchranking.towers.load import load_model
 from patchranking.tuning.tune import TuneSettings
 
