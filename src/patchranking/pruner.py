@@ -29,6 +29,9 @@ from patchranking.pruning.attach import Hooks, Reduced, Reduction, attach_reduct
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import staged
+from patchranking.sharing.card import card
+from patchranking.sharing.hub import not_loaded, not_pushed
+from patchranking.sharing.measured import Measured
 from patchranking.towers import TextTower, VisionTower, as_tower
 from patchranking.towers.identity import BaseModel
 
@@ -333,7 +336,7 @@ class Pruner(nn.Module, ModelHubMixin):
             raise UserError(f"The pruner was not saved in '{folder}', which stays as it was: {error}.") from error
         return self.push_to_hub(repo_id or folder.name, **kwargs) if push_to_hub else None
 
-    def _save_pretrained(self, save_directory: Path, card: str = "") -> None:
+    def _save_pretrained(self, save_directory: Path, page: str = "") -> None:
         """Writes all files beside the old ones, then replaces these, weights first.
 
         The weights carry the configuration, too, without figures: it counts where a kill came before that of
@@ -353,13 +356,12 @@ class Pruner(nn.Module, ModelHubMixin):
         own = _own_card(save_directory)
         more = {
             "measured": None if self.measured is None else asdict(self.measured),
-            "card": digest([card]) if own else None,
+            "card": digest([page]) if own else None,
         }
         with ExitStack() as files:
             about = files.enter_context(replacing(save_directory / CONFIG_FILE))
             if own:
-                page = files.enter_context(replacing(save_directory / CARD_FILE))
-                page.write_text(card, encoding="utf-8")
+                files.enter_context(replacing(save_directory / CARD_FILE)).write_text(page, encoding="utf-8")
             weights = files.enter_context(replacing(save_directory / WEIGHTS_FILE))
             about.write_text(json.dumps(config | more, indent=2) + "\n")
             weights.write_bytes(save(self._tensors(), {"config": json.dumps(config)}))

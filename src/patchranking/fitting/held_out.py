@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from patchranking.data import ImageData, chosen_from
-from patchranking.data.base import sample
+from torch import Tensor
+
+from patchranking.data import ImageData
+from patchranking.data.base import chosen_from, sample
+from patchranking.evaluation.cost import images_per_second, noise
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
+from patchranking.methods.patchranking import PatchRanking
 from patchranking.predictor.distill import Distillation
 from patchranking.pruner import Pruner
 from patchranking.sharing.measured import FIGURES, Measured
+from patchranking.towers import VisionTower
 from patchranking.towers.load import LoadedModel
 
 __all__ = ["measure_held_out"]
@@ -19,7 +24,7 @@ _RATES = (0.7, 0.5, 0.3)
 _IMAGES = 200
 _TEXTS = 2000
 """Classes times templates at most, so that a text encoder takes no longer than the images."""
-_TIMING_BATCH = 4
+_TIMING_BATCH, _TIMING_ROUNDS = 4, 5
 _LEFT_OUT = ("command", "git_commit")
 """Of the environment: they may name folders, and a card is for others to read."""
 
@@ -65,9 +70,10 @@ def measure_held_out(
     elif classes:
         images.templates = images.templates[: max(1, _TEXTS // classes)]
     rates = sorted({*_RATES, pruner.keep}, reverse=True)
-    settings = EvaluationSettings([], rates, timing_batch=_TIMING_BATCH, examples=0, worst=0, seed=seed)
+    settings = EvaluationSettings([], rates, timing_batch=0, examples=0, worst=0, seed=seed)
     results, _ = evaluate(model, images, [pruner], settings)
-    found = [row for row in results["rows"] if row["method"] == "patchranking"]
+    speeds = _speeds(model.tower, pruner, rates, seed)
+    found = [row | speeds[row["keep_rate"]] for row in results["rows"] if row["method"] == "patchranking"]
     return Measured(
         data.name,
         data.split,
@@ -78,6 +84,15 @@ def measure_held_out(
         _told(results["environment"]),
         [{"keep_rate": row["keep_rate"], **{name: row.get(name) for name in FIGURES}} for row in found],
     )
+
+
+def _speeds(tower: VisionTower, pruner: Pruner, rates: Sequence[float], seed: int) -> dict[float, dict[str, float]]:
+    """What rows say of speed, by keep rate."""
+    method, pixels = PatchRanking(pruner), noise(tower, _TIMING_BATCH, seed)
+    runs: dict[float, Callable[[Tensor], object]] = {1.0: tower}
+    runs |= {rate: method.at(tower, pruner.fitted.at(rate), seed) for rate in rates if rate < 1}
+    found = images_per_second(runs, pixels, _TIMING_ROUNDS)
+    return {rate: {"images_per_second": one, "images_per_second_dense": found[1.0]} for rate, one in found.items()}
 
 
 def _told(about: Mapping[str, str | int | None]) -> dict[str, str | int | None]:

@@ -24,10 +24,10 @@ _PAGE = """---
 
 # Pruner for {model}
 
-This pruner makes one image encoder faster, that of `{model}`. Small networks, fitted without labels, say which patches of a
-picture its {target} depends on. The others {go} before {blocks}, inside the running model, which keeps its
-classes and its weights: detach the pruner, and the model is what it was. It is read by
-[patchranking](https://pypi.org/project/patchranking/) and does not contain the model.
+A pruner for [patchranking](https://pypi.org/project/patchranking/): it makes the image encoder of `{model}` faster by
+running it on the patches that matter. Small networks, fitted without labels, say which patches of a picture its
+{target} depends on; the others {go} before {blocks}, inside the running model. The model itself
+is not included. It keeps its classes and its weights, and is what it was once the pruner is detached.
 
 | | |
 |---|---|
@@ -263,7 +263,7 @@ def _limits(measured: Measured | None, command: str | None) -> str:
         )
         if measured.timing_batch:
             said.append(
-                "- Another machine, batch size or precision has other speeds; `patchranking benchmark` times yours."
+                "- Another machine, batch size or precision has other speeds: `patchranking benchmark` times yours."
             )
     said.append("- It works with this base model and these weights alone; any other is refused.")
     said.append("- Who uses it is bound by the licence of the base model, too.")

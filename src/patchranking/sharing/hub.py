@@ -36,8 +36,8 @@ def not_loaded(error: Exception, repo_id: str, revision: str | None) -> str | No
         return f"The Hub has no repository '{repo_id}', or shows it to its owners alone: check the name, or {_LOG_IN}."
     if isinstance(error, LocalEntryNotFoundError):
         return (
-            f"'{repo_id}' is not in the cache, and the Hub cannot be asked for it ({reason(error.__cause__ or error)}): "
-            "go online, or give the folder of a pruner."
+            f"'{repo_id}' is not in the cache, and the Hub was not reached ({reason(error.__cause__ or error)}): go "
+            "online, or give the folder of a pruner."
         )
     if isinstance(error, EntryNotFoundError):
         return f"'{repo_id}' is on the Hub and holds no pruner: it lacks config.json or model.safetensors."
@@ -70,7 +70,5 @@ def _refused(error: HfHubHTTPError, repo_id: str) -> str | None:
     if error.response.status_code == 401:
         return f"The Hub does not know who asks for '{repo_id}', or does not accept the token: {_LOG_IN}."
     if error.response.status_code == 403:
-        return (
-            f"The token may not do that with '{repo_id}': take one with the right to, of an account with the right to."
-        )
+        return f"The token may not do that with '{repo_id}': take one with that right, of an account that has it."
     return None
