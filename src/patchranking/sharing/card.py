@@ -24,17 +24,17 @@ _PAGE = """---
 
 # Pruner for {model}
 
-A pruner for [patchranking](https://pypi.org/project/patchranking/): it makes the image encoder of `{model}` faster by
-running it on the patches that matter. Small networks, fitted without labels, say which patches of a picture its
-{target} depends on; the others {go} before {blocks}, inside the running model. The model itself
-is not included. It keeps its classes and its weights, and is what it was once the pruner is detached.
+A pruner makes an image encoder faster by running it on the patches that matter. This one belongs to `{model}`. Small \
+networks, fitted without labels, rank the patches of a picture by how much its {target} depends on them, as in \
+[Patch Ranking](https://arxiv.org/abs/2409.14607). Before {blocks}, those at the end of the order {go}. The base model \
+is not included. Its weights stay as they are, and detaching the pruner restores it exactly.
 
 | | |
 |---|---|
-| base model | `{model}`, {height} x {width} pixels, {patches} patches |
-| keep rate | {keep:g}: {kept} of {patches} patches reach the end; may be changed at any time, without another fit |
-| tuned tokens | {tuned} |
+| base model | `{model}`: {height} x {width} pixels, {patches} patches |
 | fitted to | {fitted} |
+| keep rate | {keep:g}: {kept} of {patches} patches reach the end; it can be changed at any time, without another fit |
+| tuned tokens | {tuned} |
 
 ## How to use it
 
@@ -74,7 +74,7 @@ with pruner.attached(model):  # the model that it was fitted to, from open_clip,
     {run}"""
 
 _COMMAND = """
-Every command that takes `--pruner` takes it, too:
+On the command line, wherever `--pruner` stands:
 
 ```bash
 patchranking embed {model} your/pictures --pruner {where} --out runs/vectors
@@ -132,12 +132,12 @@ def card(
         height=height,
         width=width,
         target="image feature" if hands_on is None else f"hidden_states[{hands_on}]",
-        go="merge into similar ones or are dropped" if merges else "are dropped",
+        go="are merged into similar ones or dropped" if merges else "are dropped",
         blocks=f"block {blocks[0]}" if len(blocks) == 1 else f"blocks {', '.join(blocks[:-1])} and {blocks[-1]}",
         patches=patches,
         kept=list(schedule.kept(patches).values())[-1],
         tuned="none" if tuned == "none" else f"{tuned}, by few-shot tuning",
-        fitted="not recorded" if measured is None else f"{measured.n_train:,} pictures of {_source(measured)}",
+        fitted="not recorded" if measured is None else f"{_counted(measured.n_train)} of {_source(measured)}",
         extra=f"[{_EXTRAS[library]}]" if known else "",
         program=(_PROGRAM if known else _OWN_PROGRAM).format(**told),
         more=_COMMAND.format(**told) if known and hands_on is None else "",
@@ -186,14 +186,13 @@ def _source(measured: Measured) -> str:
 def _figures(measured: Measured | None) -> str:
     """A table of what was measured, and what its columns mean."""
     if measured is None or not measured.rows:
-        return "No figures went with this pruner: measure it on your pictures, as below."
+        return "No figures are stored with this pruner."
     columns = [one for key, one in _columns(measured).items() if any(row.get(key) is not None for row in measured.rows)]
     head = ["keep rate", *(column.head for column in columns)]
     rows = [[f"{row['keep_rate']:g}", *(column.show(row) for column in columns)] for row in measured.rows]
     dense = ["1 (dense)", *(column.dense(measured.rows[0]) for column in columns)]
     lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---:"] * len(head), dense, *rows)]
-    pictures = "1 picture" if measured.n_images == 1 else f"{measured.n_images:,} pictures"
-    begin = f"On {pictures} of {_source(measured)} that were held out of the fit:"
+    begin = f"On {_counted(measured.n_images)} of {_source(measured)} that the fit held out:"
     return "\n".join([begin, "", *lines, "", *(f"- **{column.head}**: {column.about}" for column in columns)])
 
 
@@ -201,7 +200,9 @@ def _columns(measured: Measured) -> dict[str, _Column]:
     """Key of a row -> its column."""
     about, batch = measured.environment, measured.timing_batch
     threads = f", {count} thread{'' if count == 1 else 's'}" if (count := about.get("threads")) else ""
-    machine = f"{about.get('device') or 'an unknown machine'}{threads}, torch {about.get('torch')} {about.get('dtype')}"
+    machine = (
+        f"{about.get('device') or 'an unknown machine'}{threads}, torch {about.get('torch')}, {about.get('dtype')}"
+    )
     near = min(10, measured.n_images - 1)
 
     def speed(row: Mapping[str, float | None]) -> str:
@@ -213,19 +214,19 @@ def _columns(measured: Measured) -> dict[str, _Column]:
             "MACs",
             lambda row: _text(row.get("macs_share"), ".0%"),
             lambda row: "100%",
-            "multiply-accumulates of the image encoder as a share of the dense one's, the pruner's own included.",
+            "multiply-accumulates of the image encoder, the pruner's own included, as a share of the dense encoder's.",
         ),
         "top1": _Column(
             "top-1",
             lambda row: _text(row.get("top1"), ".1f"),
             lambda row: _text(row.get("top1_dense"), ".1f"),
-            f"zero-shot accuracy in percent, {measured.n_classes} classes. The fit saw no label.",
+            f"zero-shot accuracy in percent, {measured.n_classes} classes.",
         ),
         "feature_cosine": _Column(
             "cosine",
             lambda row: _text(row.get("feature_cosine"), ".3f"),
             lambda row: "1",
-            "mean cosine of a picture's feature to the dense one.",
+            "mean cosine between a picture's feature and its dense feature.",
         ),
         "token_cosine": _Column(
             "token cosine",
@@ -237,14 +238,14 @@ def _columns(measured: Measured) -> dict[str, _Column]:
             "same neighbours",
             lambda row: _text(row.get("index_overlap_at_10"), ".0%"),
             lambda row: "100%",
-            f"share of the {near} nearest neighbours that stay, in an index of the dense features of these "
-            f"{measured.n_images} pictures.",
+            f"share of a picture's {near} nearest neighbours that stay the same, in an index of the dense features of "
+            "these pictures.",
         ),
         "images_per_second": _Column(
             "speed",
             speed,
             lambda row: "1x",
-            f"relative to the dense encoder, timed in alternation with it, in batches of {batch} on {machine}.",
+            f"relative to the dense encoder, in batches of {batch}, in alternation with it, on {machine}.",
         ),
     }
 
@@ -252,22 +253,25 @@ def _columns(measured: Measured) -> dict[str, _Column]:
 def _limits(measured: Measured | None, command: str | None) -> str:
     """What does not follow from the figures."""
     source = "pictures that are not recorded" if measured is None else f"pictures of {_source(measured)}"
+    where = "" if command is None else ", with the command below"
     said = [
-        f"- It was fitted to {source}. On other kinds of pictures other patches may matter, and more may be lost: "
-        "measure it on yours first."
+        f"It was fitted to {source}. On other kinds of pictures, other patches may matter and more may be lost: measure "
+        f"it on yours first{where}."
     ]
     if measured is not None:
         said.append(
-            f"- The figures are of {measured.n_images} pictures from the same source as those of the fit. That many "
-            "cannot tell differences of a point or two apart."
+            f"The figures come from {_counted(measured.n_images)} of the source that it was fitted to; a difference of a "
+            "point or two may be chance."
         )
         if measured.timing_batch:
-            said.append(
-                "- Another machine, batch size or precision has other speeds: `patchranking benchmark` times yours."
-            )
-    said.append("- It works with this base model and these weights alone; any other is refused.")
-    said.append("- Who uses it is bound by the licence of the base model, too.")
-    return "\n".join([*said, *(["", command] if command else [])])
+            said.append("Speed depends on machine, batch size and precision: `patchranking benchmark` measures yours.")
+    said.append("It works with this base model and these weights only; any other is refused.")
+    said.append("The licence of the base model applies as well.")
+    return "\n".join([*(f"- {one}" for one in said), *([] if command is None else ["", command])])
+
+
+def _counted(images: int) -> str:
+    return "1 picture" if images == 1 else f"{images:,} pictures"
 
 
 def _text(value: float | None, spec: str) -> str:
