@@ -255,13 +255,13 @@ def _limits(measured: Measured | None, command: str | None) -> str:
     source = "pictures that are not recorded" if measured is None else f"pictures of {_source(measured)}"
     where = "" if command is None else ", with the command below"
     said = [
-        f"It was fitted to {source}. On other kinds of pictures, other patches may matter and more may be lost: measure "
-        f"it on yours first{where}."
+        f"It was fitted to {source}. On other kinds of pictures, other patches may matter and more may be lost: "
+        f"measure it on yours first{where}."
     ]
     if measured is not None:
         said.append(
-            f"The figures come from {_counted(measured.n_images)} of the source that it was fitted to; a difference of a "
-            "point or two may be chance."
+            f"The figures come from {_counted(measured.n_images)} of the source that it was fitted to; a difference "
+            "of a point or two may be chance."
         )
         if measured.timing_batch:
             said.append("Speed depends on machine, batch size and precision: `patchranking benchmark` measures yours.")
