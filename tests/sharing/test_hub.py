@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,8 @@ from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.sharing.measured import Measured
 
-FIGURES = Measured("birds", "train", 90, 10, 0, 4, {"torch": "2.9"}, [{"keep_rate": 0.5, "macs_share": 0.6}])
+ROW = {"keep_rate": 0.5, "macs_share": 0.6, "feature_cosine": 0.98, "top1": None}
+FIGURES = Measured("birds", "train", 90, 10, 0, 4, {"torch": "2.9"}, [ROW])
 
 
 @pytest.fixture
@@ -77,7 +80,8 @@ def test_a_revision_is_loaded_by_its_branch_or_commit_and_a_wrong_one_is_named(p
         pruner.push_to_hub("ann/bird", branch="more")
 
 
-def test_what_was_loaded_once_is_there_without_the_hub(pruner, hub):
+def test_what_was_loaded_once_is_there_without_the_hub(pruner, hub, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)  # between tries
     pruner.push_to_hub("ann/bird")
     Pruner.from_pretrained("ann/bird")
     hub.down = True
@@ -95,7 +99,7 @@ def test_without_a_network_one_sentence_says_so(pruner, hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"'ann/bird' is not in the cache, and the Hub was not reached"):
         Pruner.from_pretrained("ann/bird")
-    with pytest.raises(UserError, match=r"Nothing was pushed to 'ann/bird' \(OfflineModeIsEnabled"):
+    with pytest.raises(UserError, match=r"The push to 'ann/bird' failed \(OfflineModeIsEnabled"):
         pruner.push_to_hub("ann/bird")
 
 
@@ -141,12 +145,12 @@ def test_another_kind_of_model_is_refused_before_its_weights_are_downloaded(hub)
         Pruner.from_pretrained("org/data")
 
 
-def test_a_push_that_breaks_off_says_what_is_left(pruner, hub, monkeypatch):
+def test_a_push_that_breaks_off_says_why(pruner, hub, monkeypatch):
     def broken(*_, **__):
         raise ConnectionError("reset by peer")
 
     monkeypatch.setattr("huggingface_hub.HfApi.upload_folder", broken)
-    with pytest.raises(UserError, match=r"Nothing was pushed to 'ann/bird' \(ConnectionError: reset by peer\)"):
+    with pytest.raises(UserError, match=r"The push to 'ann/bird' failed \(ConnectionError: reset by peer\)"):
         pruner.push_to_hub("ann/bird")
 
 
@@ -161,3 +165,15 @@ def test_every_command_takes_a_repository_where_it_takes_a_folder(demo, hub, run
     status, _, said = run("benchmark", "demo", "--pruner", "ann/nothing", *few)
     assert (status, said.count("\n")) == (2, 1)
     assert "The Hub has no repository 'ann/nothing'" in said
+
+
+def test_the_python_of_the_page_runs(pruner, hub, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs/sharing.md").read_text().replace("org/", "ann/")
+    pruner.save_pretrained(tmp_path / "runs/fit")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(block, names)
+    assert capsys.readouterr().out.splitlines() == ["birds 10", "0.5 0.6 0.98 None"]
+    assert same(names["pruner"], pruner)
+    assert hub.private == {"ann/bird-pruner"}

@@ -62,7 +62,7 @@ def not_pushed(error: Exception, repo_id: str, branch: str | None) -> str:
         return f"'{repo_id}' has no branch '{branch}': make it first, or leave branch out."
     if isinstance(error, HfHubHTTPError) and (refused := _refused(error, repo_id)):
         return refused
-    return f"Nothing was pushed to '{repo_id}' ({reason(error)}): try again; what is on the Hub stays as it was."
+    return f"The push to '{repo_id}' failed ({reason(error)}): try again."
 
 
 def _refused(error: HfHubHTTPError, repo_id: str) -> str | None:
