@@ -59,9 +59,11 @@ def measure_held_out(
     """
     if pruner.hands_on is not None:
         errors: Mapping[str, float] = {} if distillation is None else distillation.feature_error
-        rows = [{"keep_rate": float(rate), "token_cosine": 1 - error} for rate, error in errors.items()]
+        rows: list[dict[str, float | None]] = [
+            {"keep_rate": float(rate), "token_cosine": 1 - error} for rate, error in errors.items()
+        ]
         about = environment(model.tower.device)
-        return Measured(data.name, data.split, n_train, len(held_out), 0, 0, _told(about), [*rows])
+        return Measured(data.name, data.split, n_train, len(held_out), 0, 0, _told(about), rows)
     images = chosen_from(data, [held_out[place] for place in sample(len(held_out), _IMAGES, seed)])
     images.captions = None
     classes = len(images.class_names)
