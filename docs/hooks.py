@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import tables  # noqa: E402
 
 import patchranking  # noqa: E402
-from patchranking.cli import COMMANDS  # noqa: E402
+from patchranking.cli import COMMANDS, function_of  # noqa: E402
 
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
 
@@ -125,7 +125,7 @@ def command_line() -> str:
         "values: `--keep 0.9 0.8`.",
     ]
     for command in COMMANDS:
-        own = command.replace("-", "_")
+        own = function_of(command)
         function = getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
         given = list(options(function))
         usage = " ".join(["patchranking", command, *(name.upper() for name, default, _ in given if default is None)])

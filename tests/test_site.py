@@ -17,7 +17,7 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 
 import patchranking
-from patchranking.cli import COMMANDS
+from patchranking.cli import COMMANDS, function_of
 
 ROOT = Path(__file__).parents[1]
 EMBEDS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "object": "data", "use": "href"}
@@ -86,7 +86,7 @@ def test_every_option_of_every_command_is_in_the_reference(site):
     text = (site / "reference/command-line/index.html").read_text()
     for command in COMMANDS:
         (section,) = re.findall(rf'<h2 id="{command}">(.*?)(?=<h2|</article>)', text, re.DOTALL)
-        own = command.replace("-", "_")
+        own = function_of(command)
         function = getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
         for name, kind in get_type_hints(function).items():
             fields = [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else [name]
