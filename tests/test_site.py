@@ -85,7 +85,7 @@ def test_every_public_name_is_in_the_reference(site):
 def test_every_option_of_every_command_is_in_the_reference(site):
     text = (site / "reference/command-line/index.html").read_text()
     for command in COMMANDS:
-        (section,) = re.findall(rf'<h2 id="{command}">(.*?)(?=<h2|</article>)', text, re.DOTALL)
+        (section,) = re.findall(rf'<h2 id="{command.replace(" ", "-")}">(.*?)(?=<h2|</article>)', text, re.DOTALL)
         own = function_of(command)
         function = getattr(importlib.import_module(f"patchranking.commands.{own}"), own)
         for name, kind in get_type_hints(function).items():
