@@ -430,6 +430,7 @@ def test_rank_fit_evaluate(run, tmp_path):
     assert f"8 images in = 8 used + 0 skipped + 0 without a ranking; wrote {fitted}" in out
     assert "matching rate" in out
     assert "1 - cosine to the dense feature, 1 held-out images: " in out
+    assert re.search(r"at keep rate 0\.5, on 1 held-out images: \d+% of the MACs, cosine 0\.\d{4}, top-1 \d+\.0", out)
     assert {"config.json", "model.safetensors", "fit.json"} <= {path.name for path in fitted.iterdir()}
 
     rest = ["--keep", 0.5, "--methods", "random", "--timing_batch", 0, "--out", evaluated]

@@ -31,7 +31,7 @@ README = PAGES[0].read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 PROSE = ("limits", "recipes", "results")
 """Pages without a command on the demo."""
-NEEDS = {"open_clip:ViT": "needs the Hub", "photos/": "needs the photos"}
+NEEDS = {"open_clip:ViT": "needs the Hub", "org/": "needs the Hub", "photos/": "needs the photos"}
 
 
 def commands():

@@ -24,6 +24,7 @@ from patchranking.pruner import Pruner
 from patchranking.pruning.macs import analytic_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import best_first, gather_tokens
+from patchranking.sharing.measured import Measured
 from patchranking.towers.identity import BaseModel
 
 
@@ -227,21 +228,21 @@ def same(found, pruner):
     return alike and all(torch.equal(value, weights[name]) for name, value in found.state_dict().items())
 
 
-@pytest.mark.parametrize("fatal", range(1, 6))
+@pytest.mark.parametrize("fatal", range(1, 8))
 def test_on_a_full_disk_the_old_pruner_stays(tower, tmp_path, monkeypatch, fatal):
     old, new = make(tower, 0.4, block=2), make(tower, 0.6, block=3)
     old.save_pretrained(tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with monkeypatch.context() as patch:
         disk = FullDisk(patch, fatal)
-        if fatal < 5:
+        if fatal < 7:
             with pytest.raises(UserError, match=r"stays as it was: .*No space left on device"):
                 new.save_pretrained(tmp_path)
         else:
             new.save_pretrained(tmp_path)
             assert disk.left == 1
     found = Pruner.from_pretrained(tmp_path)
-    if fatal < 4:
+    if fatal < 5:
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
         assert (found.keep, same(found, old)) == (0.4, True)
     else:
@@ -316,9 +317,45 @@ def test_the_weights_are_safetensors_of_the_predictors_alone(tower, tmp_path):
 def test_the_model_card_names_the_base(tower, tmp_path):
     make(tower, schedule=Schedule({1: 0.75, 3: 0.5})).save_pretrained(tmp_path)
     card = (tmp_path / "README.md").read_text()
-    assert "before block 1 and 3 of `tiny`" in card
+    assert "Before blocks 1 and 3, those" in card
     assert "library_name: patchranking" in card
     assert "# Pruner for tiny" in card
+
+
+def test_the_card_follows_the_pruner_until_someone_writes_another(tower, tmp_path):
+    make(tower, 0.4).save_pretrained(tmp_path)
+    make(tower, 0.6).save_pretrained(tmp_path)
+    card = tmp_path / "README.md"
+    assert "| 0.6: 10 of 16 patches" in card.read_text()
+    card.write_text("# My own")
+    for rate in (0.4, 0.7):
+        make(tower, rate).save_pretrained(tmp_path)
+        assert card.read_text() == "# My own"
+
+
+def test_figures_go_where_the_pruner_goes_and_not_with_what_does_something_else(tower, tmp_path):
+    pruner = make(tower)
+    assert pruner.measured is None
+    pruner.measured = figures = Measured("birds", "train", 90, 10, 0, 4, {}, [{"keep_rate": 0.5, "macs_share": 0.6}])
+    assert pruner.at(0.3).measured is pruner.untuned.measured is figures
+    assert pruner.scheduled(Schedule({3: 0.4})).measured is None
+    assert pruner.tuned_by(Prompts("visual", 4, tower.width, num_tokens=2)).measured is None
+    pruner.save_pretrained(tmp_path)
+    assert Pruner.from_pretrained(tmp_path).measured == figures
+    assert "10 pictures of `birds` (train)" in (tmp_path / "README.md").read_text()
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config.pop("measured")
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert Pruner.from_pretrained(tmp_path).measured is None
+    (tmp_path / "config.json").write_text(json.dumps(config | {"measured": {"rows": "many"}}))
+    with pytest.raises(UserError, match="no figures of a fit"):
+        Pruner.from_pretrained(tmp_path)
+
+
+def test_a_folder_with_another_kind_of_model_is_said_to_hold_one(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    with pytest.raises(UserError, match="another kind of model, and no pruner"):
+        Pruner.from_pretrained(tmp_path)
 
 
 def test_compiles_without_graph_breaks(tower):

@@ -7,17 +7,18 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from huggingface_hub import HfApi, ModelCard, ModelHubMixin, hf_hub_download
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from patchranking.checkpoint import digest
 from patchranking.errors import UserError, reason
 from patchranking.files import make_folder, replacing
 from patchranking.predictor.networks import Predictor
@@ -28,6 +29,9 @@ from patchranking.pruning.attach import Hooks, Reduced, Reduction, attach_reduct
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import staged
+from patchranking.sharing.card import card
+from patchranking.sharing.hub import not_loaded, not_pushed
+from patchranking.sharing.measured import Measured
 from patchranking.towers import TextTower, VisionTower, as_tower
 from patchranking.towers.identity import BaseModel
 
@@ -35,25 +39,10 @@ __all__ = ["Pruner"]
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+CARD_FILE = "README.md"
 FORMAT = 5
-
-_CARD = """---
-library_name: patchranking
-tags: [clip, token-pruning]
----
-# Pruner for {name}
-
-Drops the patches that matter least before block {blocks} of `{name}` ({height} x {width} pixels, {rows} x {columns}
-patches), inside the running model:
-
-    import patchranking
-    pruner = patchranking.Pruner.from_pretrained("THIS_FOLDER_OR_REPOSITORY")
-    pruner.keep = {keep:g}
-    with pruner.attached(model):
-        features = model.encode_image(images)  # as your library calls it
-
-The base model is not included; any other is refused.
-"""
+_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""A repository on the Hub."""
 
 
 class Pruner(nn.Module, ModelHubMixin):
@@ -73,6 +62,10 @@ class Pruner(nn.Module, ModelHubMixin):
         prompts: Tuned tokens, if there are any; they learn no more.
         hands_on: The hidden state whose patch tokens it was fitted to preserve, such as LLaVA's -2; None where it was
             fitted to the image feature.
+
+    Attributes:
+        measured: What its fit measured on held-out images, which goes with it into a folder and onto its card; None
+            where nothing did, or what it does has changed since.
 
     Raises:
         UserError: If the first block of the schedule has no predictor, the keep rate is not above 0 and at most 1, or
@@ -101,6 +94,7 @@ class Pruner(nn.Module, ModelHubMixin):
         self.base = base
         self.fitted = schedule
         self.hands_on = hands_on
+        self.measured: Measured | None = None
         self._hooks: Hooks | None = None
         self.keep = schedule.keep if keep is None else keep
 
@@ -273,7 +267,9 @@ class Pruner(nn.Module, ModelHubMixin):
 
     def _with(self, schedule: Schedule, keep: float, prompts: Prompts | None) -> Self:
         predictors = {block: self.predictor(block) for block in map(int, self.predictors)}
-        return type(self)(predictors, self.base, schedule, keep, prompts, self.hands_on).eval()
+        other = type(self)(predictors, self.base, schedule, keep, prompts, self.hands_on).eval()
+        other.measured = self.measured if (schedule, prompts) == (self.fitted, self.prompts) else None
+        return other
 
     @torch.no_grad()
     def text_features(self, class_names: Sequence[str], text: TextTower | None = None) -> Tensor:
@@ -297,41 +293,54 @@ class Pruner(nn.Module, ModelHubMixin):
             raise UserError("This pruner holds no tuned tokens: use the model's own text features.")
         return tuned_class_features(self.prompts, class_names, text)
 
-    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
-        """The README.md that goes with the artefact."""
-        (height, width), (rows, columns) = self.base.image_size, self.base.grid
-        sizes = {"height": height, "width": width, "rows": rows, "columns": columns}
-        blocks = " and ".join(map(str, self.fitted.stages))
-        return ModelCard(_CARD.format(name=self.base.name, blocks=blocks, keep=self.keep, **sizes))
+    def generate_model_card(self, repo_id: str | None = None, **kwargs: Any) -> ModelCard:
+        """The README.md that goes with the artefact.
+
+        Args:
+            repo_id: Where it is on the Hub, ``"org/name"``.
+            **kwargs: Taken for the sake of ``ModelHubMixin``, and left alone.
+        """
+        about = (self.base, self.schedule, self.measured, repo_id, self.merges, self.tuned, self.hands_on)
+        return ModelCard(card(*about))
 
     def save_pretrained(
-        self, save_directory: str | Path, *, repo_id: str | None = None, push_to_hub: bool = False, **kwargs: Any
+        self,
+        save_directory: str | Path,
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
     ) -> str | None:
         """Saves the pruner in a folder, in place of one that is there; on an error, that one stays as it was.
+
+        A README.md that you have written or changed stays, too.
 
         Args:
             save_directory: The folder.
             repo_id: Repository on the Hugging Face Hub; the folder's name when omitted.
             push_to_hub: Whether to upload it, too.
+            model_card_kwargs: For ``generate_model_card``.
             **kwargs: For ``push_to_hub``.
 
         Returns:
             The address of the upload, where there was one.
 
         Raises:
-            UserError: If the folder cannot be written to, or the disk is full.
+            UserError: If the folder cannot be written to, or the disk is full; or as ``push_to_hub`` does.
         """
         folder = make_folder(save_directory)
         try:
-            self._save_pretrained(folder)
+            self._save_pretrained(folder, str(self.generate_model_card(**(model_card_kwargs or {}))))
         except OSError as error:
             raise UserError(f"The pruner was not saved in '{folder}', which stays as it was: {error}.") from error
         return self.push_to_hub(repo_id or folder.name, **kwargs) if push_to_hub else None
 
-    def _save_pretrained(self, save_directory: Path) -> None:
+    def _save_pretrained(self, save_directory: Path, page: str = "") -> None:
         """Writes all files beside the old ones, then replaces these, weights first.
 
-        The weights carry the configuration, too: it counts where a kill came before that of ``config.json``.
+        The weights carry the configuration, too, without figures: it counts where a kill came before that of
+        ``config.json``.
         """
         config = {
             "format": FORMAT,
@@ -344,28 +353,60 @@ class Pruner(nn.Module, ModelHubMixin):
             "prompts": None if self.prompts is None else self.prompts.config,
             "weights": self.fingerprint,
         }
-        with replacing(save_directory / CONFIG_FILE) as about, replacing(save_directory / WEIGHTS_FILE) as weights:
-            about.write_text(json.dumps(config, indent=2) + "\n")
+        own = _own_card(save_directory)
+        more = {
+            "measured": None if self.measured is None else asdict(self.measured),
+            "card": digest([page]) if own else None,
+        }
+        with ExitStack() as files:
+            about = files.enter_context(replacing(save_directory / CONFIG_FILE))
+            if own:
+                files.enter_context(replacing(save_directory / CARD_FILE)).write_text(page, encoding="utf-8")
+            weights = files.enter_context(replacing(save_directory / WEIGHTS_FILE))
+            about.write_text(json.dumps(config | more, indent=2) + "\n")
             weights.write_bytes(save(self._tensors(), {"config": json.dumps(config)}))
-            if not (card := save_directory / "README.md").exists():
-                with replacing(card) as partial:
-                    partial.write_text(str(self.generate_model_card()), encoding="utf-8")
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Uploads the pruner and its card to the Hugging Face Hub, into a repository that is made if there is none.
+
+        The card there is replaced; ``ignore_patterns="README.md"`` leaves it as it is.
+
+        Args:
+            repo_id: ``"org/name"``, or ``"name"`` for one of your own.
+            **kwargs: ``private``, ``token``, ``branch``, ``commit_message``, ``create_pr`` and the like, as for every
+                Hub model.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            UserError: If the Hub cannot be reached or refuses, for example without a token.
+        """
+        try:
+            if "/" not in repo_id:
+                repo_id = f"{HfApi(token=kwargs.get('token')).whoami()['name']}/{repo_id}"
+            told = {"repo_id": repo_id} | (kwargs.pop("model_card_kwargs", None) or {})
+            return super().push_to_hub(repo_id, model_card_kwargs=told, **kwargs)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(not_pushed(error, repo_id, kwargs.get("branch"))) from error
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> Self:
         """Loads a pruner from a folder or the Hugging Face Hub.
 
         Args:
-            pretrained_model_name_or_path: A folder written by ``save_pretrained``, or a Hub repository.
+            pretrained_model_name_or_path: A folder written by ``save_pretrained``, or a Hub repository, ``"org/name"``.
             **kwargs: ``revision``, ``cache_dir``, ``token`` and the like, as for every Hub model.
 
         Raises:
-            UserError: If there is no pruner there, or its files are damaged.
+            UserError: If there is no pruner there, its files are damaged, or the Hub cannot be reached or refuses.
         """
         where = os.path.expanduser(pretrained_model_name_or_path)
         try:
             if not Path(where).is_dir():
-                if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", where):
+                if not _NAME.fullmatch(where):
                     raise UserError(f"There is no folder '{where}', and it is no Hub repository: fit a pruner first.")
                 if (parent := Path(where).parent).is_dir():
                     there = ", ".join(sorted(path.name for path in parent.iterdir() if path.is_dir())) or "no folders"
@@ -374,19 +415,20 @@ class Pruner(nn.Module, ModelHubMixin):
         except UserError:
             raise
         except Exception as error:
-            raise UserError(f"There is no readable pruner in '{where}' ({reason(error)}).") from error
+            said = not_loaded(error, where, kwargs.get("revision"))
+            raise UserError(said or f"There is no readable pruner in '{where}' ({reason(error)}).") from error
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> Self:
         def file(name: str) -> str:
             if Path(model_id).is_dir():
                 return str(Path(model_id) / name)
-            download = {
-                key: kwargs[key] for key in ("revision", "cache_dir", "force_download", "token") if key in kwargs
-            }
-            return hf_hub_download(model_id, name, **download)
+            options = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+            return hf_hub_download(model_id, name, **{key: kwargs[key] for key in options if key in kwargs})
 
         config = json.loads(Path(file(CONFIG_FILE)).read_text())
+        if "format" not in config or "base_model" not in config:
+            raise UserError(f"'{model_id}' holds another kind of model, and no pruner: give one that fit wrote.")
         with safe_open(file(WEIGHTS_FILE), "pt") as stored:
             weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             own = json.loads((stored.metadata() or {}).get("config", "{}"))
@@ -404,11 +446,23 @@ class Pruner(nn.Module, ModelHubMixin):
             prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
             predictors = {int(block): Predictor(**own) for block, own in config["predictors"].items()}
         pruner = cls(predictors, base, schedule, config["keep"], prompts, config.get("layer"))
+        if config.get("measured") is not None:
+            pruner.measured = Measured.from_dict(config["measured"])
         aligned = {name: weight.to(torch.float32, copy=True) for name, weight in weights.items()}  # unlike the file
         pruner.load_state_dict(aligned, assign=True)
         if not all(weight.isfinite().all() for weight in weights.values()):
             raise UserError(f"The pruner in '{model_id}' has weights that are no finite numbers: fit again.")
         return pruner.eval()
+
+
+def _own_card(folder: Path) -> bool:
+    """Whether a folder's README.md is missing or still what was written there, not a user's own."""
+    if not (folder / CARD_FILE).exists():
+        return True
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        known = json.loads((folder / CONFIG_FILE).read_text())["card"]
+        return bool(digest([(folder / CARD_FILE).read_text("utf-8")]) == known)
+    return False
 
 
 class _Step:

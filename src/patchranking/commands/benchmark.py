@@ -36,8 +36,8 @@ def benchmark(
             exported model, which is timed beside the model that it was made of.
         settings: What to time.
         out: Folder for throughput.json.
-        pruner: Folders written by fit or tune, or names of methods that need no fit; without one, a default pruner that
-            has learned nothing, which takes as long.
+        pruner: Folders written by fit or tune, repositories on the Hub, or names of methods that need no fit; without
+            one, a default pruner that has learned nothing, which takes as long.
         device: cpu, cuda, cuda:1, mps, ...
     """
     given = {str(one): pruner_or_method(one) for one in pruner}

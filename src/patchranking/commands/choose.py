@@ -29,7 +29,7 @@ def choose(
     """Chooses the keep rate and the schedule of a pruner by a budget, without a new fit.
 
     Args:
-        pruner: Folder written by fit or tune, or the name of a method that needs no fit.
+        pruner: Folder written by fit or tune, a repository on the Hub, or the name of a method that needs no fit.
         data: Images that the fit has not seen: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split],
             folders joined by commas, or a list of captions (.tsv, .csv, .json).
         budget: "0.5 points" of top-1 or "0.5 recall" of captions lost, "0.98 cosine" to the dense feature, "0.95

@@ -33,7 +33,8 @@ def embed(
         data: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], folders joined by commas, a list of
             paths (.txt, .parquet), or a list of captions (.tsv, .csv, .json).
         settings: How to embed.
-        pruner: Folder written by fit or tune, or the name of a method that needs no fit; the dense model without one.
+        pruner: Folder written by fit or tune, a repository on the Hub, or the name of a method that needs no fit; the
+            dense model without one.
         out: Folder for the shards and the manifest.
         format: Parquet shards, or npy, the layout of clip-retrieval.
         texts: Captions to embed into OUT/_texts: a .txt file of one a line, or a list of captions.

@@ -48,8 +48,8 @@ def evaluate(
             of captions (.tsv, .csv, .json).
         settings: What to compare.
         out: Folder for results.json and report.html.
-        pruner: Folders written by fit and tune: one not tuned, and at most one of each kind of tokens; and names of
-            methods that need no fit, which join those of --methods.
+        pruner: Folders written by fit and tune, or repositories on the Hub: one not tuned, and at most one of each kind
+            of tokens; and names of methods that need no fit, which join those of --methods.
         templates: Prompt templates with one {}; the data set's own when omitted.
         classes: All classes, the first half of them (base), or the second (new).
         limit: Maximum number of images, drawn by seed.

@@ -30,7 +30,7 @@ def export(
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH, hf:NAME_OR_PATH or timm:NAME.
         settings: What to write.
         out: Folder for the files; an export that is there gives way.
-        pruner: A folder written by fit or tune; the dense model is written without one.
+        pruner: A folder written by fit or tune, or a repository on the Hub; the dense model is written without one.
         keep: Share of the patches that reaches the end; that of the pruner when omitted.
         macs: Share of the dense multiply-accumulates, in place of a keep rate.
         images: DATA of the kind that will be encoded, on which bf16 and int8 are measured.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from patchranking.commands.choose import save_within
-from patchranking.commands.common import print_left_out, print_skipped
+from patchranking.commands.common import number, print_left_out, print_skipped
 from patchranking.data import load_data, shared_pictures
 from patchranking.errors import UserError
 from patchranking.evaluation.budget import Budget
@@ -16,6 +16,7 @@ from patchranking.fitting.estimate import estimate_minutes
 from patchranking.fitting.fit import FitReport, planned
 from patchranking.fitting.fit import fit as fit_pruner
 from patchranking.fitting.settings import FitSettings
+from patchranking.pruner import Pruner
 from patchranking.towers.load import load_model
 
 __all__ = ["fit"]
@@ -72,6 +73,7 @@ def fit(
         print(f"about {minutes:.0f} min for {len(images)} images with these settings on this machine")
     pruner, report = fit_pruner(loaded, images, out, settings, rankings)
     _print(report, settings)
+    _print_measured(pruner)
     left_out = len(images) - report.n_images - len(report.skipped)
     print(
         f"{len(images)} images in = {report.n_images} used + {len(report.skipped)} skipped + {left_out} without a "
@@ -97,3 +99,17 @@ def _print(report: FitReport, settings: FitSettings) -> None:
         print(f"1 - cosine to the dense {settings.target}, {report.distillation.n_held_out} held-out images: {errors}")
     if settings.hands_on is not None:
         print(f"{report.n_kept} of {report.n_patches} image tokens go on in hidden_states[{settings.hands_on}]")
+
+
+def _print_measured(pruner: Pruner) -> None:
+    """What it costs and loses at its own keep rate, on the images held out."""
+    measured = pruner.measured
+    row = None if measured is None else measured.at(pruner.keep)
+    if measured is None or row is None or row.get("feature_cosine") is None:
+        return
+    speed, dense = row["images_per_second"], row["images_per_second_dense"]
+    says = [f"{number(row['macs_share'], '.0%')} of the MACs", f"cosine {number(row['feature_cosine'], '.4f')}"]
+    if row["top1"] is not None:
+        says.append(f"top-1 {number(row['top1'], '.1f')} (dense {number(row['top1_dense'], '.1f')})")
+    says.append(f"{number(speed and dense and speed / dense, '.2f')}x the dense speed")
+    print(f"at keep rate {pruner.keep:g}, on {measured.n_images} held-out images: {', '.join(says)}")

@@ -10,11 +10,11 @@ from patchranking.data import load_data
 from patchranking.errors import UserError
 from patchranking.evaluation.environment import environment
 from patchranking.evaluation.published import markdown
-from patchranking.evaluation.reproduce import Job, TableName
-from patchranking.evaluation.reproduce import reproduce as reproduce_table
 from patchranking.files import as_file_name, make_folder, write_json
 from patchranking.fitting.settings import FitSettings
 from patchranking.methods.attach import fitted_pruner
+from patchranking.reproduce import Job, TableName
+from patchranking.reproduce import reproduce as reproduce_table
 from patchranking.towers.load import load_model
 from patchranking.tuning.tune import TuneSettings
 
@@ -46,7 +46,8 @@ def reproduce(
         model: demo, open_clip:NAME/TAG, open_clip:local-dir:PATH or hf:NAME_OR_PATH.
         data: DATA arguments with classes to test on, such as torchvision:Flowers102:test; see evaluate.
         train: One DATA argument for each of them to fit and tune on; by default demo:train for the demo.
-        pruner: Folder written by fit, used in place of fits where it drops patches before the same block.
+        pruner: Folder written by fit, or a repository on the Hub, used in place of fits where it drops patches before
+            the same block.
         out: Folder for the table, and for all that is ranked, fitted and tuned for it.
         ranked: Images ranked for a fit, and test images that golden rows are measured on.
         steps: Steps of distillation; table1 has the paper's predictor, which imitates.

@@ -33,7 +33,7 @@ def tune(
         data: Labelled images: demo[:split], hf:NAME[:split], wds:SHARDS, torchvision:NAME[:split], or folders joined by
             commas; or a list of captions (.tsv, .csv, .json).
         settings: How to tune.
-        pruner: Folder written by fit.
+        pruner: Folder written by fit, or a repository on the Hub.
         out: Folder for the pruner with its tokens.
         keep: Keep rate to tune at, 1 for the dense model; the pruner's own when omitted.
         classes: All classes, the first half of them (base), or the second (new).

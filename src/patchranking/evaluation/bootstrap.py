@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import binomtest
 
 __all__ = ["interval", "mcnemar", "paired_interval", "stratified_interval"]
 
@@ -86,5 +85,7 @@ def _drawn(rng: np.random.Generator, number: int, resamples: int) -> np.ndarray:
 
 def mcnemar(ours: Sequence[bool], theirs: Sequence[bool]) -> float:
     """The exact two-sided p of McNemar's test (1947): are two methods right equally often, on the same images?"""
+    from scipy.stats import binomtest  # no dependency of what fits or evaluates
+
     found = [mine for mine, its in zip(ours, theirs, strict=True) if bool(mine) != bool(its)]
     return float(binomtest(sum(map(bool, found)), len(found)).pvalue) if found else 1.0

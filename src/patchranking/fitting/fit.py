@@ -15,6 +15,7 @@ from patchranking.data import ImageData, subset
 from patchranking.errors import UserError
 from patchranking.files import make_folder, write_json
 from patchranking.fitting.cache import cache_tokens, with_mirrored
+from patchranking.fitting.held_out import measure_held_out
 from patchranking.fitting.settings import FitSettings
 from patchranking.predictor.distill import Distillation, distill
 from patchranking.predictor.imitate import Imitation, imitate
@@ -71,7 +72,8 @@ def fit(
     """Fits a pruner to a model and saves it; run again after a kill, it goes on where it stopped.
 
     Until it ends, ``progress`` in ``out`` holds how far it is, and the tokens of the images: for 1,000 images of
-    ViT-B/16 at 224 pixels 0.6 GB, and as much again where the target is tokens.
+    ViT-B/16 at 224 pixels 0.6 GB, and as much again where the target is tokens. What is measured on the images held out
+    goes with the pruner, as ``pruner.measured``, and onto its card.
 
     Args:
         model: The model.
@@ -99,7 +101,9 @@ def fit(
     imitated = None if given is None else finished_manifest(given)["settings"]
     of = {"model": asdict(base), "images": digest(data.keys), "settings": asdict(settings), "rankings": imitated}
     progress = claim(folder / "progress", "fit", of)
-    pruner, report = _fit(model, data, base, schedule, settings, given, progress)
+    pruner, report, held_out = _fit(model, data, base, schedule, settings, given, progress)
+    n_train = report.n_images - len(held_out)
+    pruner.measured = measure_held_out(model, data, held_out, pruner, n_train, report.distillation, settings.seed)
     pruner.save_pretrained(folder)
     write_json(folder / "fit.json", asdict(report) | {"settings": asdict(settings), "rankings": imitated})
     shutil.rmtree(progress)
@@ -141,7 +145,8 @@ def _fit(
     settings: FitSettings,
     rankings: Path | None,
     progress: Path,
-) -> tuple[Pruner, FitReport]:
+) -> tuple[Pruner, FitReport, list[int]]:
+    """The pruner, the report, and the indices of the images held out."""
     tower, block, seed = model.tower, schedule.block, settings.seed
     target = settings.preserved(tower) if settings.distills else None
     golden = {} if rankings is None else _golden(base, data, rankings, block)
@@ -182,7 +187,8 @@ def _fit(
         )
     kept = schedule.kept(tower.num_patches)
     report = FitReport(len(used), tower.num_patches, min(kept.values()), skipped, imitation, distillation)
-    return Pruner(predictors, base, schedule, hands_on=settings.hands_on).eval(), report
+    pruner = Pruner(predictors, base, schedule, hands_on=settings.hands_on).eval()
+    return pruner, report, [used[row] for row in held_out.tolist()]
 
 
 @torch.no_grad()

@@ -9,7 +9,6 @@ from PIL import Image
 
 from patchranking.data import load_data
 from patchranking.errors import UserError
-from patchranking.evaluation.reproduce import Job, reproduce
 from patchranking.fitting.fit import fit
 from patchranking.fitting.settings import FitSettings
 from patchranking.methods import METHODS
@@ -22,6 +21,7 @@ from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.select import gather_tokens, top_patches
 from patchranking.ranking.store import finished_manifest, iter_rankings
+from patchranking.reproduce import Job, reproduce
 from patchranking.towers.identity import BaseModel
 from patchranking.tuning.tune import TuneSettings
 
@@ -116,7 +116,7 @@ def test_a_pruner_given_is_taken_without_its_tokens_where_it_prunes_before_the_s
         seen.update(encodings)
         return measure(model, data, encodings, progress=None)
 
-    monkeypatch.setattr("patchranking.evaluation.reproduce.measure", spied)
+    monkeypatch.setattr("patchranking.reproduce.measure", spied)
     reproduce("figure5", job)
     pixels = pixels_of(job)
     with torch.inference_mode():
@@ -142,7 +142,7 @@ def test_table1_has_oracles_on_the_images_they_ranked_and_matching_rates(job, mo
         fitted.append((settings.objective, settings.search, settings.score, settings.blocks, settings.ranked))
         return fit(model, data, out, settings)
 
-    monkeypatch.setattr("patchranking.evaluation.reproduce.fit", spied)
+    monkeypatch.setattr("patchranking.reproduce.fit", spied)
     job.test.name = "FGVCAircraft"
     rows, tower = reproduce("table1", job), job.model.tower
     found, published = cells(rows), {(row["row"], row["column"]): row["published"] for row in rows}
@@ -206,7 +206,7 @@ def test_figure1_goes_down_from_all_patches_with_tokens_and_without(job, monkeyp
         prompts.class_features.copy_(zero_shot_classes(job.model, job.test))
         return pruner.tuned_by(prompts), None
 
-    monkeypatch.setattr("patchranking.evaluation.reproduce.tune", tune)
+    monkeypatch.setattr("patchranking.reproduce.tune", tune)
     tower = job.model.tower
     given = Pruner({3: Predictor.for_tower(tower)}, BaseModel.of(tower, "tiny"), Schedule({3: 0.3})).eval()
     found = cells(reproduce("figure1", replace(job, pruner=given, seed=4)))
