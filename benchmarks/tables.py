@@ -37,7 +37,6 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
         return compared.table(results, part)
     one = {
         "golden_search": _searches,
-        "predictors": _predictors,
         "few_shot": _few_shot,
         "throughput": _throughput,
         "coverage": _coverage,
@@ -80,25 +79,6 @@ def _mean(rows: Rows, key: str) -> float:
 def _grid(heads: list[str], lines: list[list[str]]) -> str:
     rows = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
     return "\n".join(rows + [f"| {' | '.join(line)} |" for line in lines])
-
-
-def _predictors(rows: Rows) -> str:
-    """Top-1 and feature error of every predictor, means over seeds."""
-    rates, lines = (0.6, 0.5, 0.4), []
-    for (network, objective, images), own in _groups(rows, "network", "objective", "n_train").items():
-        at, share = _at_rates(own), own[0]["macs_share"]
-        cells = [f"{_mean(at[r], 'top1'):.1f} ({1 - _mean(at[r], 'feature_cosine'):.3f})" for r in rates]
-        matching = f"{_mean(at[0.5], 'matching_rate'):.2f}"
-        seeds = str(len({row["seed"] for row in own}))
-        named = [network, objective or "–", str(images or "–")]
-        lines.append([*named, *cells, matching, "–" if share is None else f"{share:.2%}", seeds])
-    first, fit_on = rows[0], next(row["fit_on"] for row in rows if row["fit_on"])
-    return (
-        f"**{first['dataset']}**, {first['n_images']} images, dense top-1 {first['top1_dense']:.1f} %, fitted to "
-        f"{fit_on}: top-1 % (1 - cosine), matching rate at 50 % (chance 0.5), share of the encoder's MACs\n\n"
-    ) + _grid(
-        ["predictor", "objective", "images", *(f"{r:.0%} kept" for r in rates), "matching rate", "MACs", "seeds"], lines
-    )
 
 
 def _few_shot(rows: Rows) -> str:

@@ -6,14 +6,13 @@ import predictors as script
 from predictors import predictors
 
 
-def test_one_thing_at_a_time_differs_from_the_default(keys, tmp_path, monkeypatch):
+def test_one_thing_at_a_time_differs_from_the_default(tmp_path, monkeypatch):
     monkeypatch.setattr(script, "RATES", (0.6, 0.4))
     monkeypatch.setattr(script, "BLOCK", 6)
     out = tmp_path / "predictors.json"
     options = {"seeds": 1, "steps": 2, "golden_images": 1, "limit": 2, "train_limit": 5, "work": tmp_path / "work"}
     predictors("demo", ["demo:test"], "demo:train", out, ["mlp"], ["both", "bce"], [5, 4], **options)
     rows = json.loads(out.read_text())["rows"]
-    assert {frozenset(row) for row in rows} == keys("predictors-demo")
     kinds = dict.fromkeys((row["network"], row["objective"], row["n_train"]) for row in rows)
     assert list(kinds) == [
         ("random", None, 0),
