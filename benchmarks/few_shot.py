@@ -1,8 +1,8 @@
 r"""Tuning with a few shots: untuned, text, visual and both kinds of tokens, on the dense and on the pruned model.
 
-    python benchmarks/few_shot.py open_clip:local-dir:photos/photo-clip-s14 photos/imagenette/val \
-        --train photos/imagenette/train --pruner runs/photos-3 --num_tokens 4 --epochs 4 \
-        --out benchmarks/results/few_shot-imagenette.json
+    python benchmarks/few_shot.py demo demo:test-sketch --train demo:train-sketch --pruner runs/demo-pruner \
+        --num_tokens 4 --learning_rate 0.02 --epochs 5 --augment false --train_limit 4000 --limit 1000 \
+        --out benchmarks/results/few_shot-demo.json
 
 Every keep rate is tuned at itself. A run that is killed goes on within the tuning where it stopped.
 """
