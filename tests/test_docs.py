@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+import tomllib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 README = PAGES[0].read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-PROSE = ("limits", "recipes", "results")
-"""Pages without a command on the demo."""
+PROSE = ("README", "limits", "recipes", "results")
+"""Pages without a command on the demo, and the one that is run as a whole."""
 NEEDS = {"open_clip:ViT": "needs the Hub", "org/": "needs the Hub", "photos/": "needs the photos"}
 
 
@@ -87,26 +88,6 @@ def test_the_three_lines_run_on_an_open_clip_model(tmp_path, monkeypatch, case):
     assert not torch.equal(names["features"], case.encode(case.pixels))
 
 
-def test_fitting_in_python_runs(photos):
-    quick = PYTHON[1].replace("open_clip:ViT-B-16/openai", "demo").replace("keep=0.5", "keep=0.5, steps=1, epochs=1")
-    names: dict[str, object] = {}
-    exec(quick.replace("[pruner])", "[pruner], QUICK)"), {"QUICK": _quick()} | names, names)
-    assert names["pruner"].keep == 0.5
-    assert names["report"].n_images == 6
-    assert {row["method"] for row in names["results"]["rows"]} == {"dense", "patchranking", "random"}
-    assert Pruner.from_pretrained(photos / "runs/fit").fitted == names["pruner"].fitted
-
-
-def _quick():
-    return EvaluationSettings(methods=["random"], keep=[0.5], timing_batch=0)
-
-
-def test_the_search_in_python_runs():
-    names: dict[str, object] = {}
-    exec(PYTHON[2], names)
-    assert names["golden"].importance.shape == (1, 144)
-
-
 def test_embedding_in_python_runs(capsys, tmp_path, monkeypatch):
     """Batch after batch, and the shards read back; other tools are not here."""
     embed, read, *_ = re.findall(r"```python\n(.*?)```", (ROOT / "docs/embedding.md").read_text(), re.DOTALL)
@@ -153,23 +134,49 @@ def test_the_python_of_a_page_runs(page, demo, tmp_path, monkeypatch):
     assert page == "choosing" or not torch.equal(features, demo.tower(pixels))
 
 
-def test_fit_evaluate_and_tune_run_as_in_the_readme(photos, monkeypatch):
-    """On scenes of the demo saved as pictures and the demo model, with few steps."""
+def test_the_readme_runs_from_top_to_bottom(photos, demo, monkeypatch):
+    """From installing to a pruned model of one's own pictures: scenes saved as pictures, the demo model, few steps.
+
+    The first Python on the page uses what the commands below it fit, and comes last here.
+    """
     few = {
         "fit": "--limit 6 --steps 1 --epochs 1",
         "tune": "--shots 1 --epochs 1 --num_tokens 2",
-        "evaluate": "--golden_images 1 --timing_batch 1 --keep 0.5 --examples 1 --worst 1",
+        "evaluate": "--limit 4 --golden_images 1 --timing_batch 1 --keep 0.5 --examples 1 --worst 1",
     }
-    blocks = [block for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) if "ViT-B-16" in block]
-    lines = [line for block in blocks for line in re.findall(r"^patchranking (.*)$", block, re.MULTILINE)]
-    assert [line.split()[0] for line in lines] == ["fit", "evaluate", "tune", "evaluate"]
-    for line in lines:
-        arguments = f"{line} {few[line.split()[0]]}".replace("open_clip:ViT-B-16/openai", "demo")
-        monkeypatch.setattr(sys, "argv", ["patchranking", *arguments.split()])
-        cli.main()
+    extras = re.findall(r"\[([\w,-]+)\]", re.search(r"## Install\n(.*?)\n## ", README, re.DOTALL)[1])
+    known = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras
+    assert {name for extra in extras for name in extra.split(",")} <= set(known)
+    names = {"images": demo.preprocess(scene("test", 0).image)[None], "QUICK": _quick()}
+    first, *rest = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+    ran = []
+    for kind, text in [*rest, first]:
+        text = text.replace("open_clip:ViT-B-16/openai", "demo")
+        if kind == "python":
+            if "encode_image" in text:
+                names["model"] = demo.model
+            text = text.replace("encode_image(images)", "get_image_features(images).pooler_output")
+            exec(
+                text.replace("keep=0.5)", "keep=0.5, steps=1, epochs=1)").replace("[pruner])", "[pruner], QUICK)"),
+                names,
+            )
+            continue
+        for line in re.findall(r"^patchranking (.*)$", text, re.MULTILINE):
+            ran.append(line.split()[0])
+            monkeypatch.setattr(sys, "argv", ["patchranking", *f"{line} {few[ran[-1]]}".split()])
+            cli.main()
+    assert ran == ["fit", "evaluate", "tune", "evaluate", "fit", "evaluate"]
+    assert {row["method"] for row in names["results"]["rows"]} == {"dense", "patchranking", "random"}
+    assert names["golden"].importance.shape == (1, 144)
+    assert not torch.equal(names["features"], demo.tower(names["images"]))
     rows = json.loads((photos / "runs/evaluate/results.json").read_text())["rows"]
     assert {row["tuned"] for row in rows} == {"none", "both"}
     assert "patchranking" in (photos / "runs/evaluate/report.html").read_text()
+
+
+def _quick():
+    return EvaluationSettings(methods=["random"], keep=[0.5], timing_batch=0)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.stem not in PROSE], ids=lambda page: page.stem)
