@@ -101,6 +101,19 @@ def test_rows_are_filtered_by_words_and_by_method(browser, report):
     assert visible(browser) == ["patchranking 90 %", "patchranking 60 %", "patchranking 30 %"]
 
 
+def test_rows_are_sorted_by_a_column_up_and_down_by_keyboard_too(browser, report):
+    browser.get(report.as_uri())
+    heads = {head.text: head for head in browser.find_elements("css selector", "#table-1 thead button")}
+    heads["Kept"].click()
+    assert [row.split()[-2] for row in visible(browser)] == ["90", "90", "60", "60", "30", "30"]
+    heads["Kept"].send_keys(selenium.Keys.ENTER)
+    assert [row.split()[-2] for row in visible(browser)] == ["30", "30", "60", "60", "90", "90"]
+    heads["Method"].click()
+    assert [row.split()[0] for row in visible(browser)] == ["evit"] * 3 + ["patchranking"] * 3
+    states = [head.get_attribute("aria-sort") for head in browser.find_elements("css selector", "#table-1 thead th")]
+    assert [state for state in states if state] == ["ascending"]
+
+
 def test_the_rows_download_as_csv(browser, report):
     browser.get(report.as_uri())
     browser.find_element("link text", "Download CSV").click()

@@ -80,6 +80,7 @@ def test_every_number_stands_in_its_column(tmp_path: Path) -> None:
         "Recall@1 of text, %": "52.0",
         "Same 10 neighbours": "87.6 %",
         "Object patches kept": "81.2 %",
+        "Share of the MACs": "62.8 %",
         "GMACs": "3.142",
         "Images per s": "45.7",
         "Speed ratio": "1.52×",

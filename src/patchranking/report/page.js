@@ -1,4 +1,4 @@
-// The slider shows what was measured at each keep rate; the filters hide rows of the tables.
+// The slider shows what was measured at each keep rate; the filters hide rows of the tables, their heads sort them.
 const slider = document.getElementById("rate");
 if (slider) {
   const rates = JSON.parse(slider.dataset.rates);
@@ -35,4 +35,21 @@ for (const tools of document.querySelectorAll(".tools")) {
   };
   words.addEventListener("input", filter);
   method.addEventListener("change", filter);
+}
+
+for (const button of document.querySelectorAll("thead button")) {
+  const head = button.closest("th"), table = button.closest("table"), place = head.cellIndex;
+  const value = row => {
+    const text = row.cells[place].textContent.trim();
+    const number = parseFloat(text.replace("\u2212", "-").replace(/,/g, ""));
+    return place && Number.isNaN(number) ? -Infinity : place ? number : text;
+  };
+  button.addEventListener("click", () => {
+    const downwards = head.getAttribute("aria-sort") === (place ? "descending" : "ascending") ? !place : Boolean(place);
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    head.setAttribute("aria-sort", downwards ? "descending" : "ascending");
+    const order = (a, b) => (value(a) > value(b) ? 1 : value(a) < value(b) ? -1 : 0) * (downwards ? -1 : 1);
+    table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
+    table.classList.add("sorted");
+  });
 }

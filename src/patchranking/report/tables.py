@@ -47,6 +47,7 @@ def _line(row: Row, with_seed: bool) -> dict[str, Any]:
         "recall": number(row.get("recall_at_1"), 1),
         "text_recall": number(row.get("text_recall_at_1"), 1),
         "index": both(lambda a, b: f"{a * b:.1f}{PERCENT}", row.get("index_overlap_at_10"), 100),
+        "share": both(lambda a, b: percent(a / b), row.get("gmacs"), row.get("gmacs_dense") or None),
         "gmacs": number(row.get("gmacs"), 3),
         "speed": number(speed, 0 if (speed or 0) >= 100 else 1),
         "ratio": both(lambda a, b: f"{a / b:.2f}×", speed, row.get("images_per_second_dense") or None),
