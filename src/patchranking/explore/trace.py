@@ -102,7 +102,7 @@ def _inside(method: BetweenHalves, schedule: Schedule, batch: Batch) -> dict[int
                 now = left.into[0]()[0][now]
             elif left.places is not None:
                 places = left.places[0, :-1] if fuses else left.places[0]  # the last is the token of those that go
-                after = torch.full_like(now, -1, size=(attended.tokens.shape[1] - tower.num_prefix_tokens,))
+                after = now.new_full((attended.tokens.shape[1] - tower.num_prefix_tokens,), -1)
                 after[places] = torch.arange(len(places), device=now.device)
                 now = torch.where(now >= 0, after[now], -1)
             found[block] = now
