@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 
 from patchranking.errors import check_numbers
+from patchranking.extras import import_extra
 
 __all__ = ["explore"]
 
@@ -38,9 +39,11 @@ def explore(
     check_numbers({"port": port, "seed": seed}, port=0, seed=0)
     from patchranking.data import load_data  # here, so that --help need not wait for torch
     from patchranking.explore.look import Explorer
-    from patchranking.explore.page import served
     from patchranking.methods.attach import fitted_pruner
     from patchranking.towers.load import load_model
+
+    import_extra("gradio", "The explorer is a page of Gradio", "explore")
+    from patchranking.explore.page import served
 
     artefact = None if pruner is None else fitted_pruner(pruner)
     explorer = Explorer(load_model(model, device), load_data(data, limit, seed), artefact)

@@ -12,6 +12,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import gradio
+import uvicorn
+from fastapi import FastAPI
 from PIL import Image
 
 from patchranking.data.images import UnreadableImageError
@@ -21,13 +24,13 @@ from patchranking.explore.look import Explorer
 from patchranking.explore.opening import opened, unusable
 from patchranking.explore.says import named
 from patchranking.explore.show import LABELS, caption_of, compared, shown, wrong
-from patchranking.extras import import_extra
 
 __all__ = ["served"]
 
 _HOST = "127.0.0.1"
 _SHARE = 0.6
 _THUMBNAILS, _THUMBNAIL = 24, 160
+_FONT = ["system-ui", "Segoe UI", "Roboto", "Helvetica Neue", "Liberation Sans", "Arial", "sans-serif"]
 _HEAD = "<div class='pr-head'><h1>What can go?</h1><p>{}</p></div>"
 _GALLERY = {"allow_preview": False, "object_fit": "cover", "buttons": [], "interactive": False}
 
@@ -46,13 +49,8 @@ def served(explorer: Explorer, about: str, port: int) -> Iterator[str]:
 
     Raises:
         UserError: If the port is taken.
-        MissingExtraError: If gradio is not installed.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    gradio: Any = import_extra("gradio", "The explorer needs gradio", "explore")
-    import uvicorn
-    from fastapi import FastAPI
-
     with TemporaryDirectory() as folder, socket.socket() as listening:
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
@@ -62,7 +60,7 @@ def served(explorer: Explorer, about: str, port: int) -> Iterator[str]:
         number = listening.getsockname()[1]
         app = gradio.mount_gradio_app(
             FastAPI(),
-            _page(gradio, explorer, about),
+            _page(explorer, about),
             "/",
             server_name=_HOST,
             server_port=number,
@@ -71,6 +69,7 @@ def served(explorer: Explorer, about: str, port: int) -> Iterator[str]:
             ssr_mode=False,
             mcp_server=False,
             max_file_size="1gb",
+            theme=gradio.themes.Default(font=_FONT, font_mono=["ui-monospace", "monospace"]),
             css=files("patchranking.explore").joinpath("page.css").read_text("utf-8"),
         )
         server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
@@ -83,7 +82,7 @@ def served(explorer: Explorer, about: str, port: int) -> Iterator[str]:
             thread.join()
 
 
-def _page(gradio: Any, explorer: Explorer, about: str) -> Any:
+def _page(explorer: Explorer, about: str) -> Any:
     data, first = explorer.data, list(explorer.methods)[0]
     images, thumbnails = _thumbnails(explorer)
     with gradio.Blocks(title="patchranking explore", analytics_enabled=False) as blocks:
@@ -91,12 +90,13 @@ def _page(gradio: Any, explorer: Explorer, about: str) -> Any:
         gradio.HTML(_HEAD.format(about))
         with gradio.Row():
             with gradio.Column(scale=2, min_width=320):
-                file = gradio.File(label="Drop a picture, or click to choose one", height=120, elem_id="picture")
+                file = gradio.File(label="Drop a picture, or click to choose one", height=150, elem_id="picture")
                 options = {"scale": 1, "visible": explorer.model.text is not None}
                 some = ", ".join(data.class_names[:4])
                 hint = f"those of the images: {some}, ..." if some else "cat, dog, bicycle"
                 names = gradio.Textbox(label="Class names, with commas", placeholder=hint, elem_id="names", **options)
-                caption = gradio.Textbox(label="Caption", placeholder="a dog on a beach", elem_id="caption", **options)
+                said = data.templates[0].format(*data.class_names[:1] or ["cat"])
+                caption = gradio.Textbox(label="Caption", placeholder=said, elem_id="caption", **options)
                 labels = [(LABELS[name], name) for name in explorer.methods]
                 method = gradio.Radio(labels, value=first, label="Method", elem_id="method")
                 start = max(_SHARE, explorer.least)
@@ -118,9 +118,11 @@ def _page(gradio: Any, explorer: Explorer, about: str) -> Any:
         def worst_taken(numbers: list[int], event: gradio.SelectData) -> int:
             return numbers[event.index]
 
-        own_taken.__annotations__["event"] = worst_taken.__annotations__["event"] = gradio.SelectData
+        def dropped(path: str) -> tuple[str, None]:
+            return path, None  # nothing lies where pictures are dropped, so that the next one can be
+
         settings, alone = [method, share], {"concurrency_id": "model", "concurrency_limit": 1}
-        file.upload(str, file, chosen)
+        file.upload(dropped, file, [chosen, file])
         own.select(own_taken, None, chosen)
         found.select(worst_taken, worst, chosen)
         gradio.on(
@@ -133,7 +135,7 @@ def _page(gradio: Any, explorer: Explorer, about: str) -> Any:
             show_progress="minimal",
             **alone,
         )
-        ask.click(_comparing(gradio, explorer), settings, [result, found, worst], **alone)
+        ask.click(_comparing(explorer), settings, [result, found, worst], **alone)
     return blocks
 
 
@@ -148,7 +150,7 @@ def _looking(explorer: Explorer) -> Callable[..., str]:
     return look
 
 
-def _comparing(gradio: Any, explorer: Explorer) -> Callable[..., tuple[str, Any, list[int]]]:
+def _comparing(explorer: Explorer) -> Callable[..., tuple[str, Any, list[int]]]:
     def compare(method: str, share: float) -> tuple[str, Any, list[int]]:
         data = explorer.data
         try:

@@ -15,7 +15,7 @@ from patchranking.explore.trace import Stage, some
 from patchranking.report.pictures import heat_map, kept_view, photo
 from patchranking.report.styles import style
 from patchranking.report.template import fill
-from patchranking.report.text import number, percent
+from patchranking.report.text import PERCENT, number, percent
 from patchranking.report.wall import source
 
 __all__ = ["LABELS", "caption_of", "compared", "shown", "wrong"]
@@ -97,7 +97,7 @@ def _side(
         "picture": source(picture),
         "patches": patches,
         "milliseconds": number(milliseconds, 1),
-        "classes": [(name, percent(share), round(100 * share, 1)) for name, share in classes],
+        "classes": [(name, f"{number(100 * share, 1)}{PERCENT}", round(100 * share, 1)) for name, share in classes],
         "changed": which == "pruned" and look.said is not None and look.said.changed,
     }
 
