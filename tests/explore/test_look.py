@@ -106,7 +106,9 @@ def test_a_picture_that_the_model_cannot_take_is_one_sentence(explorer, noise, m
         raise ValueError("no\nway")
 
     explorer.model.preprocess = broken
-    with pytest.raises(UserError, match=r"^This picture cannot be used: cannot be preprocessed, 32 x 32 pixels: .*way\.$"):
+    with pytest.raises(
+        UserError, match=r"^This picture cannot be used: cannot be preprocessed, 32 x 32 pixels: .*way\.$"
+    ):
         explorer.see(noise.image(0), "tome", 0.7)
 
 
