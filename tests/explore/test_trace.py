@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ def test_stages_of_dropping_are_nested_and_end_with_what_is_kept(explorer, batch
     stages = traced(entry, batch)
     schedule = entry.encoding.schedule
     assert {stage.block: stage.count for stage in stages} == schedule.kept(16)
-    for earlier, later in zip(stages, stages[1:], strict=False):
+    for earlier, later in itertools.pairwise(stages):
         assert not (later.kept & ~earlier.kept).any()
     kept = entry.encoding.run(batch).keep_indices[0]
     assert sorted(kept.tolist()) == np.flatnonzero(stages[-1].kept).tolist()
@@ -37,7 +39,7 @@ def test_sizes_of_tokens_count_the_patches_that_are_traced_into_them(explorer, b
     assert np.bincount(stages[-1].tokens.ravel()).tolist() == sizes
     assert max(sizes) > 1
     assert [stage.count for stage in stages] == list(schedule.kept(16).values())
-    for earlier, later in zip(stages, stages[1:], strict=False):
+    for earlier, later in itertools.pairwise(stages):
         for token in np.unique(earlier.tokens):
             assert len(np.unique(later.tokens[earlier.tokens == token])) == 1
 
@@ -51,7 +53,7 @@ def test_evit_keeps_by_attention_and_what_it_fuses_does_not_come_back(explorer, 
     assert torch.equal(first_ranking(entry, batch), attention)
     best = attention[0].argsort(descending=True)[: counts[schedule.block]]
     assert sorted(best.tolist()) == np.flatnonzero(stages[0].kept).tolist()
-    for earlier, later in zip(stages, stages[1:], strict=False):
+    for earlier, later in itertools.pairwise(stages):
         assert not (later.kept & ~earlier.kept).any()
         assert counts[later.block] - 1 <= later.count <= counts[later.block]  # an earlier fused token may be kept
 

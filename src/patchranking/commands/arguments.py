@@ -25,10 +25,11 @@ _TRACEBACK = "--traceback"
 def run(command: Callable[..., None], arguments: Sequence[str], prog: str) -> None:
     """Runs a function with command-line arguments; a user's mistake ends with one sentence and status 2.
 
-    Required arguments are positional; so may be those before a function's ``*``, which have defaults. An argument that is a dataclass becomes one option for each of its fields. List
-    options take several values, ``--keep 0.9 0.8``; so does a list that is the last positional argument. An option of
-    one letter may have one dash. Errors of the system, such as a full disk, end like a mistake. ``--traceback``, or
-    ``PATCHRANKING_TRACEBACK=1`` in the environment, shows where it was found and its cause.
+    Required arguments are positional; so may be those before a function's ``*``, which have defaults. An argument that
+    is a dataclass becomes one option for each of its fields. List options take several values, ``--keep 0.9 0.8``; so
+    does a list that is the last positional argument. An option of one letter may have one dash. Errors of the system,
+    such as a full disk, end like a mistake. ``--traceback``, or ``PATCHRANKING_TRACEBACK=1`` in the environment, shows
+    where it was found and its cause.
 
     Args:
         command: The function, with a docstring in Google style.

@@ -49,6 +49,7 @@ def _notes(content: bytes, size: tuple[int, int], image_size: tuple[int, int]) -
             notes.append(f"It holds {frames} pictures, and this is the first of them.")
     if width < columns or height < rows:
         notes.append(
-            f"It has {width} x {height} pixels, fewer than the {columns} x {rows} that the model takes, and was enlarged."
+            f"It has {width} x {height} pixels, fewer than the {columns} x {rows} that the model takes, and was "
+            "enlarged."
         )
     return notes

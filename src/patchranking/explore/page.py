@@ -83,7 +83,7 @@ def served(explorer: Explorer, about: str, port: int) -> Iterator[str]:
 
 
 def _page(explorer: Explorer, about: str) -> Any:
-    data, first = explorer.data, list(explorer.methods)[0]
+    data, first = explorer.data, next(iter(explorer.methods))
     images, thumbnails = _thumbnails(explorer)
     with gradio.Blocks(title="patchranking explore", analytics_enabled=False) as blocks:
         chosen, worst = gradio.State(images[0] if images else None), gradio.State([])
@@ -110,7 +110,9 @@ def _page(explorer: Explorer, about: str) -> Any:
                 view = gradio.HTML(elem_id="view")
         ask = gradio.Button(f"Find those of {len(data)} images where dense and pruned disagree most", elem_id="ask")
         result = gradio.HTML(elem_id="result")
-        found = gradio.Gallery(label="Worst first", columns=6, height=420, visible=False, elem_id="found", **_GALLERY)
+        found = gradio.Gallery(
+            label="Worst first", columns=6, height="auto", visible=False, elem_id="found", **_GALLERY
+        )
 
         def own_taken(event: gradio.SelectData) -> int:
             return images[event.index]

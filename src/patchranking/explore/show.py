@@ -50,7 +50,7 @@ def shown(look: Look, notes: Sequence[str] = ()) -> str:
     ]
     tiles = [
         (number(seen.cosine, 3), "cosine to the dense feature"),
-        (percent(round(seen.share, 3)), "of the dense multiply-accumulates"),
+        (percent(round(seen.share, 3)), "of the dense MACs"),
         (f"{number(before / after, 2)}×", "the dense speed, this picture alone"),
     ]
     if look.caption is not None:

@@ -45,7 +45,7 @@ class Stage:
 
 
 def first_ranking(entry: Entry, batch: Batch) -> Tensor | None:
-    """Importance by which the first stage chooses, ``(batch, patches)``, higher = keep; None where nothing is ranked."""
+    """Importance by which the first stage chooses, ``(batch, patches)``, higher = keep; None where nothing is."""
     method, tower, block = entry.method, batch.tower, entry.encoding.schedule.block
     if isinstance(method, PatchRanking):
         scores: Tensor = method.pruner.predictor(block)(batch.entering(block))
