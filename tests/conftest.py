@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zlib
@@ -330,6 +331,26 @@ def tinier() -> LoadedModel:
     """``make_tiny`` with 2 blocks, and 1 for texts; one for all tests, which leave it as it is."""
     torch.manual_seed(0)
     return make_tiny(2, 1)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Headless Chromium, whose ``downloads`` go to a folder; tests with it are skipped where there is none."""
+    selenium = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no browser: install Debian's chromium and chromium-driver")
+    options = selenium.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    running = selenium.Chrome(options, selenium.ChromeService(driver))
+    running.downloads = tmp_path_factory.mktemp("downloads")
+    running.execute_cdp_cmd(
+        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(running.downloads)}
+    )
+    yield running
+    running.quit()
 
 
 @pytest.fixture

@@ -108,7 +108,7 @@ def test_help_documents_every_option(run, command):
     for name, (_, default, sentence) in found.items():
         assert (name if default is inspect.Parameter.empty else f"--{name} ") in out
         assert " ".join(sentence.split()[:3]) in words
-    assert {"out", "seed", "device"} <= set(found) or command in ("search", "compare-index", "export")
+    assert {"out", "seed", "device"} <= set(found) or command in ("search", "compare-index", "export", "explore")
     assert "--config" in out
 
 
@@ -122,6 +122,17 @@ def test_options_come_from_a_file_and_the_command_line_wins(run, tmp_path):
     assert status == 0
     file.write_text(shown)
     assert parse(COMMANDS["fit"], ("demo", "demo:train", "--config", str(file)), "fit") == found
+
+
+def test_the_first_words_of_explore_may_stand_without_their_names():
+    found = [parse(COMMANDS["explore"], words.split(), "explore") for words in ("", "m", "m d --port 1", "--data d")]
+    assert [(one["model"], one["data"]) for one in found] == [
+        ("demo", "demo:test"),
+        ("m", "demo:test"),
+        ("m", "d"),
+        ("demo", "d"),
+    ]
+    assert [one["port"] for one in found] == [7860, 7860, 1, 7860]
 
 
 def test_the_cause_of_a_mistake_is_shown_where_it_is_asked_for(run, tmp_path, monkeypatch):
@@ -207,6 +218,12 @@ def test_a_group_lists_its_commands(run, mistake):
         (f"evaluate demo demo --pruner {'long' * 100}", "File name too long"),
         ("benchmark demo --seconds .inf", "'seconds' is a number, 0 or more, not inf"),
         ("reproduce table5 --epochs 0", "'epochs' is a whole number"),
+        ("explore nope", "Unknown model 'nope'"),
+        ("explore demo demo:holiday", "splits train, val, test"),
+        ("explore demo demo:test more", "unrecognized arguments: more"),
+        ("explore --limit 0", "'limit' is a whole number, 1 or more"),
+        ("explore --port -1", "'port' is a whole number, 0 or more"),
+        ("explore --pruner tome", "'tome' needs no fit"),
         ("choose none demo --seed -1", "'seed' is a whole number"),
         ("choose none demo", "There is no folder 'none'"),
         ("fit demo demo --objective both --rankings none", "no rankings in 'none'"),

@@ -20,6 +20,7 @@ COMMANDS = (
     "choose",
     "tune",
     "evaluate",
+    "explore",
     "embed",
     "search",
     "compare-index",

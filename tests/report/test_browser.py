@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import shutil
 
 import numpy as np
 import pytest
@@ -15,24 +14,6 @@ waiting = pytest.importorskip("selenium.webdriver.support.ui")
 
 PASSED = {0.3: [0] * 10 + [1] * 4 + [2] * 6, 0.6: [0] * 4 + [1] * 4 + [2] * 12, 0.9: [1] * 2 + [2] * 18}
 SAID = {0.3: ("0.700", "dog"), 0.6: ("0.900", "cat"), 0.9: ("0.990", "cat")}
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or driver is None:
-        pytest.skip("no browser: install Debian's chromium and chromium-driver")
-    options = selenium.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-        options.add_argument(argument)
-    running = selenium.Chrome(options, selenium.ChromeService(driver))
-    running.downloads = tmp_path_factory.mktemp("downloads")
-    running.execute_cdp_cmd(
-        "Browser.setDownloadBehavior", {"behavior": "allow", "downloadPath": str(running.downloads)}
-    )
-    yield running
-    running.quit()
 
 
 @pytest.fixture

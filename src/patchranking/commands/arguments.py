@@ -25,10 +25,11 @@ _TRACEBACK = "--traceback"
 def run(command: Callable[..., None], arguments: Sequence[str], prog: str) -> None:
     """Runs a function with command-line arguments; a user's mistake ends with one sentence and status 2.
 
-    Required arguments are positional. An argument that is a dataclass becomes one option for each of its fields. List
-    options take several values, ``--keep 0.9 0.8``; so does a list that is the last positional argument. An option of
-    one letter may have one dash. Errors of the system, such as a full disk, end like a mistake. ``--traceback``, or
-    ``PATCHRANKING_TRACEBACK=1`` in the environment, shows where it was found and its cause.
+    Required arguments are positional; so may be those before a function's ``*``, which have defaults. An argument that
+    is a dataclass becomes one option for each of its fields. List options take several values, ``--keep 0.9 0.8``; so
+    does a list that is the last positional argument. An option of one letter may have one dash. Errors of the system,
+    such as a full disk, end like a mistake. ``--traceback``, or ``PATCHRANKING_TRACEBACK=1`` in the environment, shows
+    where it was found and its cause.
 
     Args:
         command: The function, with a docstring in Google style.
@@ -66,6 +67,7 @@ def parse(command: Callable[..., None], arguments: Sequence[str], prog: str) -> 
         for name, kind in {**hints, **fields}.items()
         if any(get_origin(k) is list for k in (kind, *get_args(kind)))
     }
+    arguments = _by_name(arguments, parameters)
     letters = [f"-{p.name}" for p in parameters if len(p.name) == 1]
     given = [f"-{argument}" if argument in letters else argument for argument in arguments]
     try:
@@ -108,6 +110,17 @@ def _expanded(value: Any) -> Any:
     if isinstance(value, list):
         return [_expanded(item) for item in value]
     return Path(os.path.expanduser(value)) if isinstance(value, Path) else value
+
+
+def _by_name(arguments: Sequence[str], parameters: Sequence[inspect.Parameter]) -> list[str]:
+    """Writes the leading words as options where a function has arguments before a ``*``, all with defaults."""
+    named = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY]
+    leading = 0 if len(named) == len(parameters) else len(named)
+    for place, word in enumerate(arguments[:leading]):
+        if word.startswith("-"):
+            leading = place
+            break
+    return [*(f"--{name}={word}" for name, word in zip(named, arguments[:leading], strict=False)), *arguments[leading:]]
 
 
 def _spread(arguments: list[str], lists: set[str], positional: list[str]) -> list[str]:
