@@ -116,7 +116,8 @@ def _measured(
                 chosen = order[:count]
                 bound = float(estimated[chosen[-1]]) if kind == "fallback" and count else None
                 units.append(
-                    common | {"kind": kind, "threshold": bound, "macs_share": mean, "values": score.of(share, chosen)}
+                    common
+                    | {"kind": kind, "threshold": bound, "macs_share": mean, "values": score.of(share, chosen.tolist())}
                 )
             plain = {"kind": PRUNED, "threshold": None, "macs_share": points[at].share}
             units.append(common | plain | {"values": score.of(DENSE if points[at] is dense else at)})
