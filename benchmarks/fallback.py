@@ -68,6 +68,8 @@ def fallback(
     for share in again:
         if not 0 <= share <= 1:
             raise UserError(f"--again has shares of the images, from 0 to 1, not {share:g}.")
+    if not all(0 < share < 1 for share in shares):
+        raise UserError("--shares has shares of the dense MACs, above 0 and below 1.")
     loaded, fits, rows = load_model(model), [fitted_pruner(one) for one in pruner], list[dict[str, Any]]()
     for own in fits:
         own.check_doubt()

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from fallback import fallback
+from matched import at_share, dense_point
 
-from patchranking import Pruner, Schedule, load_data
+from patchranking import Pruner, load_data
 from patchranking.errors import UserError
+from patchranking.evaluation.cost import count_macs, noise
+from patchranking.methods import PatchRanking
 from patchranking.predictor.doubt import Doubt
 from patchranking.ranking.objectives import feature_damage
 
@@ -20,45 +23,46 @@ def test_some_images_run_densely_at_the_mean_macs(demo, pruner, tmp_path):
         own.doubt.weight.copy_(scale * torch.randn_like(own.doubt.weight))
         own.save_pretrained(path)
     out = tmp_path / "fallback.json"
-    fallback("demo", ["demo:test"], [pruner, other], out, shares=[0.7], again=[0.0, 0.5], limit=6)
+    fallback("demo", ["demo:test"], [pruner, other], out, shares=[0.7], again=[0.0, 1 / 3], limit=6)
     rows = json.loads(out.read_text())["rows"]
-    names = [(again, kind) for again in (0, 0.5) for kind in ("fallback", "random", "oracle", "pruned")]
+    names = [(again, kind) for again in (0, 1 / 3) for kind in ("fallback", "random", "oracle", "pruned")]
     assert [(row["again"], row["kind"]) for row in rows] == names
     assert {row["oracle"] for row in rows if row["kind"] != "oracle"} == {False}
     assert all((row["dataset"], row["fits"], row["n_images"]) == ("demo/test", 2, 6) for row in rows)
-    nothing, half = dict(zip(names, rows, strict=True)), 0.5
+    nothing, half = dict(zip(names, rows, strict=True)), 1 / 3
     base = nothing[0, "pruned"]
     for kind in ("fallback", "random", "oracle"):
         assert nothing[0, kind]["feature_cosine"] == base["feature_cosine"]
         assert nothing[0, kind]["feature_cosine_gain_interval"] == [0, 0]
     best, doubted, pruned = (nothing[half, kind] for kind in ("oracle", "fallback", "pruned"))
-    assert (
-        doubted["macs_share"] == best["macs_share"] == pytest.approx(base["macs_share"] + half * (1 - 3 / 12), abs=0.03)
-    )
-    assert pruned["macs_share"] == pytest.approx(1, abs=0.06)
+    tower, (dense, first) = demo.tower, macs_of(demo.tower)
+    mean = base["macs_share"] + half * (dense - first) / dense
+    assert doubted["macs_share"] == best["macs_share"] == pytest.approx(mean, abs=1e-3)
+    assert pruned["macs_share"] == pytest.approx(mean, abs=0.01)
     assert best["feature_cosine"] >= doubted["feature_cosine"] > base["feature_cosine"]
     assert doubted["feature_cosine_gain"] == pytest.approx(doubted["feature_cosine"] - pruned["feature_cosine"])
     data = load_data("demo:test", 6)
     pixels = torch.stack([demo.preprocess(data.image(index)) for index in range(6)])
-    at, found = Pruner.from_pretrained(pruner).at(schedule_of(demo, pruner)), []
+    keep, found = keep_at_70(tower, Pruner.from_pretrained(pruner)), []
     for path in (pruner, other):
-        seen = Pruner.from_pretrained(path).at(at.keep).encode(demo.model, pixels)
-        errors = feature_damage(seen.features, demo.tower(pixels)).double()
-        errors[seen.errors.topk(3).indices] = 0
+        seen = Pruner.from_pretrained(path).at(keep).encode(demo.model, pixels)
+        errors = feature_damage(seen.features, tower(pixels)).double()
+        errors[seen.errors.topk(2).indices] = 0
         found.append(1 - errors.mean().item())
     assert doubted["feature_cosine"] == pytest.approx(np.mean(found), abs=1e-6)
     assert doubted["top1_loss"] == pytest.approx(doubted["top1_dense"] - doubted["top1"])
 
 
-def schedule_of(demo, folder):
-    """The keep rate at which the pruner has 70 % of the dense MACs, as counted."""
-    from matched import at_share, dense_point
+def macs_of(tower):
+    """MACs of the dense model, and of what comes before the block where the pruner begins."""
+    pixels = noise(tower, 1)
+    return count_macs(tower, pixels), count_macs(lambda pixels: tower.embed(pixels, 3), pixels)
 
-    from patchranking.methods import PatchRanking
 
-    own = Pruner.from_pretrained(folder)
-    dense = dense_point(demo.tower, own.fitted)
-    return at_share(PatchRanking(own), demo.tower, own.fitted, 0.7, dense, 0).encoding.schedule.keep
+def keep_at_70(tower, pruner):
+    """The keep rate at which 70 % of the dense MACs are counted."""
+    dense = dense_point(tower, pruner.fitted)
+    return at_share(PatchRanking(pruner), tower, pruner.fitted, 0.7, dense, 0).encoding.schedule.keep
 
 
 def test_a_pruner_without_estimates_and_shares_that_are_none_are_refused(demo, pruner, tmp_path):
@@ -66,4 +70,5 @@ def test_a_pruner_without_estimates_and_shares_that_are_none_are_refused(demo, p
         fallback("demo", ["demo:test"], [pruner], tmp_path / "a.json")
     with pytest.raises(UserError, match="from 0 to 1, not 2"):
         fallback("demo", ["demo:test"], [pruner], tmp_path / "a.json", again=[2.0])
-    assert Pruner.from_pretrained(pruner).fitted == Schedule({3: 0.5})
+    with pytest.raises(UserError, match="above 0 and below 1"):
+        fallback("demo", ["demo:test"], [pruner], tmp_path / "a.json", shares=[1.0])

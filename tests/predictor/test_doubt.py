@@ -61,7 +61,7 @@ def test_signs_are_what_the_run_shows(merges):
     found = signs(features, Reduced(tokens, None, sizes), 10, 2, 0.01)
     gone = [0.55, 0.7] if merges else [0.7, 0.7]
     expected = [[1, -2, 0.01, gone[0], np.log10(5), 0.6, 0.8], [1, -2, 0.01, gone[1], -1, 0, 1]]
-    torch.testing.assert_close(found, torch.tensor(expected))
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float32))
     assert (found.dtype, found.shape[1]) == (torch.float32, len(SCALARS) + 2)
 
 

@@ -35,7 +35,7 @@ def test_images_in_doubt_have_the_dense_feature_and_others_the_pruned_one(tower,
         pruned = tower(pixels)
     assert torch.equal(found.features, pruned)
     assert not found.dense.any()
-    assert torch.equal(pruner.encode(tower.module, pixels, math.inf).features, pruned)
+    assert torch.equal(pruner.encode(tower, pixels, math.inf).features, pruned)
     everything = pruner.encode(tower, pixels, 0)
     assert torch.equal(everything.features, dense)
     assert everything.dense.all()
@@ -96,6 +96,8 @@ def test_what_cannot_be_estimated_is_said_in_one_sentence(tower):
             pruner.encode(tower, pixels, wrong)
     with pruner.attached(tower), pytest.raises(UserError, match="pruned already"):
         pruner.encode(tower, pixels)
+    with pytest.raises(UserError, match="features with 24 channels, and these have 32"):
+        pruner.encode(tower.module, pixels)
     tuned = pruner.tuned_by(Prompts("visual", 16, tower.width, num_tokens=2))
     with pytest.raises(UserError, match="without visual tokens"):
         tuned.encode(tower, pixels)

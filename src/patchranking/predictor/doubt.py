@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from patchranking.errors import UserError
 from patchranking.pruning.attach import Reduced
 from patchranking.pruning.schedule import Schedule
 
@@ -138,7 +139,17 @@ class Doubt(nn.Module):
         self.weight[0] += (_logarithm(errors) - _logarithm(self(signs))).mean().item()
 
     def forward(self, signs: Tensor) -> Tensor:
-        """The estimated 1 - cosine, float32 ``(batch,)``, of ``signs``."""
+        """The estimated 1 - cosine, float32 ``(batch,)``, of ``signs``.
+
+        Raises:
+            UserError: If the features have another number of channels.
+        """
+        channels = signs.shape[1] - len(SCALARS)
+        if channels != self.config["features"]:
+            raise UserError(
+                f"Errors are estimated of features with {self.config['features']} channels, and these have {channels}: "
+                "give the whole model that the pruner was fitted to, with its projection if it had one."
+            )
         return (10 ** (signs @ self.weight)).clamp(max=_MOST)
 
 
