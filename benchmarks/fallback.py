@@ -48,7 +48,7 @@ Values = dict[str, list[float]]
 def fallback(
     model: str,
     data: list[str],
-    pruner: list[Path],
+    pruner: list[Path] = [],  # noqa: B006
     out: Path = Path("benchmarks/results/fallback.json"),
     shares: list[float] = [0.6, 0.5, 0.4],  # noqa: B006
     again: list[float] = [0.0, 0.05, 0.1, 0.2, 0.4],  # noqa: B006
@@ -65,6 +65,8 @@ def fallback(
         again: Shares of the images that run densely once more.
         limit: At most so many images of each data set.
     """
+    if not pruner:
+        raise UserError("Errors are estimated by a fitted pruner: give one, or several fits, with --pruner.")
     for share in again:
         if not 0 <= share <= 1:
             raise UserError(f"--again has shares of the images, from 0 to 1, not {share:g}.")

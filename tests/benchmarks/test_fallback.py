@@ -68,6 +68,8 @@ def keep_at_70(tower, pruner):
 def test_a_pruner_without_estimates_and_shares_that_are_none_are_refused(demo, pruner, tmp_path):
     with pytest.raises(UserError, match="no estimate of its errors"):
         fallback("demo", ["demo:test"], [pruner], tmp_path / "a.json")
+    with pytest.raises(UserError, match="give one, or several fits, with --pruner"):
+        fallback("demo", ["demo:test"], out=tmp_path / "a.json")
     with pytest.raises(UserError, match="from 0 to 1, not 2"):
         fallback("demo", ["demo:test"], [pruner], tmp_path / "a.json", again=[2.0])
     with pytest.raises(UserError, match="above 0 and below 1"):
