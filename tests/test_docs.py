@@ -22,6 +22,7 @@ from patchranking.commands.arguments import parse
 from patchranking.demo import scene
 from patchranking.demo.scenes import CLASSES
 from patchranking.fitting.settings import FitSettings
+from patchranking.predictor.doubt import Doubt
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
@@ -120,11 +121,12 @@ def test_the_python_of_a_page_runs(page, demo, tmp_path, monkeypatch):
     """With a pruner that learned nothing in place of those that the page's commands fit and tune."""
     monkeypatch.chdir(tmp_path)
     pruner = Pruner.unfitted(demo.tower, "demo", Schedule.default(demo.tower.depth, 0.5), merges=True)
+    pruner.doubt = Doubt(demo.tower.feature_size)
     pruner.save_pretrained("runs/fit")
     widths = (demo.model.config.text_config.hidden_size, demo.tower.width)
     prompts = Prompts("both", *widths, num_tokens=2, class_names=CLASSES, features=128)
     pruner.tuned_by(prompts).save_pretrained("runs/tuned")
-    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL)
+    block = "".join(re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(), re.DOTALL))
     pixels = demo.preprocess(scene("test", 0).image)[None]
     names: dict[str, Any] = {"pixels": pixels}
     exec(block, names)
@@ -132,6 +134,7 @@ def test_the_python_of_a_page_runs(page, demo, tmp_path, monkeypatch):
     assert own.keep == (pytest.approx(0.56, abs=0.02) if page == "choosing" else 0.4 if page == "index" else 0.5)
     features = names.get("pruned", names.get("features"))
     assert page == "choosing" or not torch.equal(features, demo.tower(pixels))
+    assert page != "choosing" or torch.equal(names["found"].features, demo.tower(pixels))
 
 
 def test_the_readme_runs_from_top_to_bottom(photos, demo, monkeypatch):

@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from patchranking.checkpoint import digest
 from patchranking.errors import UserError, reason
 from patchranking.files import make_folder, replacing
+from patchranking.predictor.doubt import Doubt
+from patchranking.predictor.fallback import Doubted, check_fallback, with_fallback
 from patchranking.predictor.networks import Predictor
 from patchranking.predictor.targets import check_handed_on
 from patchranking.prompts.insert import tuned_class_features, with_visual_tokens
@@ -64,6 +66,7 @@ class Pruner(nn.Module, ModelHubMixin):
             fitted to the image feature.
 
     Attributes:
+        doubt: Estimates how far a pruned feature is from the dense one, as its fit learned it; None where it did not.
         measured: What its fit measured on held-out images, which goes with it into a folder and onto its card; None
             where nothing did, or what it does has changed since.
 
@@ -94,6 +97,7 @@ class Pruner(nn.Module, ModelHubMixin):
         self.base = base
         self.fitted = schedule
         self.hands_on = hands_on
+        self.doubt: Doubt | None = None
         self.measured: Measured | None = None
         self._hooks: Hooks | None = None
         self.keep = schedule.keep if keep is None else keep
@@ -192,6 +196,47 @@ class Pruner(nn.Module, ModelHubMixin):
         finally:
             self.detach()
 
+    @torch.no_grad()
+    def encode(self, model: nn.Module | VisionTower, pixels: Tensor, fallback: float | None = None) -> Doubted:
+        """Encodes images pruned, estimates the error of each, and runs those in doubt once more, densely.
+
+        It runs the model block by block and attaches nothing, since the library's own pass takes one number of patches
+        for all images of a batch. Estimates are for pictures of the kinds that it was fitted to.
+
+        Args:
+            model: The model it was fitted to, to which nothing is attached.
+            pixels: Preprocessed images ``(batch, 3, height, width)``, on the model's device.
+            fallback: The estimated 1 - cosine above which an image runs densely, 0 for every image that loses a patch;
+                none does when omitted.
+
+        Returns:
+            Features, estimated errors, and which images ran densely.
+
+        Raises:
+            UserError: If the pruner has no estimate of its errors, the model is another or pruned already, or the
+                fallback is below 0.
+        """
+        tower, doubt = as_tower(model), self.check_doubt()
+        if fallback is not None:
+            check_fallback(fallback)
+        tower.check_dense()
+        self.base.check(tower)
+        self.to(tower.device)
+        return with_fallback(tower, pixels, self.schedule, self.reductions(), doubt, fallback)
+
+    def check_doubt(self) -> Doubt:
+        """Returns what estimates its errors; raises UserError where there is nothing."""
+        if self.visual_tokens:
+            raise UserError(
+                "Errors are estimated without visual tokens: take the pruner as it was before it was tuned."
+            )
+        if self.doubt is None:
+            raise UserError(
+                "This pruner has no estimate of its errors: fit again to the image feature, by distillation, to 36 "
+                "images or more."
+            )
+        return self.doubt
+
     def reductions(self) -> dict[int, Reduction]:
         """What it does before each block, at the current keep rate.
 
@@ -269,6 +314,7 @@ class Pruner(nn.Module, ModelHubMixin):
         predictors = {block: self.predictor(block) for block in map(int, self.predictors)}
         other = type(self)(predictors, self.base, schedule, keep, prompts, self.hands_on).eval()
         other.measured = self.measured if (schedule, prompts) == (self.fitted, self.prompts) else None
+        other.doubt = self.doubt
         return other
 
     @torch.no_grad()
@@ -351,6 +397,7 @@ class Pruner(nn.Module, ModelHubMixin):
             "layer": self.hands_on,
             "predictors": {block: own.config for block, own in self.predictors.items()},
             "prompts": None if self.prompts is None else self.prompts.config,
+            "doubt": None if self.doubt is None else self.doubt.config,
             "weights": self.fingerprint,
         }
         own = _own_card(save_directory)
@@ -445,7 +492,9 @@ class Pruner(nn.Module, ModelHubMixin):
         with torch.device("meta"):  # so that a damaged configuration takes no memory
             prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
             predictors = {int(block): Predictor(**own) for block, own in config["predictors"].items()}
+            doubt = None if config.get("doubt") is None else Doubt(**config["doubt"])
         pruner = cls(predictors, base, schedule, config["keep"], prompts, config.get("layer"))
+        pruner.doubt = doubt
         if config.get("measured") is not None:
             pruner.measured = Measured.from_dict(config["measured"])
         aligned = {name: weight.to(torch.float32, copy=True) for name, weight in weights.items()}  # unlike the file

@@ -55,6 +55,8 @@ def test_what_an_exported_model_has_already_is_refused(folder):
     for changes in ({"keep": 0.4}, {"macs": 0.5}, {"precision": "bf16"}):
         with pytest.raises(UserError, match="with its own pruner, keep rate and precision"):
             Embedder(model, None, replace(SETTINGS, **changes))
+    with pytest.raises(UserError, match="runs in one pass, without an estimate of errors: leave --fallback out"):
+        Embedder(model, None, replace(SETTINGS, fallback=0.1))
     with pytest.raises(UserError, match="leave --device out"):
         open_model(str(folder), "meta")
     assert isinstance(open_model("demo"), LoadedModel)

@@ -10,15 +10,19 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from tqdm import tqdm
 
+from patchranking.data.images import read_image
 from patchranking.embedding import job, shards
+from patchranking.embedding.encoder import recorded
 from patchranking.embedding.job import embed_to
 from patchranking.embedding.settings import EmbedSettings
 from patchranking.embedding.store import MANIFEST
 from patchranking.errors import UserError
 from patchranking.methods.attach import attachable
+from patchranking.predictor.doubt import Doubt
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 
@@ -282,3 +286,46 @@ def test_a_second_run_into_one_folder_is_refused(run, tmp_path, contents):
         other.stdin.close()
     assert contents(tmp_path / "out") == before
     assert run()["totals"]["in"] == 11
+
+
+@pytest.mark.parametrize("form", ["parquet", "npy"])
+def test_a_fallback_says_which_images_ran_densely(run, tiny, pictures, expected, tmp_path, form):
+    pruner = Pruner.unfitted(tiny.tower, "tiny", Schedule({1: 0.3}))
+    pruner.doubt = Doubt(24)
+    pruner.doubt.weight.copy_(torch.randn_like(pruner.doubt.weight))
+    pruner.doubt.weight[:5] = torch.tensor([-2.0, 0, 0, 0, 0])
+    pixels = {key: tiny.preprocess(read_image(pictures / key))[None] for key in expected}
+    errors = {key: pruner.encode(tiny.model, one).errors.item() for key, one in pixels.items()}
+    bound = float(np.mean(sorted(errors.values())[3:5]))
+    own = replace(HERE, fallback=bound)
+    manifest = run(settings=own, pruner=pruner, form=form)
+    assert manifest["totals"] == {"in": 11, "out": 8, "failed": 3, "dense": 4}
+    assert manifest["fallback"] == bound
+    found, _ = rows(tmp_path / "out")
+    for key, vector in found.items():
+        near = expected[key] if errors[key] > bound else pruner.encode(tiny.model, pixels[key]).features[0].numpy()
+        np.testing.assert_allclose(vector, near, atol=1e-5)
+    tables = [tmp_path / "out"] if form == "parquet" else [*(tmp_path / "out/metadata").iterdir()]
+    told = [row for path in tables for row in pq.read_table(path).to_pylist() if row.get("status") != "failed"]
+    key = "key" if form == "parquet" else "image_path"
+    assert {row[key] for row in told if row["ran_densely"]} == {key for key, error in errors.items() if error > bound}
+    assert run(settings=own, pruner=pruner, form=form) == manifest
+    doubtful = max(errors, key=errors.__getitem__)
+    shutil.copy(pictures / doubtful, pictures / "torn.png")
+    manifest = run(settings=own, pruner=pruner, form=form, retry="failed")
+    assert manifest["totals"] == {"in": 11, "out": 9, "failed": 2, "dense": 5}
+    again = recorded(tiny, tmp_path / "out", manifest)
+    np.testing.assert_allclose(again(pixels[doubtful])[0].numpy(), expected[doubtful], atol=1e-5)
+    with pytest.raises(UserError, match="holds vectors of another kind"):
+        run(settings=replace(own, fallback=None), pruner=pruner, form=form)
+
+
+def test_a_fallback_needs_a_pruner_that_estimates(run, tiny):
+    own = replace(HERE, fallback=0.1)
+    for given in (None, attachable("tome")):
+        with pytest.raises(UserError, match="Only a fitted pruner estimates its errors"):
+            run(settings=own, pruner=given)
+    with pytest.raises(UserError, match="no estimate of its errors"):
+        run(settings=own, pruner=Pruner.unfitted(tiny.tower, "tiny", Schedule({1: 0.3})))
+    with pytest.raises(UserError, match="0 or more"):
+        replace(HERE, fallback=-0.1)

@@ -12,11 +12,13 @@ from torch.nn import functional as F
 from patchranking.data import load_data
 from patchranking.data.datasets import FolderData
 from patchranking.errors import UserError
+from patchranking.evaluation.cost import count_macs
 from patchranking.evaluation.evaluate import EvaluationSettings, evaluate
 from patchranking.methods import METHODS
 from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
 from patchranking.methods.tome import tome_schedule
+from patchranking.predictor.doubt import Doubt
 from patchranking.predictor.networks import Predictor
 from patchranking.prompts.tokens import Prompts
 from patchranking.pruner import Pruner
@@ -431,3 +433,45 @@ def test_captions_are_retrieved_by_pruned_features(loaded, pruner, data, tmp_pat
     assert row["top1_interval"] is None
     assert row["index_overlap_at_10"] is not None
     assert row["knn_top1"] is None
+
+
+def test_a_fallback_costs_the_mean_over_the_images(loaded, data, pruner, tmp_path):
+    pruner.doubt, tower = Doubt(loaded.tower.feature_size), loaded.tower
+    pruner.doubt.weight.copy_(torch.randn_like(pruner.doubt.weight))
+    pruner.doubt.weight[:5] = torch.tensor([-2.0, 0, 0, 0, 0])
+    pixels = torch.stack([loaded.preprocess(data.image(i)) for i in range(len(data)) if "broken" not in data.keys[i]])
+    errors = pruner.at(0.5).encode(tower, pixels).errors
+    bound = errors.sort().values[6:8].mean().item()
+    fallbacks = [100.0, bound, 0.0]
+    own = settings(methods=["random"], keep=[0.5], fallback=fallbacks, timing_batch=1)
+    results, _ = evaluate(loaded, data, [pruner], own, progress=tmp_path / "progress")
+    rows = by_method(results, 0.5)
+    never, some, always = (rows[f"fallback {error:g}"] for error in fallbacks)
+    assert [row["ran_densely"] for row in (never, some, always)] == [0, 0.3, 1]
+    assert [row["fallback"] for row in (never, some, always)] == fallbacks
+    plain, dense = rows["patchranking"], results["rows"][0]
+    rest = count_macs(lambda tokens: tower.pool(tower.run(tokens, 3)), tower.embed(pixels[:1], 3)) / 1e9
+    for row, share in ((never, 0), (some, 0.3), (always, 1)):
+        assert row["gmacs"] == pytest.approx(plain["gmacs"] + share * rest, rel=1e-4)
+        assert row["macs_share"] == pytest.approx(row["gmacs"] / dense["gmacs"])
+        assert row["images_per_second"] is None
+        assert "fallback" not in plain
+    found, bare = pruner.at(0.5).encode(tower, pixels, bound).features, tower(pixels)
+    assert some["feature_cosine"] == pytest.approx(F.cosine_similarity(found, bare).mean().item(), abs=1e-6)
+    assert never["feature_cosine"] == plain["feature_cosine"] < some["feature_cosine"] < always["feature_cosine"] == 1
+    assert (never["top1"], always["top1"]) == (plain["top1"], dense["top1"])
+    (again,) = (
+        row
+        for row in evaluate(loaded, data, [pruner], own, None, tmp_path / "progress")[0]["rows"]
+        if row["method"] == some["method"]
+    )
+    assert again["ran_densely"] == 0.3  # from the journal
+
+
+def test_a_fallback_needs_a_fitted_pruner_that_estimates(loaded, data, pruner):
+    with pytest.raises(UserError, match="Only a fitted pruner estimates its errors"):
+        evaluate(loaded, data, [], settings(fallback=[0.1]))
+    with pytest.raises(UserError, match="no estimate of its errors"):
+        evaluate(loaded, data, [pruner], settings(fallback=[0.1]))
+    with pytest.raises(UserError, match="estimated 1 - cosine above which"):
+        settings(fallback=[-1.0])

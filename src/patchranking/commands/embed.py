@@ -55,6 +55,8 @@ def embed(
     manifest = embed_to(loaded, stream, out, given, settings, format, shard_size, retry, limit, engine)
     totals = manifest["totals"]
     print(f"{totals['in']} images in = {totals['out']} embedded + {totals['failed']} failed; wrote {out}")
+    if "dense" in totals:
+        print(f"{totals['dense']} of those embedded ran densely, estimated 1 - cosine above {manifest['fallback']:g}")
     _print_counts("failed", manifest["failed"])
     _print_counts("left out", manifest["left_out"])
     if texts is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from patchranking.commands.common import number, print_left_out, print_skipped
 from patchranking.data import ClassesName, load_data, of_classes
+from patchranking.errors import UserError
 from patchranking.evaluation.evaluate import EvaluationSettings
 from patchranking.evaluation.evaluate import evaluate as run_evaluation
 from patchranking.evaluation.rows import comparable
@@ -61,6 +62,8 @@ def evaluate(
     settings = replace(settings, methods=list(dict.fromkeys([*settings.methods, *more])))
     file = ExportedFile.at_path(model)
     if file is not None:
+        if settings.fallback:
+            raise UserError("An exported model runs in one pass, without an estimate of errors: leave --fallback out.")
         settings = replace(settings, methods=more, keep=[])
     loaded = load_model(model if file is None else file.about.model, device)
     images = of_classes(load_data(data, limit, settings.seed), classes)
@@ -109,6 +112,10 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     if not recall:
         print("change: of top-1, in points, from the dense model on the same images, with its interval")
     print("index@10: share of the 10 nearest neighbours in an index of the dense model's features that stay the same")
+    for row in rows:
+        if "fallback" in row:
+            about = f"estimated 1 - cosine above {row['fallback']:g}, ran densely, too: MACs are the mean"
+            print(f"{row['method']} at {row['keep_rate']:.0%}: {row['ran_densely']:.1%} of the images, {about}")
     if any(row["oracle"] for row in rows):
         print(_ORACLE)
 

@@ -97,6 +97,9 @@ def _print(report: FitReport, settings: FitSettings) -> None:
     if report.distillation is not None:
         errors = ", ".join(f"{error:.4f} at {rate}" for rate, error in report.distillation.feature_error.items())
         print(f"1 - cosine to the dense {settings.target}, {report.distillation.n_held_out} held-out images: {errors}")
+    if report.doubt is not None:
+        ranks = ", ".join(f"{value:.2f} at {rate}" for rate, value in report.doubt.spearman.items())
+        print(f"rank correlation of estimated and true error, {report.doubt.n_held_out} held-out images: {ranks}")
     if settings.hands_on is not None:
         print(f"{report.n_kept} of {report.n_patches} image tokens go on in hidden_states[{settings.hands_on}]")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from patchranking.errors import UserError
 from patchranking.exporting.model import ExportedModel, ReadyModel
 from patchranking.methods.attach import attach_copy, attachable, keep_at_share
 from patchranking.methods.method import Attachable
+from patchranking.predictor.fallback import with_fallback
 from patchranking.pruner import Pruner
 from patchranking.towers import VisionTower, as_tower
 from patchranking.towers.copies import copied
@@ -43,7 +45,8 @@ class Encoder:
         settings: How to embed.
 
     Attributes:
-        encode: What runs, from pixels to features: the model's image encoder, or an exported file.
+        encode: What runs, from pixels to features: the model's image encoder, twice for images in doubt if it falls
+            back, or an exported file.
         device: Where it runs.
         image_size: Height and width of the pixels.
         record: What the vectors depend on, ready for JSON.
@@ -53,7 +56,7 @@ class Encoder:
 
     Raises:
         UserError: If the pruner is another model's or preserves no feature, the model is pruned already, or a keep rate
-            comes without a pruner.
+            or a fallback comes without a pruner that takes it.
     """
 
     def __init__(self, model: ReadyModel, pruner: Pruner | Attachable | None, settings: EmbedSettings) -> None:
@@ -69,24 +72,40 @@ class Encoder:
             "fingerprint": model.fingerprint,
             "features": self.features,
             **about,
+            "fallback": settings.fallback,
             "precision": settings.precision,
             "normalize": settings.normalize,
             "dtype": settings.dtype,
             "preprocessing": _described(model),
         }
 
-    @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Vectors ``(batch, features)``, float32, of pixels ``(batch, 3, height, width)``, on the model's device.
+        """The first of what ``doubting`` gives."""
+        return self.doubting(pixels)[0]
+
+    @torch.inference_mode()
+    def doubting(self, pixels: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Encodes a batch.
+
+        Args:
+            pixels: ``(batch, 3, height, width)``.
+
+        Returns:
+            Vectors ``(batch, features)``, float32, on the model's device, and with a fallback whether each image ran
+            densely, bool ``(batch,)``.
 
         Raises:
             UserError: If the batch does not fit into memory.
         """
         try:
-            found = self.encode(pixels.to(self.device, self.dtype, non_blocking=True)).float()
+            pixels = pixels.to(self.device, self.dtype, non_blocking=True)
+            found, dense = (
+                self.encode.doubting(pixels) if isinstance(self.encode, _FallingBack) else (self.encode(pixels), None)
+            )
         except torch.OutOfMemoryError as error:
             raise UserError(f"A batch of {len(pixels)} does not fit into memory: give a smaller batch_size.") from error
-        return F.normalize(found, dim=-1) if self._settings.normalize else found
+        found = found.float()
+        return (F.normalize(found, dim=-1) if self._settings.normalize else found), dense
 
     def _fitting(self) -> int:
         """The usual batch size, halved until a batch fits."""
@@ -117,9 +136,9 @@ def recorded(model: ReadyModel, folder: Path, manifest: Mapping[str, Any], batch
     if manifest["pruner"] is not None:
         method = "seed" in manifest
         pruner = attachable(manifest["pruner"]) if method else Pruner.from_pretrained(folder / PRUNER)
-        about |= {name: manifest[name] for name in ("keep", "seed") if name in manifest}
+        about |= {name: manifest[name] for name in ("keep", "seed", "fallback") if name in manifest}
     encoder = Encoder(model, pruner, EmbedSettings(**about, batch_size=batch_size))
-    if any(manifest[name] != value for name, value in encoder.record.items() if name != "model"):
+    if any(manifest.get(name) != value for name, value in encoder.record.items() if name != "model"):
         raise another(model, manifest)
     return encoder
 
@@ -136,6 +155,8 @@ def _of_file(
     model: ExportedModel, pruner: Pruner | Attachable | None, settings: EmbedSettings
 ) -> tuple[Callable[[Tensor], Tensor], int, dict[str, Any]]:
     """What runs an exported model, the size of its features, and how it prunes."""
+    if settings.fallback is not None:
+        raise UserError("An exported model runs in one pass, without an estimate of errors: leave --fallback out.")
     asked = (settings.keep, settings.macs, settings.precision)
     if pruner is not None or asked != (None, None, "fp32"):
         raise UserError(
@@ -160,9 +181,43 @@ def _of_library(
     dtype = _TYPES[settings.precision]
     tower = as_tower(copied(model.model, dtype))
     about: dict[str, Any] = {"pruner": None, "keep": 1.0, "schedule": None}
+    if settings.fallback is not None:
+        again = _FallingBack(tower, pruner, settings, settings.fallback)
+        return again, tower.feature_size, again.about
     if pruner is not None:
         about = _attached(tower, pruner, settings, dtype)
     return tower, tower.feature_size, about
+
+
+class _FallingBack:
+    """A tower that stays as it is, run by a fitted pruner, and once more where that is in doubt."""
+
+    def __init__(
+        self, tower: VisionTower, pruner: Pruner | Attachable | None, settings: EmbedSettings, fallback: float
+    ) -> None:
+        if not isinstance(pruner, Pruner):
+            raise UserError(
+                "Only a fitted pruner estimates its errors: give one with --pruner, or leave --fallback out."
+            )
+        pruner.check_doubt()
+        pruner.base.check(tower)
+        keep = settings.keep or pruner.keep
+        if settings.macs is not None:
+            keep = keep_at_share(tower, pruner, settings.macs)
+        own = copy.deepcopy(pruner.at(keep)).to(tower.device)
+        own.predictors.to(tower.dtype)
+        self._of = tower, own, fallback
+        schedule = own.schedule
+        self.about = {"pruner": digest(pruner.state_dict()), "keep": schedule.keep, "schedule": schedule.to_dict()}
+
+    def doubting(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Features, and which of them are dense."""
+        tower, own, fallback = self._of
+        found = with_fallback(tower, pixels, own.schedule, own.reductions(), own.check_doubt(), fallback)
+        return found.features, found.dense
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return self.doubting(pixels)[0]
 
 
 def _attached(

@@ -67,8 +67,8 @@ def embed_to(
         engine: ``local``, this process, or ``ray``, a cluster.
 
     Returns:
-        The manifest. Its ``totals`` say how many images came in, have a vector and failed; ``failed`` and
-        ``left_out`` have the reasons, with numbers.
+        The manifest. Its ``totals`` say how many images came in, have a vector and failed, and with a fallback how many
+        of the vectors are dense; ``failed`` and ``left_out`` have the reasons, with numbers.
 
     Raises:
         UserError: If ``out`` holds vectors of other images or settings, another run is writing there, the disk is full,
@@ -100,6 +100,8 @@ def embed_to(
         embedder = ShardEmbedder(model, stream, encoder, settings, store, listed, retry == "failed")
         _embed(embedder, left, engine)
         manifest |= account(store, listed.shards, len(listed))
+        if settings.fallback is not None:
+            manifest["totals"]["dense"] = sum(map(store.ran_densely, range(listed.shards)))
         left_out = known.get("left_out", {}) if retry == "failed" else dict(sorted(stream.left_out.items()))
         manifest |= {"left_out": left_out, "batch_size": encoder.batch_size, "versions": _versions()}
         with writable(out):

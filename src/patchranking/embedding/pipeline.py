@@ -65,6 +65,7 @@ class Vectors:
         vectors: As they are stored, ``(batch, features)``; of no meaning where there is an error.
         sizes: Width and height, int32 ``(batch, 2)``, zero where they are unknown.
         errors: Why there is no vector, empty where there is one.
+        dense: Whether the vector is the dense one, bool ``(batch,)``; None without a fallback.
     """
 
     shard: int
@@ -73,6 +74,7 @@ class Vectors:
     vectors: np.ndarray
     sizes: np.ndarray
     errors: list[str]
+    dense: np.ndarray | None = None
 
 
 def decoder_of(model: ReadyModel, stream: ImageStream) -> Decoder:
@@ -116,12 +118,12 @@ def decoded(decoder: Decoder, work: Iterable[Work], settings: EmbedSettings, dev
 
 def encoded(batches: Iterator[Decoded], encoder: Encoder, clock: Clock) -> Iterator[Vectors]:
     """Encodes batches, and yields each while an accelerator already works on the next."""
-    before: tuple[Decoded, Tensor] | None = None
+    before: tuple[Decoded, Tensor, Tensor | None] | None = None
     while True:
         with clock.waiting("decode"):
             batch = next(batches, None)
         with clock.waiting("model"):
-            now = None if batch is None else (batch, encoder(batch.pixels))
+            now = None if batch is None else (batch, *encoder.doubting(batch.pixels))
             done = None if before is None else _arrived(*before, encoder.stored)
         if done is not None:
             yield done
@@ -169,13 +171,14 @@ def _killed() -> UserError:
     )
 
 
-def _arrived(batch: Decoded, features: Tensor, dtype: torch.dtype) -> Vectors:
+def _arrived(batch: Decoded, features: Tensor, dense: Tensor | None, dtype: torch.dtype) -> Vectors:
     vectors = features.to(dtype).cpu().numpy()
     errors = [
         error or ("" if finite else "the vector is not finite")
         for error, finite in zip(batch.errors, np.isfinite(vectors).all(1).tolist(), strict=True)
     ]
-    return Vectors(batch.shard, batch.start, batch.keys, vectors, batch.sizes.numpy(), errors)
+    again = None if dense is None else dense.cpu().numpy() & ~np.array([bool(error) for error in errors], bool)
+    return Vectors(batch.shard, batch.start, batch.keys, vectors, batch.sizes.numpy(), errors, again)
 
 
 def _workers(device: torch.device) -> int:

@@ -23,6 +23,8 @@ class EmbedSettings:
     Attributes:
         keep: Share of the patches that reaches the end, with a pruner; its own, or 0.5 of a method, when omitted.
         macs: Share of the dense MACs in place of a keep rate.
+        fallback: Estimated error of a fitted pruner, 1 - cosine to the dense feature, above which an image runs
+            densely, too; none does when omitted.
         precision: Of weights and activations: fp32 or bf16.
         normalize: Scale vectors to length 1.
         dtype: Of the vectors as they are stored: float16 or float32.
@@ -33,6 +35,7 @@ class EmbedSettings:
 
     keep: float | None = None
     macs: float | None = None
+    fallback: float | None = None
     precision: PrecisionName = "fp32"
     normalize: bool = False
     dtype: DtypeName = "float16"
@@ -47,6 +50,8 @@ class EmbedSettings:
             rate = getattr(self, name)
             if rate is not None and not 0 < rate <= 1:
                 raise UserError(f"'{name}' is a share above 0 and at most 1, not {rate:g}.")
+        if self.fallback is not None and not self.fallback >= 0:
+            raise UserError(f"'fallback' is an estimated 1 - cosine, 0 or more, not {self.fallback:g}.")
         least = {"batch_size": 1, "workers": 0, "seed": 0}
         given = {name: getattr(self, name) for name in least if getattr(self, name) != "auto"}
         check_numbers(given, **{name: least[name] for name in given})

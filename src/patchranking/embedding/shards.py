@@ -13,7 +13,7 @@ from patchranking.embedding.encoder import Encoder
 from patchranking.embedding.listed import Listed
 from patchranking.embedding.pipeline import Clock, Vectors, alive, decoded, decoder_of, encoded, written
 from patchranking.embedding.settings import EmbedSettings
-from patchranking.embedding.store import Shard, Store
+from patchranking.embedding.store import DENSE, Shard, Store
 from patchranking.exporting.model import ReadyModel
 
 __all__ = ["ShardEmbedder"]
@@ -104,6 +104,8 @@ class ShardEmbedder:
                 [error for batch in batches for error in batch.errors],
                 {"width": sizes[:, 0].copy(), "height": sizes[:, 1].copy()},
             )
+            if dense := [batch.dense for batch in batches if batch.dense is not None]:
+                shard.columns[DENSE] = np.concatenate(dense).astype(np.int32)
         else:
             shard = self.store.read(number)
             for batch in batches:
@@ -112,5 +114,7 @@ class ShardEmbedder:
                     shard.vectors[row], shard.errors[row] = batch.vectors[place], batch.errors[place]
                     for column, size in zip(("width", "height"), batch.sizes[place], strict=True):
                         shard.columns[column][row] = size
+                    if batch.dense is not None:
+                        shard.columns[DENSE][row] = batch.dense[place]
         del self._wanted[number]
         return shard

@@ -19,11 +19,13 @@ from patchranking.embedding.settings import FormatName
 from patchranking.errors import UserError
 from patchranking.files import replacing
 
-__all__ = ["MANIFEST", "NumpyStore", "ParquetStore", "Shard", "Store", "store_of", "writable"]
+__all__ = ["DENSE", "MANIFEST", "NumpyStore", "ParquetStore", "Shard", "Store", "store_of", "writable"]
 
 MANIFEST = "_manifest.json"
 """Readers of a Parquet folder, pandas among them, pass over names that begin with an underscore."""
 _METADATA = b"patchranking"
+DENSE = "ran_densely"
+"""The column, 1 or null, of the images that a fallback ran densely."""
 
 
 @dataclass
@@ -107,6 +109,11 @@ class Store(ABC):
         with self._intact(number):
             told = json.loads(pq.read_metadata(self._about(number)).metadata[_METADATA])
             return told["rows"], Counter(told["failed"])
+
+    def ran_densely(self, number: int) -> int:
+        """Rows of a finished shard that a fallback ran densely."""
+        with self._intact(number):
+            return int(json.loads(pq.read_metadata(self._about(number)).metadata[_METADATA])[DENSE])
 
     @contextmanager
     def _intact(self, number: int) -> Iterator[None]:
@@ -263,7 +270,9 @@ def _values(column: Any) -> np.ndarray | list[str]:
 
 def _write_table(path: Path, columns: Mapping[str, Any], shard: Shard) -> None:
     reasons = Counter(filter(None, shard.errors))
-    told = {"rows": len(shard.keys), "failed": dict(sorted(reasons.items()))}
+    told: dict[str, Any] = {"rows": len(shard.keys), "failed": dict(sorted(reasons.items()))}
+    if DENSE in shard.columns:
+        told[DENSE] = int(np.sum(np.asarray(shard.columns[DENSE])))
     table = pa.table(dict(columns)).replace_schema_metadata({_METADATA: json.dumps(told)})
     with replacing(path) as partial:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)

@@ -23,6 +23,7 @@ from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
 from patchranking.methods.method import Fixed
 from patchranking.methods.tally import DENSE
+from patchranking.predictor.fallback import check_fallback
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
@@ -46,6 +47,8 @@ class EvaluationSettings:
             cls-attention and evit.
         keep: Keep rates, the shares of patches that reach the end; 1.0 is the dense model.
         macs: Shares of the dense multiply-accumulates to compare at, in place of keep rates.
+        fallback: Estimated errors, 1 - cosine to the dense feature, above which images run densely, too: more rows of a
+            fitted pruner, whose MACs are the mean over the images.
         golden_images: Images, drawn by seed, on which the oracle runs.
         index_images: Images, drawn by seed, whose features are kept for nearest neighbours and retrieval.
         batch_size: Images per batch.
@@ -58,6 +61,7 @@ class EvaluationSettings:
     methods: list[str] = field(default_factory=lambda: [*_USUAL])
     keep: list[float] = field(default_factory=lambda: [1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
     macs: list[float] = field(default_factory=list)
+    fallback: list[float] = field(default_factory=list)
     golden_images: int = 100
     index_images: int = 10_000
     batch_size: int = 32
@@ -70,6 +74,8 @@ class EvaluationSettings:
         named(self.methods)
         for rate in self.keep:
             check_keep_rate(rate)
+        for error in self.fallback:
+            check_fallback(error)
         least = {"batch_size": 1, "golden_images": 0, "index_images": 0, "timing_batch": 0}
         check_numbers(vars(self), **least, examples=0, worst=0, seed=0)
 
@@ -99,13 +105,14 @@ def evaluate(
         The content of results.json, and the examples of the report, the worst ones first.
 
     Raises:
-        UserError: If two pruners are of a kind, one is another model's, a method needs a class token and there is none,
-            tuned tokens do not fit the classes, no image can be read, or ``progress`` is that of another evaluation.
+        UserError: If two pruners are of a kind, one is another model's or cannot estimate its errors for a fallback, or
+            that comes without a fitted one, a method needs a class token and there is none, tuned tokens do not
+            fit the classes, no image can be read, or ``progress`` is that of another evaluation.
     """
     own = _pruners(model, data, pruners)
     reference = schedule or (own[0].pruner.fitted if own else Schedule({3: 0.6}))
     reference.check(model.tower)
-    baselines = _baselines(model.tower, settings)
+    baselines = [*_falling_back(own, settings.fallback), *_baselines(model.tower, settings)]
     order = np.random.default_rng(settings.seed).permutation(len(data)).tolist()
     oracle_images = frozenset(order[: settings.golden_images])
     entries = _entries(model, own, baselines, reference, schedule is not None, settings, oracle_images)
@@ -180,6 +187,13 @@ def _entries(
             encoding = (method.at if given else method.beside)(tower, at, seed)
             entries.append(Entry(method, rate, replace(encoding, images=oracle_images) if method.oracle else encoding))
     return entries
+
+
+def _falling_back(pruners: Sequence[PatchRanking], fallbacks: Sequence[float]) -> list[PatchRanking]:
+    """The untuned pruner with every fallback."""
+    if fallbacks and not pruners:
+        raise UserError("Only a fitted pruner estimates its errors: give one with --pruner, or leave --fallback out.")
+    return [PatchRanking(pruners[0].pruner, fallback=error) for error in dict.fromkeys(fallbacks)]
 
 
 def _baselines(tower: VisionTower, settings: EvaluationSettings) -> list[Method]:

@@ -30,7 +30,9 @@ __all__ = [
     "dense_neighbours",
     "encoding_macs",
     "index_measures",
+    "ran_densely",
     "recalls",
+    "rest_macs",
     "rows_of",
 ]
 
@@ -83,6 +85,21 @@ def encoding_macs(encoding: Encoding, pixels: Tensor) -> float:
     return count_macs(lambda _: encoding.run(batch), pixels)
 
 
+def rest_macs(encoding: Encoding, pixels: Tensor) -> float:
+    """MACs of one image that runs densely once more, from the first block of the schedule on."""
+    batch = Batch(encoding.tower, pixels)
+    batch.entering(encoding.schedule.block)
+    return count_macs(lambda _: batch.features, pixels)
+
+
+def ran_densely(tally: Tally, entry: Entry) -> float | None:
+    """The share of the images that ran densely, too; None without a fallback."""
+    if entry.encoding.fallback is None:
+        return None
+    errors = tally.values(entry.key, "estimated_error").values()
+    return sum(error > entry.encoding.fallback for error in errors) / len(errors)
+
+
 @torch.inference_mode()
 def rows_of(
     model: LoadedModel, data: ImageData, tally: Tally, entries: Sequence[Entry], timing_batch: int, seed: int
@@ -92,7 +109,9 @@ def rows_of(
     Accuracies and recalls are percentages. ``top1_interval`` is a bootstrap interval of 95 %, ``top1_change_interval``
     that of the difference to the dense model on the same images. ``recall_at_k`` finds the picture of a caption,
     ``text_recall_at_k`` a caption of a picture. For ``index_overlap_at_10`` and ``knn_top1`` the method's features
-    query an index of the dense model's. ``top1_dense`` is of the images that the method ran on.
+    query an index of the dense model's. ``top1_dense`` is of the images that the method ran on. With a ``fallback``,
+    MACs are the mean over the images, of which the share ``ran_densely`` ran densely, too; no time is taken, since
+    random pixels do not say how many would.
 
     Args:
         model: The dense model.
@@ -125,7 +144,7 @@ def rows_of(
             **_accuracy(tally, entry.key, seed),
             **index_measures(tally, entry.key, neighbours),
             **recalls(tally, entry.key, captions[entry.method.prompts]),
-            **_macs(entry, pixels[:1], dense_macs),
+            **_macs(entry, pixels[:1], dense_macs, ran_densely(tally, entry)),
             "images_per_second": speeds.get(entry),
             "images_per_second_dense": speeds.get((DENSE, entry.keep)),
             **({"same_images": _same_images(tally, entry, entries)} if entry.method.oracle else {}),
@@ -140,25 +159,31 @@ def _schedule(entry: Entry) -> dict[str, Any]:
     return {"kept_patches": left, "schedule": None if entry.keep == 1 else schedule.to_dict()}
 
 
-def _macs(entry: Entry, pixels: Tensor, dense_macs: float) -> dict[str, float]:
+def _macs(entry: Entry, pixels: Tensor, dense_macs: float, again: float | None) -> dict[str, float | None]:
     visual = None if entry.method.prompts is None else entry.method.prompts.visual()
     tokens, tower = 0 if visual is None else visual.shape[1], entry.encoding.tower
-    encoding = entry.encoding
+    encoding = entry.encoding.first or entry.encoding
+    rest = rest_macs(encoding, pixels) * again if again else 0.0
     macs = encoding_macs(encoding, pixels) if encoding.share is None else encoding.share * dense_macs
     formula = analytic_macs(tower, tower.feature_size, encoding.schedule, tokens, encoding.inside)
     return {
-        "gmacs": macs / 1e9,
-        "gmacs_analytic": formula / 1e9,
+        "gmacs": (macs + rest) / 1e9,
+        "gmacs_analytic": (formula + rest) / 1e9,
         "gmacs_dense": dense_macs / 1e9,
-        "macs_share": macs / dense_macs,
+        "macs_share": (macs + rest) / dense_macs,
+        **({} if again is None else {"fallback": entry.encoding.fallback, "ran_densely": again}),
     }
 
 
 def _speeds(entries: Sequence[Entry], dense: Entry, pixels: Tensor) -> dict[Hashable, float]:
-    """Images per second of what can be deployed, each keep rate in alternation with the dense model."""
+    """Images per second of what can be deployed, each keep rate in alternation with the dense model.
+
+    Without a fallback: how many images run densely is another matter for random pixels.
+    """
     speeds: dict[Hashable, float] = {}
     for rate in dict.fromkeys(entry.keep for entry in entries):
-        timed = [entry for entry in entries if entry.keep == rate and entry is not dense and not entry.method.oracle]
+        others = [entry for entry in entries if entry.keep == rate and entry is not dense]
+        timed = [entry for entry in others if not entry.method.oracle and entry.encoding.fallback is None]
         found = images_per_second({entry: entry.encoding for entry in (dense, *timed)}, pixels)
         speeds |= {entry: found[entry] for entry in (timed if rate < 1 else (dense, *timed))}
         speeds[DENSE, rate] = found[dense]

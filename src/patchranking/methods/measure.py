@@ -65,10 +65,10 @@ def measure(
         found = {key: encodings[key].run(part) for key, part in parts.items() if part is not None}
         objects = _objects(data, batch)
         tally.add(DENSE, read, batch.features, batch.features, classes, _kept(objects, batch, None))
-        for key, (features, keep_indices) in found.items():
+        for key, (features, keep_indices, errors) in found.items():
             part, own = parts[key] or batch, encodings[key].classes
             share = None if keep_indices is None else _kept(objects, part, keep_indices)
-            tally.add(key, part.images, features, part.features, classes if own is None else own, share)
+            tally.add(key, part.images, features, part.features, classes if own is None else own, share, errors)
         if journal is not None:
             journal.note(tally, read)
     if not tally.count(DENSE):

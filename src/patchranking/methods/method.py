@@ -53,10 +53,12 @@ class Encoded(NamedTuple):
     Attributes:
         features: ``(batch, features)``, not normalised.
         keep_indices: The patches that reach the end, ``(batch, kept)``; None where patches are mixed or merged.
+        errors: Estimated 1 - cosine to the dense feature, before any fallback, ``(batch,)``; None where there is none.
     """
 
     features: Tensor
     keep_indices: Tensor | None = None
+    errors: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +74,8 @@ class Encoding:
         images: Indices of the images to measure it on; None for all.
         inside: Whether patches go between the attention and the MLP of the schedule's blocks, not before these.
         share: Of the dense MACs, where what runs cannot be counted.
+        fallback: The estimated error above which images run densely once more, from the schedule's first block on.
+        first: The encoding without that, where there is a fallback.
     """
 
     tower: VisionTower
@@ -82,6 +86,8 @@ class Encoding:
     images: Set[int] | None = None
     inside: bool = False
     share: float | None = None
+    fallback: float | None = None
+    first: Encoding | None = None
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Features ``(batch, features)`` of preprocessed images ``(batch, 3, height, width)``."""

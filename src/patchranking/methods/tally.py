@@ -18,7 +18,7 @@ __all__ = ["DENSE", "MEASURES", "Tally"]
 DENSE = "dense"
 """The key of the dense model in every tally."""
 
-MEASURES = ("feature_cosine", "prediction", "top1", "top5", "object_patches_kept")
+MEASURES = ("feature_cosine", "prediction", "top1", "top5", "object_patches_kept", "estimated_error")
 _SCHEMA = pa.schema(
     [
         ("method", pa.string()),
@@ -54,6 +54,7 @@ class Tally:
         full: Tensor,
         classes: Tensor | None = None,
         objects: Tensor | None = None,
+        errors: Tensor | None = None,
     ) -> None:
         """Adds a batch.
 
@@ -64,6 +65,7 @@ class Tally:
             full: Features of the dense model, same shape.
             classes: Unit text features ``(classes, features)``; None when nothing is to be classified.
             objects: Share of the object kept, ``(batch,)``; None where it is unknown.
+            errors: Estimated 1 - cosine, ``(batch,)``; None where it is not estimated.
         """
         measures = {"feature_cosine": 1 - feature_damage(features, full)}
         if classes is not None and self.labels is not None:
@@ -75,6 +77,8 @@ class Tally:
             measures["top5"] = 100.0 * (first == labels.unsqueeze(1)).any(1).float()
         if objects is not None:
             measures["object_patches_kept"] = objects
+        if errors is not None:
+            measures["estimated_error"] = errors
         for name, values in measures.items():
             self._values[key][name].update(zip(images, values.tolist(), strict=True))
         kept = F.normalize(features.float(), dim=-1).cpu() if self._indexed else ()
