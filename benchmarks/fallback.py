@@ -1,9 +1,11 @@
 r"""Images whose error is estimated to be large run densely, too: what that gains at equal mean MACs.
 
-    python benchmarks/fallback.py open_clip:local-dir:photos/photo-clip-s14 photos/imagenette/val photos/flowers/val \
-        --pruner runs/fits/seed-0 runs/fits/seed-1 runs/fits/seed-2 --out benchmarks/results/fallback-photos.json
+    python benchmarks/fallback.py open_clip:local-dir:photos/photo-clip-s14 \
+        photos/flickr8k/test.tsv photos/imagenette/val photos/flowers/val \
+        --pruner runs/compare/fits/in/seed-0 runs/compare/fits/in/seed-1 runs/compare/fits/in/seed-2 \
+        --out benchmarks/results/fallback-photos.json
 
-Each pruner runs at some shares of the dense MACs, and then some images run densely once more: those with the largest
+The pruners are those that ``compare.py`` fitted. Each runs at some shares of the dense MACs, and then some images run densely once more: those with the largest
 estimated errors (fallback), some at random, and, as an oracle, those with the largest true errors. What one would do
 instead is to prune all images less, which is measured at the same mean MACs (pruned). A run that is killed goes on
 after the last finished pruner and data set.
@@ -22,7 +24,8 @@ import torch
 from common import DEFAULTS, Results, main
 from matched import Point, at_share, dense_point
 
-from patchranking.data import ImageData, load_data
+from patchranking.data import ImageData, load_data, of_half
+from patchranking.data.halves import HalfName
 from patchranking.errors import UserError
 from patchranking.evaluation.bootstrap import paired_interval
 from patchranking.evaluation.cost import noise
@@ -52,6 +55,7 @@ def fallback(
     out: Path = Path("benchmarks/results/fallback.json"),
     shares: list[float] = [0.6, 0.5, 0.4],  # noqa: B006
     again: list[float] = [0.0, 0.05, 0.1, 0.2, 0.4],  # noqa: B006
+    half: HalfName = "test",
     limit: int | None = None,
 ) -> None:
     """Measures what it gains to run some images densely.
@@ -63,7 +67,8 @@ def fallback(
         out: The JSON file.
         shares: Shares of the dense MACs of the pruned run.
         again: Shares of the images that run densely once more.
-        limit: At most so many images of each data set.
+        half: The half of the test images: test for what is reported, dev for choices, or all.
+        limit: At most so many images of each data set, both halves together.
     """
     if not pruner:
         raise UserError("Errors are estimated by a fitted pruner: give one, or several fits, with --pruner.")
@@ -78,14 +83,14 @@ def fallback(
         own.base.check(loaded.tower)
         own.to(loaded.tower.device)
     results = Results(out)
-    for test in (load_data(name, limit) for name in data):
+    for test in (of_half(load_data(name, limit), half) for name in data):
         dataset = f"{test.name}/{test.split}"
         units = [
             results.once(f"{dataset}, {path}", partial(_measured, loaded, test, own, seed, shares, again))
             for seed, (path, own) in enumerate(zip(pruner, fits, strict=True))
         ]
         rows += [{"dataset": dataset} | row for row in _rows(units)]
-    results.write(environment(loaded.tower.device), rows, defaults=DEFAULTS)
+    results.write(environment(loaded.tower.device), rows, defaults=DEFAULTS, split=half)
 
 
 def _measured(

@@ -19,7 +19,7 @@ import compared
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / f"docs/{name}.md" for name in ("how-it-works", "evaluation", "models", "prototypes")),
+    *(ROOT / f"docs/{name}.md" for name in ("choosing", "how-it-works", "evaluation", "models", "prototypes")),
 )
 CHARTS = (
     ("imagenette", "top1"),
@@ -40,6 +40,7 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
         "few_shot": _few_shot,
         "throughput": _throughput,
         "coverage": _coverage,
+        "fallback": _fallback,
         "prototypes": _prototypes,
     }[name.partition("-")[0]]
     parts = [one(rows) for rows in _groups(results["rows"], "dataset", "split").values()]
@@ -133,6 +134,27 @@ def _cost_by_patches(rows: Rows) -> str:
         lines.append([name, *(f"{row['dense_forwards']:,.1f} ({row['gmacs_ratio']:.3f}x)" for row in own)])
     patches = (f"{count} patches" for (count,) in _groups(rows, "patches"))
     return _grid(["dense forward passes per image, ViT-B/16", *patches], lines)
+
+
+def _fallback(rows: Rows) -> str:
+    """What the cosine gains over pruning all images less, at equal mean MACs."""
+    again, lines = [share for share in dict.fromkeys(row["again"] for row in rows) if share], []
+    for (macs, kind), own in _groups(rows, "macs", "kind").items():
+        if kind != "pruned":
+            at = {row["again"]: row for row in own}
+            cells = [_gain(at[share]) for share in again]
+            named = "oracle, largest true errors" if kind == "oracle" else kind
+            lines.append([f"{macs:.0%}", named, f"{own[0]['rank_correlation']:.2f}", *cells])
+    first = rows[0]
+    return (
+        f"**{first['dataset']}**, {first['n_images']} images, {first['fits']} fits: 1,000 times what the cosine gains over "
+        "pruning all images less at the same mean MACs (95 % interval)\n\n"
+    ) + _grid(["MACs of the first run", "run again", "rank correlation", *(f"{s:.0%} again" for s in again)], lines)
+
+
+def _gain(row: dict[str, Any]) -> str:
+    value, low, high = (1000 * end for end in (row["feature_cosine_gain"], *row["feature_cosine_gain_interval"]))
+    return f"{value:+.1f} ({low:+.1f} ... {high:+.1f})"
 
 
 def _coverage(rows: Rows) -> str:

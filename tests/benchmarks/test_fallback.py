@@ -23,7 +23,7 @@ def test_some_images_run_densely_at_the_mean_macs(demo, pruner, tmp_path):
         own.doubt.weight.copy_(scale * torch.randn_like(own.doubt.weight))
         own.save_pretrained(path)
     out = tmp_path / "fallback.json"
-    fallback("demo", ["demo:test"], [pruner, other], out, shares=[0.7], again=[0.0, 1 / 3], limit=6)
+    fallback("demo", ["demo:test"], [pruner, other], out, [0.7], [0.0, 1 / 3], half="all", limit=6)
     rows = json.loads(out.read_text())["rows"]
     names = [(again, kind) for again in (0, 1 / 3) for kind in ("fallback", "random", "oracle", "pruned")]
     assert [(row["again"], row["kind"]) for row in rows] == names
