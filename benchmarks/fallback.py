@@ -5,10 +5,10 @@ r"""Images whose error is estimated to be large run densely, too: what that gain
         --pruner runs/compare/fits/in/seed-0 runs/compare/fits/in/seed-1 runs/compare/fits/in/seed-2 \
         --out benchmarks/results/fallback-photos.json
 
-The pruners are those that ``compare.py`` fitted. Each runs at some shares of the dense MACs, and then some images run densely once more: those with the largest
-estimated errors (fallback), some at random, and, as an oracle, those with the largest true errors. What one would do
-instead is to prune all images less, which is measured at the same mean MACs (pruned). A run that is killed goes on
-after the last finished pruner and data set.
+The pruners are those that ``compare.py`` fitted. Each runs at some shares of the dense MACs, and then some images run
+densely once more: those with the largest estimated errors (fallback), some at random, and, as an oracle, those with the
+largest true errors. What one would do instead is to prune all images less, which is measured at the same mean MACs
+(pruned). A run that is killed goes on after the last finished pruner and data set.
 """
 
 from __future__ import annotations

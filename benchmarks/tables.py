@@ -147,8 +147,8 @@ def _fallback(rows: Rows) -> str:
             lines.append([f"{macs:.0%}", named, f"{own[0]['rank_correlation']:.2f}", *cells])
     first = rows[0]
     return (
-        f"**{first['dataset']}**, {first['n_images']} images, {first['fits']} fits: 1,000 times what the cosine gains over "
-        "pruning all images less at the same mean MACs (95 % interval)\n\n"
+        f"**{first['dataset']}**, {first['n_images']} images, {first['fits']} fits: 1,000 times what the cosine gains "
+        "over pruning all images less at the same mean MACs (95 % interval)\n\n"
     ) + _grid(["MACs of the first run", "run again", "rank correlation", *(f"{s:.0%} again" for s in again)], lines)
 
 
