@@ -98,6 +98,7 @@ def compare(
     check_numbers({"fits": fits}, fits=1)
     shares = sorted({round(share, 4) for share in shares}, reverse=True)
     loaded, make = load_model(model), make_folder(out.parent)
+    about = environment(loaded.tower.device) | {"dtype": str(loaded.tower.dtype).removeprefix("torch.")}
     trains, tests = _data(fit, test, settings.limit, half, test_limit)
     shape = planned(loaded, settings)
     for share in shares:
@@ -126,7 +127,6 @@ def compare(
         pq.write_table(table, partial, compression="zstd")
     if picture:
         examples_picture(shown).save(picture, optimize=True)
-    about = environment(loaded.tower.device) | {"dtype": str(loaded.tower.dtype).removeprefix("torch.")}
     groups = grouped(table)
     results = {
         "environment": about,
