@@ -3,7 +3,7 @@ r"""Images whose error is estimated to be large run densely, too: what that gain
     python benchmarks/fallback.py open_clip:local-dir:photos/photo-clip-s14 \
         photos/flickr8k/test.tsv photos/imagenette/val photos/flowers/val \
         --pruner runs/compare/fits/in/seed-0 runs/compare/fits/in/seed-1 runs/compare/fits/in/seed-2 \
-        --out benchmarks/results/fallback-photos.json
+        --shares 0.5 --again 0 0.1 0.2 --out benchmarks/results/fallback-photos.json
 
 The pruners are those that ``compare.py`` fitted. Each runs at some shares of the dense MACs, and then some images run
 densely once more: those with the largest estimated errors (fallback), some at random, and, as an oracle, those with the
