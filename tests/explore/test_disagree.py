@@ -15,7 +15,7 @@ def test_the_worst_images_are_named_and_every_image_is_accounted_for(explorer, n
     for image in (0, 1, 3, 4, 5, 6):
         pixels = explorer.model.preprocess(noise.image(image))[None]
         dense, pruned = explorer.model.tower(pixels)[0], entry.encoding(pixels)[0]
-        cosines[image] = float(F.cosine_similarity(dense, pruned, dim=0))
+        cosines[image] = F.cosine_similarity(dense, pruned, dim=0).item()
         if torch.argmax(classes @ dense) != torch.argmax(classes @ pruned):
             changed.add(image)
     order = sorted(cosines, key=lambda image: (image not in changed, cosines[image]))

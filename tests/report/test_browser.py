@@ -114,6 +114,7 @@ def test_nothing_is_wider_than_the_screen_and_nothing_failed(browser, report, wi
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     )
+    browser.get_log("browser")  # of earlier pages
     browser.get(report.as_uri())
     seen = browser.execute_script("return [document.documentElement.scrollWidth, document.documentElement.clientWidth]")
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
