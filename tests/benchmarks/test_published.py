@@ -16,7 +16,6 @@ DOCS = [tables.ROOT / "README.md", *sorted((tables.ROOT / "docs").glob("*.md"))]
 PRINTED = [*DOCS, *sorted((tables.ROOT / "benchmarks").glob("*.py"))]
 FITTING = ("compare-", "few_shot-", "predictors-")
 WAITING = {
-    "compare-photos",
     "demo_model-demo",
     "few_shot-demo",
     "golden_search-photos",
