@@ -23,7 +23,7 @@ def few_classes(monkeypatch):
     monkeypatch.setattr(few_shot, "load_data", loaded)
 
 
-def test_untuned_and_tuned_rows(keys, few_classes, pruner, tmp_path):
+def test_untuned_and_tuned_rows(few_classes, pruner, tmp_path):
     out = tmp_path / "few_shot.json"
     few_shot.few_shot(
         "demo",
@@ -49,7 +49,6 @@ def test_untuned_and_tuned_rows(keys, few_classes, pruner, tmp_path):
         ("both", 1.0, 0),
         ("both", 0.5, 0),
     ]
-    assert {frozenset(row) for row in rows} == keys("few_shot-demo")
     assert {row["dataset"] for row in rows} == {"demo/test"}
     assert all(row["n_images"] > 1 and 0 <= row["top1"] <= 100 for row in rows)
     assert rows[0]["top1"] >= rows[1]["top1"]
