@@ -11,6 +11,6 @@ from patchranking.pruning.schedule import Schedule
 def test_it_is_the_librarys_model_whatever_the_schedule(case):
     encoding = Dense().at(case.tower, Schedule({1: 0.75, 3: 0.5}), 0)
     assert encoding.schedule == Schedule({1: 1.0, 3: 1.0})
-    features, keep_indices = encoding.run(Batch(case.tower, case.pixels))
+    features, keep_indices, _ = encoding.run(Batch(case.tower, case.pixels))
     assert torch.equal(features, case.encode(case.pixels))
     assert keep_indices is None

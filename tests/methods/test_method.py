@@ -102,7 +102,7 @@ def test_reducing_equals_attaching_by_hooks_bit_for_bit(case, stages):
     prefix, first = tower.num_prefix_tokens, schedule.block
     reductions = by_scores(tower, schedule, {first: lambda tokens: tokens[:, prefix:, 0]})
     batch = Batch(tower, case.pixels)
-    features, keep_indices = reducing(tower, schedule, reductions).run(batch)
+    features, keep_indices, _ = reducing(tower, schedule, reductions).run(batch)
     with attach_reductions(tower, reductions):
         assert torch.equal(case.encode(case.pixels), features)
     if schedule.keep == 1:
