@@ -83,7 +83,8 @@ def _shares(rows: Rows) -> list[float]:
     return sorted({row["macs"] for row in rows} - {1.0}, reverse=True)
 
 
-def _grid(heads: list[str], lines: list[list[str]]) -> str:
+def grid(heads: list[str], lines: list[list[str]]) -> str:
+    """A table."""
     rows = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
     return "\n".join(rows + [f"| {' | '.join(line)} |" for line in lines])
 
@@ -106,7 +107,7 @@ def _methods(results: dict[str, Any]) -> list[str]:
         tables.append(
             f"**{dataset}**, {_half(results)}, {dense['n_images']} images, {known}{fits} fit{'s' * (fits > 1)}: "
             f"{words} % / cosine / share of the 10 nearest neighbours that stay, in %\n\n"
-            + _grid([_HEAD, *(f"{share:.0%}" for share in shares)], lines)
+            + grid([_HEAD, *(f"{share:.0%}" for share in shares)], lines)
         )
     return tables
 
@@ -125,7 +126,7 @@ def _mean(results: dict[str, Any]) -> list[str]:
     return [
         f"Mean over {', '.join(datasets)}, {_half(results)}, {images:,} images: change of {_accuracies(rows)} from the "
         "dense model's in points / cosine / share of the 10 nearest neighbours that stay, in %\n\n"
-        + _grid([_HEAD, *(f"{share:.0%}" for share in shares)], lines)
+        + grid([_HEAD, *(f"{share:.0%}" for share in shares)], lines)
     ]
 
 
@@ -202,7 +203,7 @@ def _differences_table(rows: Rows, title: str) -> str:
                 cells = [_difference(at[share], form, scale) for share in _shares(rows)]
                 lines.append([f"{name}: minus {rival}", *cells])
     heads = [_HEAD, *(f"{share:.0%}" for share in _shares(rows))]
-    return f"{title}: difference (95 % interval)\n\n" + _grid(heads, lines)
+    return f"{title}: difference (95 % interval)\n\n" + grid(heads, lines)
 
 
 def _difference(row: dict[str, Any], form: str, scale: int) -> str:
@@ -220,5 +221,5 @@ def _speed(results: dict[str, Any]) -> list[str]:
         lines.append([method, *(f"{speed:.2f}x" for speed in speeds)])
     return [
         f"Images per second as a multiple of the dense model's, {rows[0]['batch']} images per batch\n\n"
-        + _grid([_HEAD, *(f"{share:.0%}" for share in _shares(rows))], lines)
+        + grid([_HEAD, *(f"{share:.0%}" for share in _shares(rows))], lines)
     ]

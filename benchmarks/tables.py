@@ -15,6 +15,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import compared
+from compared import grid
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -77,11 +78,6 @@ def _mean(rows: Rows, key: str) -> float:
     return fmean(_values(rows, key))
 
 
-def _grid(heads: list[str], lines: list[list[str]]) -> str:
-    rows = [f"| {' | '.join(heads)} |", "|---|" + "---|" * (len(heads) - 1)]
-    return "\n".join(rows + [f"| {' | '.join(line)} |" for line in lines])
-
-
 def _few_shot(rows: Rows) -> str:
     """Top-1 of every kind of tokens at every keep rate, mean and standard deviation over seeds."""
     rates, lines = sorted({row["keep_rate"] for row in rows}, reverse=True), []
@@ -96,7 +92,7 @@ def _few_shot(rows: Rows) -> str:
     return (
         f"**{rows[0]['dataset']}**, {rows[0]['n_images']} images, {shots} shots per class, {seeds} seeds: top-1 % "
         "(standard deviation over seeds)\n\n"
-    ) + _grid(["", *("dense" if rate == 1 else f"{rate:.0%} kept" for rate in rates)], lines)
+    ) + grid(["", *("dense" if rate == 1 else f"{rate:.0%} kept" for rate in rates)], lines)
 
 
 def _throughput(rows: Rows) -> str:
@@ -107,7 +103,7 @@ def _throughput(rows: Rows) -> str:
         cells = [f"{at[share]['ratio_to_stock']:.2f}x ({at[share]['realised_share']:.2f})" for share in shares]
         lines.append([", ".join(names), str(batch), f"{at[None]['p50_ms']:.0f}", *cells])
     heads = ["", "images per batch", "dense, ms per batch", *(f"{share:.0%} of the dense MACs" for share in shares)]
-    return _grid(heads, lines)
+    return grid(heads, lines)
 
 
 def _searches(rows: Rows) -> str:
@@ -124,7 +120,7 @@ def _searches(rows: Rows) -> str:
     return (
         f"**{first['dataset']}/{first['split']}**, {first['n_images']} images, dense top-1 {first['top1_dense']:.1f} "
         "%; 1 - cosine as a multiple of leave-out's (standard deviation over seeds of the probes):\n\n"
-    ) + _grid(["search", *(f"{rate:.0%} kept" for rate in shown), "top-1 at 50%", "GMACs", "seconds"], lines)
+    ) + grid(["search", *(f"{rate:.0%} kept" for rate in shown), "top-1 at 50%", "GMACs", "seconds"], lines)
 
 
 def _cost_by_patches(rows: Rows) -> str:
@@ -133,7 +129,7 @@ def _cost_by_patches(rows: Rows) -> str:
     for (name,), own in _groups(rows, "search").items():
         lines.append([name, *(f"{row['dense_forwards']:,.1f} ({row['gmacs_ratio']:.3f}x)" for row in own)])
     patches = (f"{count} patches" for (count,) in _groups(rows, "patches"))
-    return _grid(["dense forward passes per image, ViT-B/16", *patches], lines)
+    return grid(["dense forward passes per image, ViT-B/16", *patches], lines)
 
 
 def _fallback(rows: Rows) -> str:
@@ -149,7 +145,7 @@ def _fallback(rows: Rows) -> str:
     return (
         f"**{first['dataset']}**, {first['n_images']} images, {first['fits']} fits: 1,000 times what the cosine gains "
         "over pruning all images less at the same mean MACs (95 % interval)\n\n"
-    ) + _grid(["MACs of the first run", "run again", "rank correlation", *(f"{s:.0%} again" for s in again)], lines)
+    ) + grid(["MACs of the first run", "run again", "rank correlation", *(f"{s:.0%} again" for s in again)], lines)
 
 
 def _gain(row: dict[str, Any]) -> str:
@@ -168,9 +164,9 @@ def _coverage(rows: Rows) -> str:
             if works:
                 lines.append([family, f"{len(works)} of {len(some)}", _passed(works), _holds(works)])
             refused |= {(library, row["image_tower"]): row for row in reversed(some) if not row["supported"]}
-        parts.append(f"**{library}**\n\n" + _grid(["", "works", "for example", "holds"], lines))
+        parts.append(f"**{library}**\n\n" + grid(["", "works", "for example", "holds"], lines))
     lines = [[tower, library, row["sentence"]] for (library, tower), row in refused.items()]
-    return "\n\n".join([*parts, "**refused**\n\n" + _grid(["image tower", "library", "sentence"], lines)])
+    return "\n\n".join([*parts, "**refused**\n\n" + grid(["image tower", "library", "sentence"], lines)])
 
 
 def _prototypes(rows: Rows) -> str:
@@ -181,7 +177,7 @@ def _prototypes(rows: Rows) -> str:
         + [f"{row[f'spearman_{factor}']:+.2f}" for factor in factors]
         for row in rows
     ]
-    return _grid(["features", "`--clusters`", "clusters", "purity", *factors], lines)
+    return grid(["features", "`--clusters`", "clusters", "purity", *factors], lines)
 
 
 def _passed(rows: Rows) -> str:

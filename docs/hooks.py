@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import tables  # noqa: E402
+from compared import grid  # noqa: E402
 
 import patchranking  # noqa: E402
 from patchranking.cli import COMMANDS, function_of  # noqa: E402
@@ -92,11 +93,6 @@ def _cell(value: Any) -> str:
         return ", ".join(map(_cell, value))
     text = f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
     return text.replace("|", "\\|")
-
-
-def grid(heads: list[str], lines: list[list[str]]) -> str:
-    """A table."""
-    return "\n".join(f"| {' | '.join(line)} |" for line in [heads, ["---"] * len(heads), *lines])
 
 
 def _reference() -> Iterator[tuple[str, str]]:

@@ -17,6 +17,7 @@ from patchranking.evaluation.rows import comparable
 from patchranking.exporting.method import ExportedFile
 from patchranking.files import make_folder, write_json
 from patchranking.methods.attach import pruner_or_method
+from patchranking.predictor.fallback import ONE_PASS
 from patchranking.pruner import Pruner
 from patchranking.report.page import write_report
 from patchranking.report.text import model_name
@@ -63,7 +64,7 @@ def evaluate(
     file = ExportedFile.at_path(model)
     if file is not None:
         if settings.fallback:
-            raise UserError("An exported model runs in one pass, without an estimate of errors: leave --fallback out.")
+            raise UserError(ONE_PASS)
         settings = replace(settings, methods=more, keep=[])
     loaded = load_model(model if file is None else file.about.model, device)
     images = of_classes(load_data(data, limit, settings.seed), classes)

@@ -18,7 +18,7 @@ from patchranking.errors import UserError
 from patchranking.exporting.model import ExportedModel, ReadyModel
 from patchranking.methods.attach import attach_copy, attachable, keep_at_share
 from patchranking.methods.method import Attachable
-from patchranking.predictor.fallback import with_fallback
+from patchranking.predictor.fallback import NEEDS_A_FIT, ONE_PASS, with_fallback
 from patchranking.pruner import Pruner
 from patchranking.towers import VisionTower, as_tower
 from patchranking.towers.copies import copied
@@ -156,7 +156,7 @@ def _of_file(
 ) -> tuple[Callable[[Tensor], Tensor], int, dict[str, Any]]:
     """What runs an exported model, the size of its features, and how it prunes."""
     if settings.fallback is not None:
-        raise UserError("An exported model runs in one pass, without an estimate of errors: leave --fallback out.")
+        raise UserError(ONE_PASS)
     asked = (settings.keep, settings.macs, settings.precision)
     if pruner is not None or asked != (None, None, "fp32"):
         raise UserError(
@@ -196,15 +196,10 @@ class _FallingBack:
         self, tower: VisionTower, pruner: Pruner | Attachable | None, settings: EmbedSettings, fallback: float
     ) -> None:
         if not isinstance(pruner, Pruner):
-            raise UserError(
-                "Only a fitted pruner estimates its errors: give one with --pruner, or leave --fallback out."
-            )
+            raise UserError(NEEDS_A_FIT)
         pruner.check_doubt()
         pruner.base.check(tower)
-        keep = settings.keep or pruner.keep
-        if settings.macs is not None:
-            keep = keep_at_share(tower, pruner, settings.macs)
-        own = copy.deepcopy(pruner.at(keep)).to(tower.device)
+        own = copy.deepcopy(pruner.at(_keep(tower, pruner, settings, pruner.keep))).to(tower.device)
         own.predictors.to(tower.dtype)
         self._of = tower, own, fallback
         schedule = own.schedule
@@ -231,11 +226,13 @@ def _attached(
         about, usual = {"pruner": digest(pruner.state_dict())}, pruner.keep
     else:
         about, usual = {"pruner": pruner.name, "seed": settings.seed}, _KEEP
-    keep = settings.keep or usual
-    if settings.macs is not None:
-        keep = keep_at_share(tower, pruner, settings.macs)
-    schedule = attach_copy(tower, pruner, keep, dtype, settings.seed)
+    schedule = attach_copy(tower, pruner, _keep(tower, pruner, settings, usual), dtype, settings.seed)
     return about | {"keep": schedule.keep, "schedule": schedule.to_dict()}
+
+
+def _keep(tower: VisionTower, pruner: Pruner | Attachable, settings: EmbedSettings, usual: float) -> float:
+    """The keep rate that the settings ask for."""
+    return settings.keep or usual if settings.macs is None else keep_at_share(tower, pruner, settings.macs)
 
 
 def _described(model: ReadyModel) -> dict[str, Any]:

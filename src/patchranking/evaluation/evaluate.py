@@ -23,7 +23,7 @@ from patchranking.methods.journal import Journal
 from patchranking.methods.measure import measure
 from patchranking.methods.method import Fixed
 from patchranking.methods.tally import DENSE
-from patchranking.predictor.fallback import check_fallback
+from patchranking.predictor.fallback import NEEDS_A_FIT, check_fallback
 from patchranking.pruner import Pruner
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
@@ -192,7 +192,7 @@ def _entries(
 def _falling_back(pruners: Sequence[PatchRanking], fallbacks: Sequence[float]) -> list[PatchRanking]:
     """The untuned pruner with every fallback."""
     if fallbacks and not pruners:
-        raise UserError("Only a fitted pruner estimates its errors: give one with --pruner, or leave --fallback out.")
+        raise UserError(NEEDS_A_FIT)
     return [PatchRanking(pruners[0].pruner, fallback=error) for error in dict.fromkeys(fallbacks)]
 
 

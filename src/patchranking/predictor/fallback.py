@@ -14,7 +14,10 @@ from patchranking.pruning.attach import Reduction, run_reduced
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import VisionTower
 
-__all__ = ["Doubted", "Seen", "check_fallback", "run_doubted", "with_fallback"]
+__all__ = ["NEEDS_A_FIT", "ONE_PASS", "Doubted", "Seen", "check_fallback", "run_doubted", "with_fallback"]
+
+NEEDS_A_FIT = "Only a fitted pruner estimates its errors: give one with --pruner, or leave --fallback out."
+ONE_PASS = "An exported model runs in one pass, without an estimate of errors: leave --fallback out."
 
 
 class Seen(NamedTuple):

@@ -212,31 +212,31 @@ def _columns(measured: Measured) -> dict[str, _Column]:
     return {
         "macs_share": _Column(
             "MACs",
-            lambda row: _text(row.get("macs_share"), ".0%"),
+            _figure("macs_share", ".0%"),
             lambda row: "100%",
             "multiply-accumulates of the image encoder, the pruner's own included, as a share of the dense encoder's.",
         ),
         "top1": _Column(
             "top-1",
-            lambda row: _text(row.get("top1"), ".1f"),
-            lambda row: _text(row.get("top1_dense"), ".1f"),
+            _figure("top1", ".1f"),
+            _figure("top1_dense", ".1f"),
             f"zero-shot accuracy in percent, {measured.n_classes} classes.",
         ),
         "feature_cosine": _Column(
             "cosine",
-            lambda row: _text(row.get("feature_cosine"), ".3f"),
+            _figure("feature_cosine", ".3f"),
             lambda row: "1",
             "mean cosine between a picture's feature and its dense feature.",
         ),
         "token_cosine": _Column(
             "token cosine",
-            lambda row: _text(row.get("token_cosine"), ".3f"),
+            _figure("token_cosine", ".3f"),
             lambda row: "1",
             "mean cosine of the tokens that are left to the dense ones at their places.",
         ),
         "index_overlap_at_10": _Column(
             "same neighbours",
-            lambda row: _text(row.get("index_overlap_at_10"), ".0%"),
+            _figure("index_overlap_at_10", ".0%"),
             lambda row: "100%",
             f"share of a picture's {near} nearest neighbours that stay the same, in an index of the dense features of "
             "these pictures.",
@@ -272,6 +272,11 @@ def _limits(measured: Measured | None, command: str | None) -> str:
 
 def _counted(images: int) -> str:
     return "1 picture" if images == 1 else f"{images:,} pictures"
+
+
+def _figure(name: str, spec: str) -> Callable[[Mapping[str, float | None]], str]:
+    """What shows one value of a row."""
+    return lambda row: _text(row.get(name), spec)
 
 
 def _text(value: float | None, spec: str) -> str:
