@@ -164,7 +164,7 @@ class Predictor(nn.Module):
             sizes = gates if sizes is None else sizes * gates
         correction = self._correction(gather_tokens(channels, stays, self.num_context_tokens), sizes)
         dropped = 1 - count / (tokens.shape[1] - prefix)
-        return Reduced(reduced.to(tokens.dtype) + (dropped * correction).to(tokens.dtype), stays, sizes)
+        return Reduced(torch.add(reduced, correction, alpha=dropped).to(tokens.dtype), stays, sizes)
 
     def match_by(self, tokens: Tensor, keys: Tensor) -> None:
         """Lets patches be compared by the leading directions of some keys, before training.

@@ -117,6 +117,7 @@ def attach_reductions(
     for block in range(first, tower.depth) if follows else [block for block in reductions if block < tower.depth]:
         hook = _Before(reductions.get(block), stream, block == first, tower if follows else None)
         handles.append(tower.blocks[block].register_forward_pre_hook(hook, with_kwargs=True))
+        handles += tower.mask_hooks(block) if sized else []
     if tower.depth in reductions:
         handles.append(tower.blocks[-1].register_forward_hook(_After(reductions[tower.depth], stream)))
     return Hooks(handles)

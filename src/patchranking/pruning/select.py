@@ -62,5 +62,8 @@ def gather_tokens(tokens: Tensor, keep_indices: Tensor, num_prefix_tokens: int) 
     Returns:
         ``(batch, prefix + kept, width)`` in the order of ``keep_indices``.
     """
-    index = (keep_indices + num_prefix_tokens).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
-    return torch.cat([tokens[:, :num_prefix_tokens], tokens.gather(1, index)], dim=1)
+    batch, length, _ = tokens.shape
+    prefix = torch.arange(num_prefix_tokens, device=tokens.device).expand(batch, -1)
+    chosen = torch.cat([prefix, keep_indices + num_prefix_tokens], dim=1)
+    rows = chosen + length * torch.arange(batch, device=tokens.device).unsqueeze(1)
+    return tokens.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, chosen.shape)

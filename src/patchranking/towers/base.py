@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from patchranking.errors import UserError
 from patchranking.towers.hooks import token_hooks
@@ -171,11 +172,18 @@ class VisionTower(ABC):
         """
         if self.rotary and positions is None and tokens.shape[1] < self.num_prefix_tokens + self.num_patches:
             raise self._out_of_place(tokens, self.num_patches)
-        for block in range(self.depth)[start:stop]:
-            turns = self.turns(block)
-            if positions is not None:
-                turns = self.turns_at(turns, tokens, positions)
-            tokens = self.blocks[block](tokens, **self.mask_arguments(tokens, key_bias), **turns)
+        blocks = range(self.depth)[start:stop]
+        untouched = key_bias is None or torch.compiler.is_compiling()
+        hooks = [] if untouched else [hook for block in blocks for hook in self.mask_hooks(block)]
+        try:
+            for block in blocks:
+                turns = self.turns(block)
+                if positions is not None:
+                    turns = self.turns_at(turns, tokens, positions)
+                tokens = self.blocks[block](tokens, **self.mask_arguments(tokens, key_bias), **turns)
+        finally:
+            for hook in hooks:
+                hook.remove()
         return tokens
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -330,6 +338,10 @@ class VisionTower(ABC):
     @abstractmethod
     def mask_arguments(self, tokens: Tensor, key_bias: Tensor | None) -> dict[str, Tensor | None]:
         """The arguments by which a block adds ``key_bias``, as in ``run``, to its attention logits."""
+
+    def mask_hooks(self, block: int) -> list[RemovableHandle]:
+        """Puts hooks on a block that a mask would slow down by more than its own work; they change no result."""
+        return []
 
     def turns(self, block: int) -> dict[str, Any]:
         """The argument by which the library tells a block how to rotate all patches in order; empty where none does."""

@@ -12,10 +12,12 @@ from open_clip.transformer import ResidualAttentionBlock, TextTransformer, Visio
 from timm import create_model
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.hooks import RemovableHandle
 
 from patchranking.errors import UserError
 from patchranking.towers import timm
 from patchranking.towers.base import VisionTower, activation_name, masked, weighted
+from patchranking.towers.hooks import TokenHook
 from patchranking.towers.text import TextTower
 
 __all__ = ["OpenClipTower", "check_configuration", "wrap", "wrap_text"]
@@ -78,6 +80,19 @@ def wrap_text(model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> Tex
     )
 
 
+class _SequenceFirst(TokenHook):
+    """Lays out what enters PyTorch's attention as it goes through it when there is a mask, sequence before batch.
+
+    Otherwise it projects queries, keys and values of each position in a multiplication of its own.
+    """
+
+    def __call__(
+        self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        tokens = inputs[0].transpose(0, 1).contiguous().transpose(0, 1)
+        return (tokens, tokens, tokens), named
+
+
 class OpenClipTower(VisionTower):
     """The image side of an open_clip CLIP; features are those of ``encode_image``, not normalised."""
 
@@ -126,6 +141,12 @@ class OpenClipTower(VisionTower):
             return {"attn_mask": None}
         per_head = key_bias.repeat_interleave(self.num_heads, dim=0)
         return {"attn_mask": per_head[:, None].expand(-1, tokens.shape[1], -1)}
+
+    def mask_hooks(self, block: int) -> list[RemovableHandle]:
+        attention = self.blocks[block].attn
+        if not isinstance(attention, nn.MultiheadAttention):
+            return []
+        return [attention.register_forward_pre_hook(_SequenceFirst(), with_kwargs=True)]
 
     def _check_plain(self, block: Any) -> None:
         if not isinstance(block, ResidualAttentionBlock):
