@@ -188,7 +188,7 @@ class OpenVino(Backend):
 
     def load(self, path: Path, precision: PrecisionName = "fp32") -> Run:
         core = self._core(precision)
-        hint = "bf16" if precision == "bf16" else "f32"
+        hint = "bf16" if precision != "fp32" and _runs_bf16(core) else "f32"  # of int8, what stays in floating point
         hints = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         return self._run_of(core.compile_model(path, "CPU", hints))
 
@@ -197,9 +197,13 @@ class OpenVino(Backend):
 
     def _core(self, precision: PrecisionName) -> Any:
         core = import_extra("openvino", "This model needs openvino", "openvino").Core()
-        if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if precision == "bf16" and not _runs_bf16(core):
             raise UserError("This processor has no instructions for bfloat16: export in fp32 or int8.")
         return core
+
+
+def _runs_bf16(core: Any) -> bool:
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class Torch(Backend):
