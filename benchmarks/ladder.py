@@ -6,9 +6,11 @@ r"""Every way to make CLIP cheaper on a CPU, dense and pruned, from JPEG files t
 
 The stock rung is what users have: PyTorch, float32, eager, the library's own preprocessing. Every other rung reads JPEG
 files at a part of their size where the model wants no more. Pictures are decoded in as many threads as the model has,
-before the model runs. All cells are timed in turn, round after round, and a ratio is taken within a round. ``top1``,
-``feature_cosine`` and ``index_overlap_at_10`` are against the stock rung's features of the same pictures. ``memory_mb``
-is the peak of a process that loads the cell and runs one batch. A run that is killed goes on.
+before the model runs. All cells are timed in turn, round after round, and a ratio is taken within a round.
+``ratio_to_dense`` is of the model alone, beside the same rung without a pruner, by batch size. ``top1``,
+``feature_cosine`` and ``index_overlap_at_10`` are against the stock rung's features of the same pictures; a model with
+random weights has times and cosines alone. ``memory_mb`` is the peak of a process that loads the cell and runs one
+batch. A run that is killed goes on.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +46,10 @@ from patchranking.towers.load import LoadedModel, load_model
 
 _DRAFT = 2
 _PEAK_BATCH = 8
-_ONE = 16
+_ONES = 16
 """Single images in every round."""
 Seconds = dict[str, list[float]]
+"""Of every round: decoding, and the model on a batch by its size as text."""
 
 
 def ladder(
@@ -56,8 +60,9 @@ def ladder(
     out: Path = Path("benchmarks/results/ladder-photos.json"),
     rungs: list[str] = [*RUNGS],  # noqa: B006
     shares: list[float] = [1.0, 0.6, 0.5, 0.4],  # noqa: B006
+    twin: str | None = None,
     half: HalfName = "test",
-    batch: int = 32,
+    batches: list[int] = [1, 8, 32],  # noqa: B006
     rounds: int = 5,
     calibration: int = 128,
     limit: int | None = None,
@@ -67,14 +72,15 @@ def ladder(
 
     Args:
         model: The model.
-        data: Labelled images as files.
+        data: Images as files; top-1 is measured where they have classes.
         pruner: A pruner that was fitted to the model.
         images: Other images, on which int8 and bf16 are calibrated and measured when they are exported.
         out: The JSON file.
         rungs: Which, besides the stock one.
         shares: Of the dense multiply-accumulates, besides 1, the dense model.
+        twin: Another model that is timed dense, such as one with larger patches.
         half: Which half of the images.
-        batch: Images per batch.
+        batches: Images per batch; the largest is timed from the files on.
         rounds: How often every cell is timed.
         calibration: As in export.
         limit: At most so many images, both halves together.
@@ -86,26 +92,31 @@ def ladder(
     found = of_half(load_data(data, limit), half)
     given = None if images is None else load_data(images)
     files = [Path(data) / key for key in found.keys]
-    made = Rungs(loaded, Pruner.from_pretrained(pruner), given, calibration, work)
-    pairs = [(name, share) for name in dict.fromkeys([STOCK, *rungs]) for share in sorted({1.0, *shares}, reverse=True)]
-    cells = [Cell(name, share) for name, share in pairs if (name, share) != (LOW_RES, 1.0)]
-    stock = Cell(STOCK, 1.0)
-    read = {cell: _reader(loaded, cell.rung == STOCK) for cell in cells}
-    runs = {cell: made.run(cell) for cell in cells}
+    fitted = Pruner.from_pretrained(pruner)
+    made = Rungs(loaded, fitted, given, calibration, work)
+    other = None if twin is None else Rungs(load_model(twin), fitted, given, calibration, work)
+    names, stock = dict.fromkeys([STOCK, *rungs]), Cell(STOCK, 1.0)
+    pairs = [(name, share) for name in names for share in sorted({1.0, *shares}, reverse=True)]
+    cells = {Cell(name, share): made for name, share in pairs if (name, share) != (LOW_RES, 1.0)}
+    if other is not None:
+        cells |= {Cell(name, 1.0, twin=True): other for name in names if name != LOW_RES}
+    read = {cell: _reader(of.model, cell.rung == STOCK) for cell, of in cells.items()}
+    runs = {cell: of.run(cell) for cell, of in cells.items()}
     reference = _features(runs[stock], read[stock], files)
-    macs = {cell: made.macs(cell) for cell in dict.fromkeys([stock, *(cell.counted for cell in cells)])}
+    macs = {cell: of.macs(cell) for cell, of in {cell.counted: of for cell, of in cells.items()}.items()}
     rows = {}
-    for cell, run in runs.items():
+    for cell, of in cells.items():
 
-        def row(cell: Cell = cell, run: Callable[[Tensor], Tensor] = run) -> dict[str, Any]:
-            features, share = _features(run, read[cell], files), macs[cell.counted] / macs[stock]
-            return _row(made, cell, share, features, reference, found, pruner)
+        def row(cell: Cell = cell, of: Rungs = of) -> dict[str, Any]:
+            found_here = _features(runs[cell], read[cell], files)
+            return _row(of, cell, macs[cell.counted] / macs[stock], found_here, reference, found, pruner)
 
-        rows[cell] = results.once(f"{cell.rung} {cell.share:g}", row)
-    times = _timed(runs, read, files[:batch], rounds)
+        rows[cell] = results.once(cell.name, row)
+    times = _timed(runs, read, files[: max(batches)], batches, rounds)
     for cell, own in times.items():
-        rows[cell] |= _speed(own, times[stock], batch)
-    more = {"model": model, "dataset": found.name, "split": half, "n_images": len(found), "batch": batch}
+        dense = times.get(replace(cell, share=1.0), times[stock])
+        rows[cell] |= _speed(own, times[stock], dense, batches)
+    more = {"model": model, "dataset": found.name, "split": half, "n_images": len(found), "batches": batches}
     results.write(environment(torch.device("cpu")), [*rows.values()], processor=processor(), rounds=rounds, **more)
 
 
@@ -129,28 +140,29 @@ def _row(
     rungs: Rungs, cell: Cell, macs_share: float, features: Tensor, reference: Tensor, data: ImageData, pruner: Path
 ) -> dict[str, Any]:
     """What a cell keeps of the stock rung, and what it needs."""
-    classes = zero_shot_classes(rungs.model, data)
-    if classes is None:
-        raise UserError(f"{data.name} has no classes, or the model no text encoder: give labelled images and a CLIP.")
-    labels, transposed = torch.tensor(data.labels), classes.T
-    kept = quality(features, reference)
-
-    def top1(found: Tensor) -> float:
-        return 100 * (found @ transposed).argmax(1).eq(labels).float().mean().item()
-
+    kept = None if cell.twin else quality(features, reference)
     return {
         "rung": cell.rung,
+        "model": rungs.model.name,
+        "twin": cell.twin,
         "backend": cell.backend,
         "precision": cell.precision,
         "macs": cell.share,
         "macs_share": macs_share,
-        "top1": top1(features),
-        "top1_dense": top1(reference),
-        "feature_cosine": kept.feature_cosine,
-        "index_overlap_at_10": kept.index_overlap_at_10,
+        "top1": _top1(rungs.model, data, features),
+        "top1_dense": None if cell.twin else _top1(rungs.model, data, reference),
+        "feature_cosine": kept and kept.feature_cosine,
+        "index_overlap_at_10": kept and kept.index_overlap_at_10,
         "memory_mb": peak_mib(rungs.model.name, pruner, rungs.work, cell),
         "check": rungs.check(cell),
     }
+
+
+def _top1(model: LoadedModel, data: ImageData, features: Tensor) -> float | None:
+    classes = zero_shot_classes(model, data)
+    if classes is None:
+        return None
+    return 100 * (features @ classes.T).argmax(1).eq(torch.tensor(data.labels)).float().mean().item()
 
 
 def peak_mib(model: str, pruner: Path, work: Path, cell: Cell) -> float:
@@ -177,41 +189,49 @@ def _timed(
     runs: Mapping[Cell, Callable[[Tensor], Tensor]],
     read: Mapping[Cell, Callable[[Path], Tensor]],
     files: Sequence[Path],
+    batches: Sequence[int],
     rounds: int,
 ) -> dict[Cell, Seconds]:
-    """Seconds of decoding a batch, of the model on it, and of the model on single images, all cells in turn."""
-    found: dict[Cell, Seconds] = {cell: {"decode": [], "model": [], "one": []} for cell in runs}
+    """Seconds of decoding the files, and of the model on batches of every size, all cells in turn."""
+    found: dict[Cell, Seconds] = {cell: {"decode": [], **{str(size): [] for size in batches}} for cell in runs}
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for number in range(rounds + 1):
             for cell, run in runs.items():
-                own = {"decode": [], "model": [], "one": []} if number == 0 else found[cell]
                 began = time.perf_counter()
                 pixels = torch.stack([*pool.map(read[cell], files)])
-                decoded = time.perf_counter()
-                run(pixels)
-                own["decode"].append(decoded - began)
-                own["model"].append(time.perf_counter() - decoded)
-                for image in pixels[:_ONE]:
-                    began = time.perf_counter()
-                    run(image[None])
-                    own["one"].append(time.perf_counter() - began)
+                own = {"decode": [time.perf_counter() - began]}
+                for size in sorted(batches, reverse=True):
+                    own[str(size)] = []
+                    for start in range(_ONES if size == 1 else 1):
+                        began = time.perf_counter()
+                        run(pixels[start % len(pixels) :][:size])
+                        own[str(size)].append(time.perf_counter() - began)
+                for name, seconds in own.items() if number else ():
+                    found[cell][name] += seconds
     return found
 
 
-def _speed(own: Seconds, stock: Seconds, batch: int) -> dict[str, Any]:
-    """What the seconds of a cell say beside those of the stock rung."""
-    whole, others = (np.array(one["decode"]) + one["model"] for one in (own, stock))
-    model_ratio = np.median(np.array(stock["model"]) / own["model"])
-    return {
-        "batch": batch,
-        "images_per_second": batch / float(np.median(whole)),
+def _speed(own: Seconds, stock: Seconds, dense: Seconds, batches: Sequence[int]) -> dict[str, Any]:
+    """What the seconds of a cell say beside those of the stock rung, and of the same rung without a pruner."""
+    batch = str(max(batches))
+    whole, others = (np.array(one["decode"]) + one[batch] for one in (own, stock))
+    found = {
+        "batch": max(batches),
+        "images_per_second": max(batches) / float(np.median(whole)),
         "ratio_to_stock": float(np.median(others / whole)),
-        "model_ratio_to_stock": float(model_ratio),
-        "decode_ms": 1000 * float(np.median(own["decode"])) / batch,
-        "model_ms": 1000 * float(np.median(own["model"])) / batch,
-        "p50_ms": 1000 * float(np.median(own["one"])),
-        "p99_ms": 1000 * float(np.quantile(own["one"], 0.99)),
+        "model_ratio_to_stock": _ratio(stock[batch], own[batch]),
+        "ratio_to_dense": {str(size): _ratio(dense[str(size)], own[str(size)]) for size in batches},
+        "decode_ms": 1000 * float(np.median(own["decode"])) / max(batches),
+        "model_ms": 1000 * float(np.median(own[batch])) / max(batches),
     }
+    if 1 in batches:
+        found |= {f"p{name}_ms": 1000 * float(np.quantile(own["1"], name / 100)) for name in (50, 99)}
+    return found
+
+
+def _ratio(others: Sequence[float], own: Sequence[float]) -> float:
+    """How many times as long something else took, the median over rounds."""
+    return float(np.median(np.array(others) / own))
 
 
 if __name__ == "__main__":

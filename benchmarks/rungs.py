@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -48,10 +48,17 @@ class Cell:
     Attributes:
         rung: Its name.
         share: What was asked for; 1 is the dense model.
+        twin: Whether it is of another model that users may take in place of this one.
     """
 
     rung: str
     share: float
+    twin: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its row."""
+        return f"twin {self.rung}" if self.twin else f"{self.rung} {self.share:g}"
 
     @property
     def backend(self) -> str:
@@ -66,7 +73,7 @@ class Cell:
     @property
     def counted(self) -> Cell:
         """The cell in PyTorch that needs as many multiply-accumulates, and in which they can be counted."""
-        return self if self.rung == LOW_RES else Cell(STOCK, self.share)
+        return self if self.rung == LOW_RES else replace(self, rung=STOCK)
 
     @property
     def exported(self) -> bool:
@@ -76,7 +83,7 @@ class Cell:
 
 def folder_of(work: Path, cell: Cell) -> Path:
     """Where an exported model is."""
-    return work / f"{cell.backend}-{cell.precision}-{cell.share:g}"
+    return work / f"{cell.backend}-{cell.precision}-{'twin' if cell.twin else f'{cell.share:g}'}"
 
 
 @dataclass(frozen=True)

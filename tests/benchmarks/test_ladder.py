@@ -5,6 +5,7 @@ from pathlib import Path
 
 import ladder
 import pytest
+import random_model
 import rungs
 import torch
 from rungs import LOW_RES, RUNGS, STOCK, Cell, Rungs
@@ -12,6 +13,7 @@ from rungs import LOW_RES, RUNGS, STOCK, Cell, Rungs
 from patchranking import ExportSettings, Pruner, UserError, export
 from patchranking.data import load_data
 from patchranking.pruning.schedule import Schedule
+from patchranking.towers.load import load_model
 
 
 @pytest.fixture
@@ -35,12 +37,19 @@ def test_every_cell_is_measured_beside_the_stock_rung(photos, pruner, tmp_path, 
     monkeypatch.setattr(ladder, "peak_mib", lambda *given: 100.0)
     monkeypatch.chdir(tmp_path)
     names, out = [STOCK, "pytorch bf16", LOW_RES], Path("ladder.json")
-    ladder.ladder("demo", str(photos), pruner, "demo:train", out, names, [1.0, 0.6], "all", batch=2, rounds=2)
+    given = {"twin": "demo", "half": "all", "batches": [1, 2], "rounds": 2}
+    ladder.ladder("demo", str(photos), pruner, "demo:train", out, names, [1.0, 0.6], **given)
     results = json.loads(out.read_text())
-    rows = {(row["rung"], row["macs"]): row for row in results["rows"]}
+    rows = {(row["rung"], row["macs"]): row for row in results["rows"] if not row["twin"]}
+    twins = {row["rung"]: row for row in results["rows"] if row["twin"]}
     assert list(rows) == [(STOCK, 1), (STOCK, 0.6), ("pytorch bf16", 1), ("pytorch bf16", 0.6), (LOW_RES, 0.6)]
     stock = rows[STOCK, 1.0]
     assert (stock["ratio_to_stock"], stock["macs_share"]) == (1, 1)
+    assert stock["ratio_to_dense"] == {"1": 1, "2": 1}
+    assert list(twins) == [STOCK, "pytorch bf16"]
+    assert twins[STOCK]["top1"] == stock["top1"]
+    assert twins[STOCK]["macs_share"] == 1
+    assert twins[STOCK]["feature_cosine"] is None
     assert stock["feature_cosine"] == pytest.approx(1)
     assert stock["index_overlap_at_10"] == 1
     assert rows[STOCK, 0.6]["macs_share"] == pytest.approx(0.6, abs=0.05)
@@ -77,3 +86,20 @@ def test_exported_cells_run_their_files_and_are_exported_once(demo, pruner, tmp_
 def test_unknown_rungs_are_refused(tmp_path):
     with pytest.raises(UserError, match=f"Unknown rung 'tpu': choose from {next(iter(RUNGS))}"):
         ladder.ladder("demo", "demo:val", tmp_path, "demo:train", rungs=["tpu"], out=tmp_path / "out.json")
+
+
+def test_pictures_without_classes_have_times_and_cosines_alone(photos, pruner, tmp_path, monkeypatch):
+    monkeypatch.setattr(ladder, "peak_mib", lambda *given: 100.0)
+    monkeypatch.chdir(tmp_path)
+    (flat,) = sorted(photos.iterdir())[:1]
+    ladder.ladder("demo", str(flat), pruner, None, Path("flat.json"), [STOCK], [0.6], half="all", batches=[1], rounds=1)
+    (dense, pruned) = json.loads(Path("flat.json").read_text())["rows"]
+    assert dense["top1"] is pruned["top1"] is None
+    assert pruned["feature_cosine"] < dense["feature_cosine"]
+
+
+def test_random_weights_load_with_a_pruner_of_theirs(tmp_path):
+    random_model.random_model("ViT-S-32-alt", tmp_path / "random")
+    loaded = load_model(f"open_clip:local-dir:{tmp_path / 'random'}")
+    with Pruner.from_pretrained(tmp_path / "random/pruner").attached(loaded.model), torch.inference_mode():
+        assert loaded.model.encode_image(torch.zeros(1, 3, *loaded.tower.image_size)).isfinite().all()
