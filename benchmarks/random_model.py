@@ -1,6 +1,6 @@
 r"""Writes a CLIP of open_clip's sizes with random weights, and a pruner that nobody fitted; for times alone.
 
-python benchmarks/random_model.py ViT-B-16 --out runs/random/vit-b-16
+    python benchmarks/random_model.py ViT-B-16 --out runs/random/vit-b-16
 
 Weights of open_clip are drawn by a seed, and the pruner takes as long as a fitted one.
 """
