@@ -1,6 +1,6 @@
 r"""Writes a CLIP of open_clip's sizes with random weights, and a pruner that nobody fitted; for times alone.
 
-    python benchmarks/random_model.py ViT-B-16 --out runs/random/vit-b-16
+    python benchmarks/random_model.py ViT-B-16 --out runs/random_model/vit-b-16
 
 Weights of open_clip are drawn by a seed, and the pruner takes as long as a fitted one.
 """
@@ -23,7 +23,7 @@ from patchranking.towers import as_tower
 declare_missing_operators()
 
 
-def random_model(name: str, out: Path, keep: float = 0.5, seed: int = 0) -> None:
+def random_model(name: str, out: Path = Path("runs/random_model"), keep: float = 0.5, seed: int = 0) -> None:
     """Writes a checkpoint that ``open_clip:local-dir:OUT`` loads, and ``OUT/pruner``.
 
     Args:
