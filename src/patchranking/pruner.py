@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from huggingface_hub import HfApi, ModelCard, ModelHubMixin, hf_hub_download
-from safetensors import safe_open
+from huggingface_hub import HfApi, ModelCard, ModelHubMixin
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from patchranking.checkpoint import digest
 from patchranking.errors import UserError, reason
-from patchranking.files import make_folder, replacing
+from patchranking.files import make_folder
 from patchranking.predictor.doubt import Doubt
 from patchranking.predictor.fallback import Doubted, check_fallback, with_fallback
 from patchranking.predictor.networks import Predictor
@@ -31,6 +27,7 @@ from patchranking.pruning.attach import Hooks, Reduced, Reduction, attach_reduct
 from patchranking.pruning.macs import keep_at_macs
 from patchranking.pruning.schedule import Schedule
 from patchranking.pruning.stages import staged
+from patchranking.sharing.artefact import check_place, read, write
 from patchranking.sharing.card import card
 from patchranking.sharing.hub import not_loaded, not_pushed
 from patchranking.sharing.measured import Measured
@@ -38,13 +35,6 @@ from patchranking.towers import TextTower, VisionTower, as_tower
 from patchranking.towers.identity import BaseModel
 
 __all__ = ["Pruner"]
-
-CONFIG_FILE = "config.json"
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "README.md"
-FORMAT = 5
-_NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-"""A repository on the Hub."""
 
 
 class Pruner(nn.Module, ModelHubMixin):
@@ -383,13 +373,7 @@ class Pruner(nn.Module, ModelHubMixin):
         return self.push_to_hub(repo_id or folder.name, **kwargs) if push_to_hub else None
 
     def _save_pretrained(self, save_directory: Path, page: str = "") -> None:
-        """Writes all files beside the old ones, then replaces these, weights first.
-
-        The weights carry the configuration, too, without figures: it counts where a kill came before that of
-        ``config.json``.
-        """
         config = {
-            "format": FORMAT,
             "base_model": asdict(self.base),
             "schedule": self.fitted.to_dict(),
             "keep": self.keep,
@@ -400,18 +384,8 @@ class Pruner(nn.Module, ModelHubMixin):
             "doubt": None if self.doubt is None else self.doubt.config,
             "weights": self.fingerprint,
         }
-        own = _own_card(save_directory)
-        more = {
-            "measured": None if self.measured is None else asdict(self.measured),
-            "card": digest([page]) if own else None,
-        }
-        with ExitStack() as files:
-            about = files.enter_context(replacing(save_directory / CONFIG_FILE))
-            if own:
-                files.enter_context(replacing(save_directory / CARD_FILE)).write_text(page, encoding="utf-8")
-            weights = files.enter_context(replacing(save_directory / WEIGHTS_FILE))
-            about.write_text(json.dumps(config | more, indent=2) + "\n")
-            weights.write_bytes(save(self._tensors(), {"config": json.dumps(config)}))
+        more = {"measured": None if self.measured is None else asdict(self.measured)}
+        write(save_directory, config, more, self._tensors(), page)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
         """Uploads the pruner and its card to the Hugging Face Hub, into a repository that is made if there is none.
@@ -452,12 +426,7 @@ class Pruner(nn.Module, ModelHubMixin):
         """
         where = os.path.expanduser(pretrained_model_name_or_path)
         try:
-            if not Path(where).is_dir():
-                if not _NAME.fullmatch(where):
-                    raise UserError(f"There is no folder '{where}', and it is no Hub repository: fit a pruner first.")
-                if (parent := Path(where).parent).is_dir():
-                    there = ", ".join(sorted(path.name for path in parent.iterdir() if path.is_dir())) or "no folders"
-                    raise UserError(f"There is no folder '{where}'; '{parent}' holds {there}.")
+            check_place(where)
             return super().from_pretrained(where, **kwargs)
         except UserError:
             raise
@@ -467,27 +436,7 @@ class Pruner(nn.Module, ModelHubMixin):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> Self:
-        def file(name: str) -> str:
-            if Path(model_id).is_dir():
-                return str(Path(model_id) / name)
-            options = ("revision", "cache_dir", "force_download", "local_files_only", "token")
-            return hf_hub_download(model_id, name, **{key: kwargs[key] for key in options if key in kwargs})
-
-        config = json.loads(Path(file(CONFIG_FILE)).read_text())
-        if "format" not in config or "base_model" not in config:
-            raise UserError(f"'{model_id}' holds another kind of model, and no pruner: give one that fit wrote.")
-        with safe_open(file(WEIGHTS_FILE), "pt") as stored:
-            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-            own = json.loads((stored.metadata() or {}).get("config", "{}"))
-        if config.get("weights") != own.get("weights"):
-            config = own or config
-        if config.get("format") == 4:
-            config, weights = _from_format_4(config, weights)
-        if config.get("format") != FORMAT:
-            raise UserError(
-                f"'{model_id}' has pruner format {config.get('format')}, and this version reads formats 4 and "
-                f"{FORMAT}: install the version of patchranking that wrote it, or fit again."
-            )
+        config, weights = read(model_id, **kwargs)
         base, schedule = BaseModel.from_dict(config["base_model"]), Schedule.from_dict(config["schedule"])
         with torch.device("meta"):  # so that a damaged configuration takes no memory
             prompts = None if config["prompts"] is None else Prompts(**config["prompts"])
@@ -497,21 +446,8 @@ class Pruner(nn.Module, ModelHubMixin):
         pruner.doubt = doubt
         if config.get("measured") is not None:
             pruner.measured = Measured.from_dict(config["measured"])
-        aligned = {name: weight.to(torch.float32, copy=True) for name, weight in weights.items()}  # unlike the file
-        pruner.load_state_dict(aligned, assign=True)
-        if not all(weight.isfinite().all() for weight in weights.values()):
-            raise UserError(f"The pruner in '{model_id}' has weights that are no finite numbers: fit again.")
+        pruner.load_state_dict(weights, assign=True)
         return pruner.eval()
-
-
-def _own_card(folder: Path) -> bool:
-    """Whether a folder's README.md is missing or still what was written there, not a user's own."""
-    if not (folder / CARD_FILE).exists():
-        return True
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        known = json.loads((folder / CONFIG_FILE).read_text())["card"]
-        return bool(digest([(folder / CARD_FILE).read_text("utf-8")]) == known)
-    return False
 
 
 class _Step:
@@ -528,24 +464,3 @@ class _Step:
         if next(self._pruner.parameters()).device != tokens.device:
             self._pruner.to(tokens.device)
         return self._reduce(tokens, sizes)
-
-
-def _from_format_4(config: dict[str, Any], weights: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Format 4 had the first predictor apart from later ones, and its schedule at the current keep rate."""
-    block = min(config["schedule"], key=int)
-    keep = min(config["schedule"].values())
-    predictors = {block: config["predictor"], **config.get("later", {})}
-    prompts = config["prompts"]
-    if prompts is not None:
-        renamed = {"number": "num_tokens", "own_context": "class_specific"}
-        prompts = {renamed.get(name, name): value for name, value in prompts.items()}
-    places = {"predictor": f"predictors.{block}", "later": "predictors"}
-
-    def renamed_weight(name: str) -> str:
-        room, _, rest = name.partition(".")
-        return f"{places.get(room, room)}.{rest}"
-
-    return (
-        config | {"format": FORMAT, "keep": keep, "predictors": predictors, "prompts": prompts},
-        {renamed_weight(name): value for name, value in weights.items()},
-    )
