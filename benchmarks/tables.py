@@ -15,12 +15,13 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import compared
+import ladders
 from compared import grid
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / f"docs/{name}.md" for name in ("choosing", "how-it-works", "evaluation", "models", "prototypes")),
+    *(ROOT / f"docs/{name}.md" for name in ("choosing", "evaluation", "exporting", "how-it-works", "models", "prototypes")),
 )
 CHARTS = (
     ("imagenette", "top1"),
@@ -36,6 +37,8 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
     """The tables of one file of results, one for each data set; of a part of it where one is named."""
     if "differences" in results:
         return compared.table(results, part)
+    if name.startswith("ladder"):
+        return ladders.table(results)
     one = {
         "golden_search": _searches,
         "few_shot": _few_shot,
@@ -43,6 +46,7 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
         "coverage": _coverage,
         "fallback": _fallback,
         "prototypes": _prototypes,
+        "tome_schedules": _tome_schedules,
     }[name.partition("-")[0]]
     parts = [one(rows) for rows in _groups(results["rows"], "dataset", "split").values()]
     if "cost_by_patches" in results:
@@ -169,6 +173,16 @@ def _coverage(rows: Rows) -> str:
     return "\n\n".join([*parts, "**refused**\n\n" + grid(["image tower", "library", "sentence"], lines)])
 
 
+def _tome_schedules(rows: Rows) -> str:
+    """Cosine of every schedule at every share."""
+    shares, lines = list(dict.fromkeys(row["macs"] for row in rows)), []
+    for (shape,), own in _groups(rows, "shape").items():
+        at = {row["macs"]: row["feature_cosine"] for row in own}
+        lines.append([shape, *(f"{at[share]:.4f}" for share in shares)])
+    heads = ["blocks merge", *(f"{share:.0%} of the dense MACs" for share in shares)]
+    return f"**{rows[0]['dataset']}**, {rows[0]['n_images']} images: cosine\n\n" + grid(heads, lines)
+
+
 def _prototypes(rows: Rows) -> str:
     """What distances have to do with what is known of the scenes."""
     factors = ("clutter", "rotation", "smallness", "all")
@@ -211,6 +225,8 @@ def main() -> None:
         page.write_text(fill(page.read_text()))
     for file, svg in charts(json.loads((ROOT / "benchmarks/results/compare-photos.json").read_text())).items():
         file.write_text(svg)
+    ladder = json.loads((ROOT / "benchmarks/results/ladder-photos.json").read_text())
+    (ROOT / "docs/images/ladder-photos.svg").write_text(ladders.figure(ladder) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import ladder
+import ladders
 import pytest
 import random_model
 import rungs
@@ -57,6 +58,12 @@ def test_every_cell_is_measured_beside_the_stock_rung(photos, pruner, tmp_path, 
     assert {row["memory_mb"] for row in results["rows"]} == {100}
     assert all(row["p99_ms"] >= row["p50_ms"] > 0 for row in results["rows"])
     assert (results["split"], results["n_images"]) == ("all", 8)
+    table = ladders.table(results)
+    assert f"| {STOCK} | **1.00x** (1.00x); +0.0 / 1.0000 |" in table
+    assert "| low-res fp32 | – | **" in table
+    assert f"| twin, {STOCK} | **" in table
+    assert "at batches of 1, 2:" in table
+    assert all(name in ladders.figure(results) for name in names)
 
 
 def test_exported_cells_run_their_files_and_are_exported_once(demo, pruner, tmp_path, monkeypatch):
