@@ -16,7 +16,7 @@ batch. A run that is killed goes on.
 from __future__ import annotations
 
 import multiprocessing
-import resource
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 import torch
 from common import Results, main
-from memory import UNITS_PER_MIB
 from PIL import Image
 from rungs import LOW_RES, RUNGS, STOCK, Cell, Rungs, folder_of
 from torch import Tensor
@@ -181,7 +180,8 @@ def _peak(model: str, pruner: Path, work: Path, cell: Cell) -> float:
         run = Rungs(loaded, Pruner.from_pretrained(pruner), None, 0, work).run(cell)
         with torch.inference_mode():
             run(torch.zeros(_PEAK_BATCH, 3, *loaded.tower.image_size))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / UNITS_PER_MIB
+    (peak,) = re.findall(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())  # ru_maxrss knows the parent's
+    return int(peak) / 1024
 
 
 @torch.inference_mode()

@@ -21,7 +21,10 @@ from compared import grid
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / f"docs/{name}.md" for name in ("choosing", "evaluation", "exporting", "how-it-works", "models", "prototypes")),
+    *(
+        ROOT / f"docs/{name}.md"
+        for name in ("choosing", "evaluation", "exporting", "how-it-works", "models", "prototypes")
+    ),
 )
 CHARTS = (
     ("imagenette", "top1"),
