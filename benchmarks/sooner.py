@@ -8,9 +8,20 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["curves_of", "sooner"]
+__all__ = ["curves_of", "own_seconds", "sooner"]
 
 _RESAMPLES = 2000
+
+
+def own_seconds(row: Mapping[str, Any], device: str) -> dict[str, Any]:
+    """A row of a training whose ``seconds`` are its own, also where other processes were served in between.
+
+    On a CPU they are seconds of a core, and those of the clock are ``clock_seconds``.
+    """
+    if device != "cpu":
+        return dict(row)
+    kept = {name: value for name, value in row.items() if name != "cpu_seconds"}
+    return kept | {"seconds": row["cpu_seconds"], "clock_seconds": row["seconds"]}
 
 
 def curves_of(rows: Sequence[Mapping[str, Any]], measure: str, against: str) -> np.ndarray:
