@@ -45,6 +45,11 @@ ARMS = {
     "dino": ("base", "two-phase", "dynamic"),
 }
 """``dynamic-steps`` takes as many steps as the base, at less of the budget."""
+PAIRS = (
+    *((arm, "base") for arm in ("constant-patch", "constant-drop", "two-phase", "dynamic")),
+    ("dynamic", "two-phase"),
+)
+MEASURES = ("knn", "linear_probe")
 SCHEDULE = "schedule.yaml"
 STAGES = ("0000.safetensors", "0500.safetensors", "1000.safetensors")
 """Start, middle and end of a training, at which gradients are compared."""
@@ -71,15 +76,15 @@ def contrastive_budget(
     out: Path = Path("benchmarks/results/contrastive_budget.json"),
     methods: list[MethodName] = ["moco", "simclr", "dino"],  # noqa: B006
     arms: list[str] = [],  # noqa: B006
-    rates: list[float] = [1e-3, 4e-3],  # noqa: B006
+    rates: list[float] = [4e-3, 1.2e-2],  # noqa: B006
     schedule: str = "analysis",
     base_batches: int = 200,
     batches: int = 50,
     drops: list[float] = [0.0, 0.5, 0.75],  # noqa: B006
     seeds: int = 3,
-    epochs: float = 15.0,
+    epochs: float = 8.0,
     batch_size: int = 64,
-    evaluations: int = 8,
+    evaluations: int = 6,
     image_size: int = 48,
     patch_size: int = 8,
     width: int = 96,
@@ -143,9 +148,10 @@ def contrastive_budget(
             for seed in range(seeds):
                 rows += _trained(job, results, method, arm, seed, chosen[arm])
     headline = [
-        speed_up(rows, method, arm, over, against)
+        speed_up(rows, method, arm, over, against, measure)
         for method in methods
-        for arm, over in (("dynamic", "base"), ("dynamic", "two-phase"), ("two-phase", "base"))
+        for arm, over in PAIRS
+        for measure in MEASURES
         for against in ("budget", "seconds")
     ]
     shown = [one for one in headline if one is not None]
@@ -234,9 +240,14 @@ def _share_for_equal_steps(settings: ContrastiveSettings, schedule: str) -> floa
 
 
 def speed_up(
-    rows: Sequence[Mapping[str, Any]], method: str, arm: str, over: str, against: str = "budget"
+    rows: Sequence[Mapping[str, Any]],
+    method: str,
+    arm: str,
+    over: str,
+    against: str = "budget",
+    measure: str = "knn",
 ) -> dict[str, Any] | None:
-    """How many times sooner an arm reaches the final k-NN accuracy of another, by interpolation along its mean curve.
+    """How many times sooner an arm reaches the final accuracy of another, by interpolation along its mean curve.
 
     Args:
         rows: Of all arms and seeds.
@@ -244,18 +255,19 @@ def speed_up(
         arm: What may be sooner.
         over: What it is compared with.
         against: ``budget`` or ``seconds``.
+        measure: ``knn`` or ``linear_probe``.
 
     Returns:
         The factor and its 95 % bootstrap interval over seeds of both, None as a factor where the accuracy is never
         reached; None where an arm is missing.
     """
     ours, theirs = (
-        curves_of([row for row in rows if (row["method"], row["arm"]) == (method, name)], "knn", against)
+        curves_of([row for row in rows if (row["method"], row["arm"]) == (method, name)], measure, against)
         for name in (arm, over)
     )
     if not len(ours) or not len(theirs):
         return None
-    about = {"method": method, "arm": arm, "over": over, "against": against}
+    about = {"method": method, "arm": arm, "over": over, "measure": measure, "against": against}
     return about | sooner(ours, theirs, paired=False)
 
 

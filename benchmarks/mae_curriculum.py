@@ -64,10 +64,10 @@ def mae_curriculum(
     limit: int = 4000,
     test_limit: int = 2000,
     seeds: int = 5,
-    epochs: float = 40.0,
+    epochs: float = 20.0,
     batch_size: int = 64,
     learning_rate: float = 4e-3,
-    evaluations: int = 10,
+    evaluations: int = 6,
     masks: list[float] = [0.5, 0.75],  # noqa: B006
     depths: list[int] = [1, 2],  # noqa: B006
     clusters: int = 40,

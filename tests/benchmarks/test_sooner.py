@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from sooner import curves_of, sooner
+from sooner import curves_of, own_seconds, sooner
 
 
 def curve(values, seed=0):
@@ -38,3 +38,9 @@ def test_paired_seeds_share_their_luck():
     base, ours = [[own, 40 + own] for own in luck], [[own, 40 + own, 80 + own] for own in luck]
     widths = [np.ptp(compared(ours, base, paired)["interval"]) for paired in (True, False)]
     assert widths[0] < 0.01 < 0.5 < widths[1]
+
+
+def test_seconds_of_a_core_take_the_place_of_the_clocks():
+    row = {"step": 3, "seconds": 9.0, "cpu_seconds": 4.0}
+    assert own_seconds(row, "cpu") == {"step": 3, "seconds": 4.0, "clock_seconds": 9.0}
+    assert own_seconds(row, "cuda") == row
