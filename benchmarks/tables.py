@@ -3,7 +3,8 @@
     python benchmarks/tables.py
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a file in benchmarks/results. The
-comparison has more: ``<!-- table NAME PART -->``, where PART is ``mean``, ``differences`` or ``speed``.
+comparison has more: ``<!-- table NAME PART -->``, where PART is ``mean``, ``differences`` or ``speed``, and contrastive
+pretraining has ``gradients``.
 """
 
 from __future__ import annotations
@@ -15,12 +16,16 @@ from statistics import fmean, pstdev
 from typing import Any
 
 import compared
+import pretrained
 from compared import grid
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
     ROOT / "README.md",
-    *(ROOT / f"docs/{name}.md" for name in ("choosing", "how-it-works", "evaluation", "models", "prototypes")),
+    *(
+        ROOT / f"docs/{name}.md"
+        for name in ("choosing", "how-it-works", "evaluation", "models", "pretraining", "prototypes")
+    ),
 )
 CHARTS = (
     ("imagenette", "top1"),
@@ -36,6 +41,10 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
     """The tables of one file of results, one for each data set; of a part of it where one is named."""
     if "differences" in results:
         return compared.table(results, part)
+    if name.startswith("mae_curriculum"):
+        return pretrained.curriculum(results)
+    if name.startswith("contrastive_budget"):
+        return pretrained.gradients(results) if part else pretrained.contrastive(results)
     one = {
         "golden_search": _searches,
         "few_shot": _few_shot,
