@@ -1,6 +1,7 @@
 r"""Contrastive pretraining at equal budgets: without compression, with constant ones, in two phases, and by gradients.
 
-    python benchmarks/contrastive_budget.py --out benchmarks/results/contrastive_budget-photos.json
+    python benchmarks/contrastive_budget.py --arms base two-phase dynamic \
+        --out benchmarks/results/contrastive_budget-photos.json
 
 Every arm spends the same budget in measured seconds of its steps, and is measured along it on whole images. Its
 learning rate is chosen on seed 0, by the final k-NN on half of the pictures to test on; the other half is reported. By
