@@ -1,6 +1,6 @@
 r"""Contrastive pretraining at equal budgets: without compression, with constant ones, in two phases, and by gradients.
 
-    python benchmarks/contrastive_budget.py --arms base two-phase dynamic \
+    python benchmarks/contrastive_budget.py --arms base two-phase \
         --out benchmarks/results/contrastive_budget-photos.json
 
 Every arm spends the same budget in measured seconds of its steps, and is measured along it on whole images. Its
@@ -127,6 +127,8 @@ def contrastive_budget(
     """
     if "dynamic-steps" in arms and "dynamic" not in arms:
         raise UserError("The arm dynamic-steps takes the schedule of dynamic: give both.")
+    if schedule == "analysis" and "base" not in (arms or ["base"]):
+        raise UserError("--schedule analysis compares gradients along the arm base: leave it among the arms.")
     if unknown := set(arms) - set(ARMS["moco"]):
         raise UserError(f"Unknown arm '{unknown.pop()}': choose from {', '.join(ARMS['moco'])}.")
     model = {"embed_dim": width, "depth": depth, "num_heads": max(1, width // 32)}
@@ -141,13 +143,12 @@ def contrastive_budget(
     for method in methods:
         chosen: dict[str, float] = {}
         for arm in (one for one in ARMS[method] if one in (arms or ARMS[method])):
-            if arm == "dynamic" and schedule == "analysis":
-                if not more:
-                    more = results.once("analysis", partial(_analysed, job, method, chosen.get("base"), analysis))
-                job = replace(job, schedule=more["schedule"])
             chosen[arm] = chosen["dynamic"] if arm == "dynamic-steps" else _chosen(job, results, method, arm, rates)
             for seed in range(seeds):
                 rows += _trained(job, results, method, arm, seed, chosen[arm])
+            if arm == "base" and schedule == "analysis" and not more:
+                more = results.once("analysis", partial(_analysed, job, method, chosen[arm], analysis))
+                job = replace(job, schedule=more["schedule"])
     headline = [
         speed_up(rows, method, arm, over, against, measure)
         for method in methods
@@ -203,10 +204,8 @@ def _trained(job: Job, results: Results, method: MethodName, arm: str, seed: int
     return found
 
 
-def _analysed(job: Job, method: MethodName, rate: float | None, settings: GradientSettings) -> dict[str, Any]:
+def _analysed(job: Job, method: MethodName, rate: float, settings: GradientSettings) -> dict[str, Any]:
     """The errors of gradients along the training without compression, the schedule they suggest, what that took."""
-    if rate is None:
-        raise UserError("--schedule analysis compares gradients along the arm base: leave it among the arms.")
     run, work = _folder(job, method, "base", 0, rate) / "progress", make_folder(job.work / "analysis")
     for stage in STAGES:
         shutil.copy(run / "stages" / stage, make_folder(work / "stages") / stage)

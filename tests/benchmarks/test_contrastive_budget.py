@@ -84,4 +84,6 @@ def test_all_arms_run(tmp_path, monkeypatch):
 
 def test_an_unknown_arm_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="Unknown arm 'best'"):
-        contrastive_budget.contrastive_budget(out=tmp_path / "out.json", arms=["best"])
+        contrastive_budget.contrastive_budget(out=tmp_path / "out.json", arms=["base", "best"])
+    with pytest.raises(UserError, match="leave it among the arms"):
+        contrastive_budget.contrastive_budget(out=tmp_path / "out.json", arms=["dynamic"])
