@@ -1,13 +1,14 @@
 r"""Measures what a curriculum saves a masked autoencoder, against orders that see as many pictures.
 
-    python benchmarks/mae_curriculum.py --out benchmarks/results/mae_curriculum-demo.json
+    python benchmarks/mae_curriculum.py --out benchmarks/results/mae_curriculum-photos.json
 
 Arms take equally many steps and share seeds, with them weights, crops and hidden patches. ``uniform`` draws from all
 pictures alike, with replacement, as every curriculum ends; ``uniform-20`` from a random fifth of them; ``hard-first``
 begins with the least typical ones, and ``fixed`` stays at one temperature. The share hidden and the depth of the
-decoder are first chosen for ``uniform``, by the mean of k-NN and linear probe on pictures that no other number is of.
-Seconds of an arm with prototypes include what it took to find these. A run that is killed goes on after the last
-finished training.
+decoder are first chosen for ``uniform``, by the mean of k-NN and linear probe on pictures that no other number is of:
+half of those to test on, the other half of which is reported. Seconds are those that the process had a core, so other
+processes do not count; those of an arm with prototypes include what it took to find these. A run that is killed goes on
+after the last finished training.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from common import Results, main
-from sooner import curves_of, sooner
+from sooner import curves_of, own_seconds, sooner
 
 from patchranking.data import ImageData, load_data, subset
+from patchranking.data.halves import of_half
 from patchranking.evaluation.environment import environment
 from patchranking.files import make_folder
 from patchranking.pretrain.features import compute_features
@@ -45,10 +47,9 @@ ARMS = {
 MEASURES = ("knn", "linear_probe")
 SMALL = MAESettings(
     image_size=48,
-    patch_size=6,
+    patch_size=8,
     model_args={"embed_dim": 96, "depth": 4, "num_heads": 3},
     decoder_width=64,
-    min_scale=0.5,
 )
 FIFTH = 0.2
 TUNING_SEED = 1000
@@ -57,31 +58,30 @@ Row = Mapping[str, Any]
 
 
 def mae_curriculum(
-    train: str = "demo:train",
-    tune: str = "demo:val",
-    test: str = "demo:test",
-    out: Path = Path("benchmarks/results/mae_curriculum-demo.json"),
+    train: str = "photos/imagenette/train,photos/flowers/train",
+    test: str = "photos/imagenette/val,photos/flowers/val",
+    out: Path = Path("benchmarks/results/mae_curriculum-photos.json"),
     limit: int = 4000,
-    test_limit: int = 1000,
+    test_limit: int = 2000,
     seeds: int = 5,
-    epochs: float = 40.0,
+    epochs: float = 20.0,
     batch_size: int = 64,
     learning_rate: float = 4e-3,
-    evaluations: int = 10,
+    evaluations: int = 6,
     masks: list[float] = [0.5, 0.75],  # noqa: B006
     depths: list[int] = [1, 2],  # noqa: B006
-    clusters: int = 64,
+    clusters: int = 40,
     device: str = "cpu",
 ) -> None:
     """Trains every arm with every seed and measures k-NN and linear probe along the way.
 
     Args:
         train: Pictures to train on.
-        tune: Pictures of the same classes, to choose the share hidden and the depth of the decoder by.
-        test: Pictures of the same classes that everything reported is of.
+        test: Pictures of the same classes: one half to choose the share hidden and the depth of the decoder by, the
+            other for everything that is reported.
         out: The JSON file.
         limit: Maximum number of pictures to train on.
-        test_limit: Maximum number of pictures to choose by, and to test on.
+        test_limit: Maximum number of pictures of both halves.
         seeds: How many.
         epochs: Draws of a training as a multiple of the pictures.
         batch_size: Images per step.
@@ -93,11 +93,11 @@ def mae_curriculum(
         device: cpu, cuda, cuda:1, mps, ...
     """
     data, unseen = load_data(train, limit, 0, "train"), load_data(test, test_limit)
+    chosen_on, unseen = of_half(unseen, "dev"), of_half(unseen, "test")
     results, runs = Results(out), make_folder(out.with_suffix(".runs"))
     training = TrainSettings(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, evaluations=evaluations)
     trained = partial(_run, runs=runs, device=device, bank=data)
     choices, scores = [(mask, depth) for mask in masks for depth in depths], []
-    chosen_on = load_data(tune, test_limit)
     for mask, depth in choices if len(choices) > 1 else ():
         settings = replace(SMALL, mask=mask, decoder_depth=depth, curriculum="uniform")
         own = replace(training, seed=TUNING_SEED, evaluations=1)
@@ -143,9 +143,11 @@ def saving(rows: Sequence[Row], arm: str, measure: str, against: str) -> dict[st
 
 def _find_prototypes(data: ImageData, runs: Path, clusters: int) -> float:
     """Writes the prototypes, and says how many seconds it took to find them."""
-    began = time.perf_counter()
-    found = find_prototypes(data, compute_features(data, None, runs / "features"), PrototypeSettings(clusters))
-    seconds = time.perf_counter() - began
+    began = time.process_time()
+    found = find_prototypes(
+        data, compute_features(data, None, runs / "features", workers=0), PrototypeSettings(clusters)
+    )
+    seconds = time.process_time() - began
     found.write(runs / PROTOTYPES)
     return seconds
 
@@ -164,8 +166,8 @@ def _run(
     folder = runs / "now"
     shutil.rmtree(folder, ignore_errors=True)
     report = mae(data, test, folder, settings, training, device, prototypes, bank)
-    names = ("share", "step", "seconds", "loss", *MEASURES)
-    return [{name: row[name] for name in names} for row in report.progress.rows]
+    names = ("share", "step", "seconds", "cpu_seconds", "loss", *MEASURES)
+    return [own_seconds({name: row[name] for name in names}, device) for row in report.progress.rows]
 
 
 if __name__ == "__main__":

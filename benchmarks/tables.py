@@ -3,7 +3,8 @@
     python benchmarks/tables.py
 
 A table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; NAME is a file in benchmarks/results. The
-comparison has more: ``<!-- table NAME PART -->``, where PART is ``mean``, ``differences`` or ``speed``.
+comparison has more: ``<!-- table NAME PART -->``, where PART is ``mean``, ``differences`` or ``speed``, and contrastive
+pretraining has ``gradients``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import compared
 import ladders
+import pretrained
 from compared import grid
 
 ROOT = Path(__file__).parents[1]
@@ -23,7 +25,15 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / f"docs/{name}.md"
-        for name in ("choosing", "evaluation", "exporting", "how-it-works", "models", "prototypes")
+        for name in (
+            "choosing",
+            "evaluation",
+            "exporting",
+            "how-it-works",
+            "models",
+            "pretraining",
+            "prototypes",
+        )
     ),
 )
 CHARTS = (
@@ -42,6 +52,10 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
         return compared.table(results, part)
     if name.startswith("ladder"):
         return ladders.table(results)
+    if name.startswith("mae_curriculum"):
+        return pretrained.curriculum(results)
+    if name.startswith("contrastive_budget"):
+        return pretrained.gradients(results) if part else pretrained.contrastive(results)
     one = {
         "golden_search": _searches,
         "few_shot": _few_shot,

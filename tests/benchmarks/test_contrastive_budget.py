@@ -44,13 +44,19 @@ def test_seeds_span_the_interval():
 
 def test_all_arms_run(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["contrastive_budget.py"])
-    arms = ["base", "constant-patch", "dynamic", "dynamic-steps"]
+    monkeypatch.setattr(contrastive_budget, "STAGES", ("0000.safetensors", "1000.safetensors"))
+    arms = ["base", "dynamic", "constant-patch", "dynamic-steps"]
     contrastive_budget.contrastive_budget(
+        data="demo:train",
+        test="demo:test",
         out=tmp_path / "out.json",
         methods=["moco"],
         arms=arms,
-        rates=[1e-3],
-        schedule="default",
+        rates=[1e-3, 2e-3],
+        schedule="analysis",
+        base_batches=40,
+        batches=3,
+        drops=[0.0, 0.5],
         seeds=1,
         epochs=1,
         batch_size=8,
@@ -60,16 +66,24 @@ def test_all_arms_run(tmp_path, monkeypatch):
         width=16,
         depth=1,
         limit=16,
-        test_limit=8,
+        test_limit=16,
         work=tmp_path / "work",
     )
     found = json.loads((tmp_path / "out.json").read_text())
     keys = {"method", "arm", "seed", "budget", "seconds", "step", "knn", "linear_probe"}
     assert all(keys <= set(row) for row in found["rows"])
     assert [row["arm"] for row in found["rows"]] == [arm for arm in arms for _ in range(2)]
-    assert {one["over"] for one in found["headline"]} == {"base"}
+    assert {(one["arm"], one["over"]) for one in found["headline"]} == {
+        ("constant-patch", "base"),
+        ("dynamic", "base"),
+    }
+    assert {one["share"] for one in found["analysis"]["errors"]} == {0, 1}
+    assert found["analysis"]["stages"][0]["start"] == 0
+    assert found["analysis"]["passes"]["analysis"] > found["analysis"]["passes"]["budget"] > 0
 
 
 def test_an_unknown_arm_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="Unknown arm 'best'"):
-        contrastive_budget.contrastive_budget(out=tmp_path / "out.json", arms=["best"])
+        contrastive_budget.contrastive_budget(out=tmp_path / "out.json", arms=["base", "best"])
+    with pytest.raises(UserError, match="leave it among the arms"):
+        contrastive_budget.contrastive_budget(out=tmp_path / "out.json", arms=["dynamic"])

@@ -16,8 +16,8 @@ def test_every_arm_takes_as_many_steps(tmp_path, monkeypatch):
     changes = {"image_size": 16, "patch_size": 4, "model_args": {"embed_dim": 16, "depth": 1, "num_heads": 2}}
     monkeypatch.setattr(mae_curriculum, "SMALL", replace(mae_curriculum.SMALL, decoder_width=32, **changes))
     mae_curriculum.mae_curriculum(
-        out=tmp_path / "m.json", limit=20, test_limit=10, seeds=1, epochs=2, batch_size=10, evaluations=2, masks=[0.5],
-        clusters=3,
+        train="demo:train", test="demo:test", out=tmp_path / "m.json", limit=20, test_limit=10, seeds=1, epochs=2,
+        batch_size=10, evaluations=2, masks=[0.5], clusters=3,
     )  # fmt: skip
     results = json.loads((tmp_path / "m.json").read_text())
     assert {row["arm"] for row in results["rows"]} == set(mae_curriculum.ARMS)

@@ -99,5 +99,5 @@ def test_tables_in_the_docs_have_a_file_and_are_filled(page):
     for marker in markers:
         name, _, part = marker.partition(" ")
         assert (RESULTS / f"{name}.json").is_file(), marker
-        assert part in ("", "mean", "differences", "speed"), marker
+        assert part in ("", "mean", "differences", "speed", "gradients"), marker
     assert not markers or page in tables.PAGES

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patchranking.data.demo import DemoData
+from patchranking.data.demo import DemoData, by_colour
 from patchranking.demo import scenes
 
 
@@ -20,3 +20,12 @@ def test_it_is_the_first_scenes_of_the_split(split):
         assert data.class_names[data.labels[index]] in drawn.caption
         assert data.image(index) == drawn.image
         assert np.array_equal(data.mask(index), drawn.mask)
+
+
+def test_classes_may_be_the_colours_of_the_objects():
+    data = by_colour(DemoData("val", 20))
+    assert data.class_names == list(scenes.COLOURS)
+    assert data.keys == DemoData("val", 20).keys
+    for index in range(20):
+        assert f" {data.class_names[data.labels[index]]} " in scenes.scene("val", index).caption
+    assert by_colour(data).labels == data.labels

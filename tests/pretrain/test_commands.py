@@ -90,5 +90,6 @@ def test_the_demo_is_small_where_nothing_is_asked_for(run, tmp_path):
     assert config["model_args"]["img_size"] == [48, 48]
     assert config["pretrained_cfg"]["input_size"] == [3, 48, 48]
     assert "linear probe" in said
+    assert "of the objects' colours" in said
     assert "after fine-tuning for 2 epochs" in said
     assert 0 <= json.loads((tmp_path / "o" / "results.json").read_text())["fine_tuned"] <= 100

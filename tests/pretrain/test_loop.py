@@ -14,6 +14,7 @@ from patchranking.pretrain.budget import budget_of, formula_costs, measured_cost
 from patchranking.pretrain.compression import Compression
 from patchranking.pretrain.contrastive import ContrastiveSettings, contrastive, make_objective
 from patchranking.pretrain.loop import TrainSettings
+from patchranking.pretrain.masked import MAESettings, mae
 from patchranking.pretrain.schedule import CompressionSchedule, Stage
 
 SCHEDULE = CompressionSchedule(
@@ -55,6 +56,7 @@ def test_the_accounted_budget_is_the_summed_formula(data, schedule, tmp_path):
     assert [row["share"] for row in report.progress.rows] == [0, 0.5, 1]
     assert [row["step"] for row in report.progress.rows][::2] == [0, steps]
     assert report.progress.rows[-1]["budget"] == spent
+    assert [row["cpu_seconds"] > 0 for row in report.progress.rows] == [False, True, True]
     assert all(0 <= row["knn"] <= 100 and 0 <= row["linear_probe"] <= 100 for row in report.progress.rows)
 
 
@@ -77,6 +79,29 @@ def test_the_rate_follows_the_budget(data, schedule, tmp_path, monkeypatch):
         expected = 0.01 * (share / 0.5 if share < 0.5 else 1 - ((share - 0.5) / 0.5) ** 2)
         assert list(rate) == [pytest.approx(expected)]
         spent += 4 * objective.passes(SCHEDULE.at(share))
+
+
+def test_constants_of_the_optimiser_are_the_methods(data, tmp_path, monkeypatch):
+    made = []
+    step = torch.optim.AdamW.step
+
+    def noted(self, *args, **kwargs):
+        made.append((self.param_groups[1]["betas"], self.param_groups[1]["weight_decay"]))
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", noted)
+    autoencoder = MAESettings(
+        image_size=16,
+        patch_size=4,
+        model_args=SMALL.model_args,
+        decoder_width=32,
+        decoder_depth=1,
+        curriculum="uniform",
+    )
+    contrastive(data, None, tmp_path / "moco", SMALL, TRAINING)
+    mae(data, None, tmp_path / "mae", autoencoder, TRAINING)
+    mae(data, None, tmp_path / "own", autoencoder, replace(TRAINING, weight_decay=0.3))
+    assert list(dict.fromkeys(made)) == [((0.9, 0.999), 0.1), ((0.9, 0.95), 0.05), ((0.9, 0.95), 0.3)]
 
 
 _RUN = """
@@ -186,6 +211,7 @@ def test_a_run_by_measured_costs_spends_them(data, schedule, tmp_path):
         ({"learning_rate": 0}, "nothing is learned"),
         ({"warm_up": 1.0}, "share of the budget below 1"),
         ({"batch_size": 1}, "batch_size"),
+        ({"weight_decay": -1.0}, "weight_decay"),
     ],
 )
 def test_wrong_settings_are_named(wrong, said):

@@ -101,6 +101,18 @@ def test_views_have_the_size_and_differ(objective):
     assert not torch.equal(*views)
 
 
+def test_weights_are_drawn_as_in_moco_v3(objective):
+    block, patches = objective.encoder.blocks[0], objective.encoder.patch_embed.proj
+    for weight, into, out in (
+        (block.attn.qkv.weight, 32, 32),
+        (block.mlp.fc1.weight, 32, 128),
+        (patches.weight, 3 * 16, 32),
+    ):
+        bound = (6 / (into + out)) ** 0.5
+        assert 0.95 * bound < weight.abs().max() <= bound
+    assert not block.attn.qkv.bias.any()
+
+
 def test_mocos_patch_embedding_stays(objective):
     weight = objective.encoder.patch_embed.proj.weight
     assert weight.requires_grad == (type(objective).__name__ != "MoCo")

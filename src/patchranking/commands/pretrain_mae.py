@@ -16,9 +16,9 @@ from patchranking.report.prototypes import write_prototypes
 __all__ = ["pretrain_mae"]
 
 _DEMO: dict[str, Any] = {
-    "epochs": 12.0,
+    "epochs": 50.0,
     "batch_size": 32,
-    "learning_rate": 8e-3,
+    "learning_rate": 4e-3,
     "image_size": 48,
     "patch_size": 6,
     "model_args": {"embed_dim": 96, "depth": 4, "num_heads": 3},

@@ -12,6 +12,7 @@ import torch
 
 from patchranking.commands.common import number, print_left_out, print_skipped
 from patchranking.data import ImageData, load_data, subset
+from patchranking.data.demo import by_colour
 from patchranking.errors import UserError
 from patchranking.evaluation.accounting import accounting
 from patchranking.evaluation.environment import environment
@@ -35,12 +36,16 @@ _TESTED = 300
 def pictures(
     data: str, test: str | None, limit: int | None, seed: int, scenes: int
 ) -> tuple[ImageData, ImageData | None]:
-    """The pictures to train on, and those to measure on; for the demo, so many scenes and some of demo:val."""
+    """The pictures to train on, and those to measure on; for the demo, so many scenes and some of demo:val.
+
+    The classes of the demo's scenes are the colours of their objects: to tell the objects apart takes far longer to
+    learn.
+    """
     demo = data.partition(":")[0] == "demo"
-    images = load_data(data, limit or (scenes if demo else None), seed, "train")
+    images = by_colour(load_data(data, limit or (scenes if demo else None), seed, "train"))
     if test is None and not demo:
         return images, None
-    unseen = load_data(test or "demo:val", None, seed)
+    unseen = by_colour(load_data(test or "demo:val", None, seed))
     return images, subset(unseen, min(_TESTED, limit or _TESTED), seed) if demo and test is None else unseen
 
 
@@ -107,7 +112,8 @@ def finish(
     title = f"{about['method']} on {images.name}/{images.split}"
     page = write_pretraining(results, out / "report.html", title, filled)
     last = rows[-1]
-    measured = f"k-NN {number(last['knn'], '.1f')} %, linear probe {number(last['linear_probe'], '.1f')} %"
+    of = " of the objects' colours" if images.name == "demo" else ""
+    measured = f"k-NN {number(last['knn'], '.1f')} %, linear probe {number(last['linear_probe'], '.1f')} %{of}"
     print(f"{'nothing measured' if test is None else measured} after {last['step']} steps, {last['seconds']:.0f} s")
     if tuned is not None:
         print(f"{tuned:.1f} % after fine-tuning for {epochs} epochs")

@@ -10,7 +10,7 @@ from PIL import Image
 from patchranking.data.base import ImageData
 from patchranking.demo import scenes
 
-__all__ = ["DemoData"]
+__all__ = ["DemoData", "by_colour"]
 
 
 class DemoData(ImageData):
@@ -28,6 +28,20 @@ class DemoData(ImageData):
 
     def mask(self, index: int) -> np.ndarray:
         return _scene(self.split, index).mask
+
+
+class _ByColour(DemoData):
+    """The same scenes, whose classes are the colours of their objects."""
+
+    def __init__(self, split: str, length: int) -> None:
+        super().__init__(split, length)
+        self.class_names = list(scenes.COLOURS)
+        self.labels = [self.class_names.index(scenes.colour(split, index)) for index in range(length)]
+
+
+def by_colour(data: ImageData) -> ImageData:
+    """The scenes of the demo with the 12 colours of their objects as classes; other data as they are."""
+    return _ByColour(data.split, len(data)) if isinstance(data, DemoData) else data
 
 
 @lru_cache(maxsize=256)

@@ -25,6 +25,7 @@ __all__ = [
     "SPLITS",
     "TEMPLATES",
     "Scene",
+    "colour",
     "key",
     "label",
     "scene",
@@ -207,6 +208,13 @@ def key(split: str, index: int) -> str:
 def label(split: str, index: int) -> int:
     """The label of a scene, which is not drawn for it."""
     return int(_generator(split, index).integers(len(CLASSES)))
+
+
+def colour(split: str, index: int) -> str:
+    """The name of the colour of a scene's object, which is not drawn for it."""
+    rng = _generator(split, index)
+    rng.integers(len(CLASSES))
+    return str(rng.choice(list(COLOURS)))
 
 
 def _generator(split: str, index: int) -> np.random.Generator:

@@ -47,7 +47,7 @@ class TrainSettings:
         learning_rate: Of AdamW at 256 images per step; it is scaled by batch_size / 256.
         decay: Of the learning rate over the budget: half a cosine to 0, or 1 - share^2, which stays higher for longer.
         warm_up: Share of the budget in which the learning rate rises.
-        weight_decay: Of AdamW, on matrices alone.
+        weight_decay: Of AdamW, on matrices alone; the method's own when omitted.
         cost: What a step spends: its multiply-accumulates by formula, or its seconds as measured before the first.
         evaluations: How often it is evaluated, evenly over the budget; weights are kept then, too.
         probe_images: At most so many of the training pictures are the neighbours and the probe's examples.
@@ -62,7 +62,7 @@ class TrainSettings:
     learning_rate: float = 1.5e-4
     decay: DecayName = "cosine"
     warm_up: float = 0.1
-    weight_decay: float = 0.1
+    weight_decay: float | None = None
     cost: CostName = "formula"
     evaluations: int = 4
     probe_images: int = 10_000
@@ -73,7 +73,9 @@ class TrainSettings:
 
     def __post_init__(self) -> None:
         check_numbers(vars(self), batch_size=2, evaluations=1, probe_images=1, workers=0, seed=0)
-        check_numbers(vars(self), epochs=0.0, learning_rate=0.0, weight_decay=0.0, warm_up=0.0)
+        check_numbers(vars(self), epochs=0.0, learning_rate=0.0, warm_up=0.0)
+        if self.weight_decay is not None:
+            check_numbers(vars(self), weight_decay=0.0)
         if not self.epochs or not self.learning_rate:
             raise UserError("Without epochs or a learning rate nothing is learned: give both above 0.")
         if self.warm_up >= 1:
@@ -152,17 +154,16 @@ def train(
             share = len(progress.rows) / settings.evaluations
             if progress.spent < share * budget:
                 return
-            spent = {"budget": progress.spent, "seconds": progress.seconds, "step": progress.step}
-            progress.rows.append(
-                {"share": share, **spent, "loss": progress.loss} | _measured(objective, measures, rank)
-            )
+            spent = {"share": share, "budget": progress.spent, "step": progress.step, "loss": progress.loss}
+            spent |= {"seconds": progress.seconds, "cpu_seconds": progress.cpu_seconds}
+            progress.rows.append(spent | _measured(objective, measures, rank))
             if not rank:
                 kept.save_stage(objective, share)
                 kept.save(objective, optimiser, progress)
             fabric.barrier()
 
     evaluate()
-    saved = began = time.monotonic()
+    saved, began = time.monotonic(), _clocks()
     bar = tqdm(total=round(budget), initial=round(progress.spent), desc="pretrain", unit="pass", disable=bool(rank))
     with bar:
         for batch in loader if progress.spent < budget else ():
@@ -183,7 +184,7 @@ def train(
             stepped.step()
             objective.after_step(share)
             progress.add(loss.item(), settings.batch_size * progress.costs[str(compression)], _MEMORY)
-            progress.seconds += time.monotonic() - began
+            progress.spend(*(now - then for now, then in zip(_clocks(), began, strict=True)))
             bar.update(min(round(progress.spent), bar.total) - bar.n)
             bar.set_postfix_str(f"loss {progress.loss:.3f}, {compression}")
             evaluate()
@@ -192,8 +193,13 @@ def train(
             if not rank and time.monotonic() - saved > _SECONDS_PER_SAVE:
                 kept.save(objective, optimiser, progress)
                 saved = time.monotonic()
-            began = time.monotonic()
+            began = _clocks()
     return progress
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds of the wall and of this process's threads."""
+    return time.monotonic(), time.process_time()
 
 
 def _measured(objective: Objective, measures: Measures, rank: int) -> dict[str, float | None]:
@@ -212,8 +218,9 @@ def _learning_rate(settings: TrainSettings, share: float) -> float:
 
 def _optimiser(objective: Objective, settings: TrainSettings) -> torch.optim.Optimizer:
     timm = import_extra("timm.optim", "Pretraining needs timm", "pretrain")
-    groups = timm.param_groups_weight_decay(objective, settings.weight_decay)
-    return torch.optim.AdamW(groups, settings.learning_rate)
+    decay = objective.weight_decay if settings.weight_decay is None else settings.weight_decay
+    groups = timm.param_groups_weight_decay(objective, decay)
+    return torch.optim.AdamW(groups, settings.learning_rate, objective.betas)
 
 
 def _costs(

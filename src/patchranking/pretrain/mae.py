@@ -55,6 +55,8 @@ class MAE(Objective):
         UserError: If the encoder is another transformer, or no patch is hidden.
     """
 
+    betas, weight_decay = (0.9, 0.95), 0.05
+
     def __init__(
         self,
         encoder: nn.Module,

@@ -30,6 +30,7 @@ class Progress:
         step: Steps done.
         spent: Passes spent.
         seconds: Spent on steps, in all runs together.
+        cpu_seconds: Those in which this process had a core, over all its threads; its workers' are not in it.
         loss: Running mean of the loss.
         costs: Name of a compression -> passes of one image, where they were measured.
         rows: What was found at each evaluation, in order.
@@ -38,9 +39,15 @@ class Progress:
     step: int = 0
     spent: float = 0.0
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     loss: float = 0.0
     costs: dict[str, float] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def spend(self, seconds: float, cpu_seconds: float) -> None:
+        """Notes the time of a step."""
+        self.seconds += seconds
+        self.cpu_seconds += cpu_seconds
 
     def add(self, loss: float, passes: float, memory: float) -> None:
         """Notes a step: its loss, the passes it spent, and the weight of the past in the running mean."""
