@@ -8,9 +8,16 @@ from typing import Any
 
 from compared import grid
 
-__all__ = ["contrastive", "curriculum", "gradients"]
+__all__ = ["contrastive", "curriculum", "gradients", "systems"]
 
 _MEASURES = {"knn": "k-NN", "linear_probe": "linear probe"}
+
+_SYSTEMS = {
+    "mae": ("MAE, all pictures alike", "MAE, prototypes first"),
+    "moco": ("MoCo, whole images", "MoCo, few tokens first"),
+    "clip": ("CLIP, whole images", "CLIP, few tokens first"),
+}
+"""What a step is, plain and accelerated."""
 
 Rows = list[dict[str, Any]]
 
@@ -88,6 +95,52 @@ def gradients(results: Mapping[str, Any]) -> str:
         f"{settings['batch_size']} images each, at shares of the training; in units of the variance of a batch without "
         "compression (95 % interval), the least error of a stage in bold\n\n"
     ) + grid(["compression", "cost", *heads], lines)
+
+
+def systems(results: Mapping[str, Any]) -> str:
+    """What every step of the three systems saves, and what both lines took and came to."""
+    rows, lines = [row for row in results["rows"] if row["system"] != "pruning"], []
+    for system in _names(rows, "system"):
+        for arm in _names(rows, "arm"):
+            own = [row for row in rows if (row["system"], row["arm"]) == (system, arm)]
+            ends = [row for row in own if row["share"] == 1]
+            values = [[row[row["measure"]] for row in own if row["share"] == share] for share in (0, 0.5, 1)]
+            saved = [
+                _sooner(results["headline"] if arm == "accelerated" else [], system=system, against=against)
+                for against in ("gmacs", "seconds")
+            ]
+            measures = [f"{fmean(found):.1f}" for found in values[:2]]
+            measures.append(f"{fmean(values[2]):.1f} ± {pstdev(values[2]):.1f}")
+            spent = [f"{fmean(row[name] for row in ends) / by:,.1f}" for name, by in (("gmacs", 1000), ("seconds", 1))]
+            lines.append([_SYSTEMS[system][arm != "plain"], arm, *spent, *measures, *saved])
+    heads = ["step", "arm", "TMACs", "seconds", "start, %", "half, %", "end, %", "times less compute", "times less time"]
+    return f"{grid(heads, lines)}\n\n{_pruned_shares(results['rows'])}\n\n{_whole(results)}"
+
+
+def _pruned_shares(rows: Rows) -> str:
+    """Zero-shot accuracy and speed of the pruned encoder at every share of the MACs."""
+    own, lines = [row for row in rows if row["system"] == "pruning"], []
+    for share in sorted(_names(own, "macs"), reverse=True):
+        at = [row for row in own if row["macs"] == share and row["method"] != "random"]
+        chance = [row["top1"] for row in own if row["macs"] == share and row["method"] == "random"]
+        faster = fmean(row["images_per_second"] / row["images_per_second_dense"] for row in at)
+        cells = [f"{fmean(row['macs_share'] for row in at):.0%}", f"{fmean(row['top1'] for row in at):.1f}"]
+        cells.append(f"{fmean(chance):.1f}" if chance else "–")
+        lines.append([*cells, f"{fmean(row['feature_cosine'] for row in at):.3f}", f"{faster:.2f}x"])
+    return grid(["MACs of the encoder", "zero-shot, %", "random patches, %", "cosine to dense", "images/s"], lines)
+
+
+def _whole(results: Mapping[str, Any]) -> str:
+    """The plain line, the accelerated one, and its pruned encoder."""
+    plain, fast = results["lines"]
+    pruned, lines = results["pruning"], []
+    for name, line in (("plain", plain), ("accelerated", fast)):
+        spent = [f"{line['gmacs'] / 1000:,.1f}", f"{line['seconds']:,.0f}"]
+        lines.append([name, *spent, "100%", f"{line['zero_shot']:.1f}"])
+    if pruned is not None:
+        seconds = f"{fast['seconds'] + pruned['fit_seconds']:,.0f}"
+        lines.append(["accelerated, pruned", lines[-1][1], seconds, f"{pruned['macs_share']:.0%}", f"{pruned['top1']:.1f}"])
+    return grid(["line", "TMACs to train", "seconds to train", "MACs of an image", "zero-shot, %"], lines)
 
 
 def _names(rows: Iterable[Mapping[str, Any]], key: str) -> list[Any]:

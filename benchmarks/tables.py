@@ -24,7 +24,7 @@ PAGES = (
     ROOT / "README.md",
     *(
         ROOT / f"docs/{name}.md"
-        for name in ("choosing", "how-it-works", "evaluation", "models", "pretraining", "prototypes")
+        for name in ("choosing", "how-it-works", "evaluation", "models", "pretraining", "prototypes", "three-systems")
     ),
 )
 CHARTS = (
@@ -45,6 +45,8 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
         return pretrained.curriculum(results)
     if name.startswith("contrastive_budget"):
         return pretrained.gradients(results) if part else pretrained.contrastive(results)
+    if name.startswith("three_systems"):
+        return pretrained.systems(results)
     one = {
         "golden_search": _searches,
         "few_shot": _few_shot,
