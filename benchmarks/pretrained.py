@@ -11,13 +11,14 @@ from compared import grid
 __all__ = ["contrastive", "curriculum", "gradients", "systems"]
 
 _MEASURES = {"knn": "k-NN", "linear_probe": "linear probe"}
+_ALL = _MEASURES | {"zero_shot": "zero-shot"}
 
 _SYSTEMS = {
-    "mae": ("MAE, all pictures alike", "MAE, prototypes first"),
-    "moco": ("MoCo, whole images", "MoCo, few tokens first"),
-    "clip": ("CLIP, whole images", "CLIP, few tokens first"),
+    "mae": "MAE, prototypes first",
+    "moco": "MoCo, few tokens first",
+    "clip": "CLIP, few tokens first",
 }
-"""What a step is, plain and accelerated."""
+"""What a step of the three systems is."""
 
 Rows = list[dict[str, Any]]
 
@@ -100,20 +101,24 @@ def gradients(results: Mapping[str, Any]) -> str:
 def systems(results: Mapping[str, Any]) -> str:
     """What every step of the three systems saves, and what both lines took and came to."""
     rows, lines = [row for row in results["rows"] if row["system"] != "pruning"], []
-    for system in _names(rows, "system"):
-        for arm in _names(rows, "arm"):
-            own = [row for row in rows if (row["system"], row["arm"]) == (system, arm)]
-            ends = [row for row in own if row["share"] == 1]
-            values = [[row[row["measure"]] for row in own if row["share"] == share] for share in (0, 0.5, 1)]
-            saved = [
-                _sooner(results["headline"] if arm == "accelerated" else [], system=system, against=against)
-                for against in ("gmacs", "seconds")
-            ]
-            measures = [f"{fmean(found):.1f}" for found in values[:2]]
-            measures.append(f"{fmean(values[2]):.1f} ± {pstdev(values[2]):.1f}")
-            spent = [f"{fmean(row[name] for row in ends) / by:,.1f}" for name, by in (("gmacs", 1000), ("seconds", 1))]
-            lines.append([_SYSTEMS[system][arm != "plain"], arm, *spent, *measures, *saved])
-    heads = ["step", "arm", "TMACs", "seconds", "start, %", "half, %", "end, %", "times less compute", "times less time"]
+    for system, name in _SYSTEMS.items():
+        at = {
+            arm: [row for row in rows if (row["system"], row["arm"]) == (system, arm)]
+            for arm in ("plain", "accelerated")
+        }
+        ends = {arm: [row for row in own if row["share"] == 1] for arm, own in at.items()}
+        for measure in (key for key in _ALL if at["plain"][0].get(key) is not None):
+            cells = [f"{fmean(row[measure] for row in at['plain'] if row['share'] == 0):.1f}"]
+            for own in at.values():
+                half, end = ([row[measure] for row in own if row["share"] == share] for share in (0.5, 1))
+                cells.append(f"{fmean(half):.1f} → {fmean(end):.1f} ± {pstdev(end):.1f}")
+            about = {"system": system, "measure": measure}
+            saved = [_sooner(results["headline"], **about, against=against) for against in ("gmacs", "seconds")]
+            spent = [f"{fmean(row['gmacs'] for row in ends['plain']) / 1000:,.1f}"]
+            spent += [f"{fmean(row['seconds'] for row in own):,.0f}" for own in ends.values()]
+            lines.append([name, _ALL[measure], *cells, *spent, *saved])
+    heads = ["step", "measure in %", "start", "plain: half → end", "accelerated: half → end", "budget, TMACs"]
+    heads += ["plain, s", "accelerated, s", "times less compute", "times less time"]
     return f"{grid(heads, lines)}\n\n{_pruned_shares(results['rows'])}\n\n{_whole(results)}"
 
 
@@ -123,11 +128,11 @@ def _pruned_shares(rows: Rows) -> str:
     for share in sorted(_names(own, "macs"), reverse=True):
         at = [row for row in own if row["macs"] == share and row["method"] != "random"]
         chance = [row["top1"] for row in own if row["macs"] == share and row["method"] == "random"]
-        faster = fmean(row["images_per_second"] / row["images_per_second_dense"] for row in at)
+        faster = fmean(row["seconds_dense"] / row["seconds"] for row in at)
         cells = [f"{fmean(row['macs_share'] for row in at):.0%}", f"{fmean(row['top1'] for row in at):.1f}"]
         cells.append(f"{fmean(chance):.1f}" if chance else "–")
         lines.append([*cells, f"{fmean(row['feature_cosine'] for row in at):.3f}", f"{faster:.2f}x"])
-    return grid(["MACs of the encoder", "zero-shot, %", "random patches, %", "cosine to dense", "images/s"], lines)
+    return grid(["MACs of the encoder", "zero-shot, %", "random patches, %", "cosine to dense", "times faster"], lines)
 
 
 def _whole(results: Mapping[str, Any]) -> str:
@@ -139,7 +144,8 @@ def _whole(results: Mapping[str, Any]) -> str:
         lines.append([name, *spent, "100%", f"{line['zero_shot']:.1f}"])
     if pruned is not None:
         seconds = f"{fast['seconds'] + pruned['fit_seconds']:,.0f}"
-        lines.append(["accelerated, pruned", lines[-1][1], seconds, f"{pruned['macs_share']:.0%}", f"{pruned['top1']:.1f}"])
+        kept = [f"{pruned['macs_share']:.0%}", f"{pruned['top1']:.1f}"]
+        lines.append(["accelerated, pruned", lines[-1][1], seconds, *kept])
     return grid(["line", "TMACs to train", "seconds to train", "MACs of an image", "zero-shot, %"], lines)
 
 

@@ -5,21 +5,22 @@ r"""What three accelerations save, each beside its plain counterpart, and all of
 A tower is pretrained as a masked autoencoder (``mae``), goes on by MoCo (``moco``), becomes a CLIP on captions
 (``clip``), and is pruned. The plain line draws all pictures alike and compresses nothing. Of every training, the
 accelerated arm starts from the plain line's tower and has its budget: prototypes first, or the default schedule of
-compression. What it saves is by how much sooner its mean curve is where the plain one ends. The line of accelerated
-trainings runs on its own, at a part of the plain budget, and its CLIP is pruned. Budgets are multiply-accumulates of the
-image encoder by formula, the autoencoder's decoder and the momentum encoder included; text encoder and heads are in
-the seconds alone. Seconds are those that the process had a core; prototypes are in them. A run that is killed goes on
-within the training where it stopped.
+compression. What it saves is how much sooner its mean curve is where the plain one ends. The line of accelerated
+trainings runs on its own, at a part of the plain budget, and its CLIP is pruned. Budgets are multiply-accumulates of
+the image encoder by formula, the autoencoder's decoder and the momentum encoder included; text encoder and heads are
+in the seconds alone. Seconds are those that the process had a core; prototypes are in them. A run that is killed goes
+on within the training where it stopped.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -41,11 +42,12 @@ from patchranking.pretrain.loop import TrainSettings
 from patchranking.pretrain.masked import PROTOTYPES, MAESettings, mae
 from patchranking.pretrain.prototypes import read_prototypes
 from patchranking.pretrain.report import MODEL, PretrainReport
-from patchranking.pruning.macs import analytic_macs
+from patchranking.pruner import Pruner
+from patchranking.pruning.macs import analytic_macs, keep_at_macs
 from patchranking.pruning.schedule import Schedule
-from patchranking.towers.load import load_model
+from patchranking.towers.load import LoadedModel, load_model
 
-MEASURES = {"mae": "linear_probe", "moco": "linear_probe", "clip": "zero_shot"}
+MEASURES = {"mae": ("knn", "linear_probe"), "moco": ("knn", "linear_probe"), "clip": ("zero_shot",)}
 """System that trains -> what its arms are compared by, in percent."""
 PLAIN, FAST, LINE = "plain", "accelerated", "in line"
 SIZES: dict[str, Any] = {
@@ -58,6 +60,8 @@ VIEWED = ContrastiveSettings(**SIZES, head=256, min_scale=0.3)
 CAPTIONED = ClipSettings(features=64, context=16, width=64, depth=2, min_scale=0.5)
 POINTS = 1.0
 """Of zero-shot accuracy, which pruning may cost."""
+BATCH, REPEATS = 64, 20
+"""Images and runs that are timed."""
 
 Row = Mapping[str, Any]
 
@@ -83,16 +87,16 @@ class Job:
 def three_systems(
     out: Path = Path("benchmarks/results/three_systems-demo.json"),
     images: int = 1000,
-    test_images: int = 600,
+    test_images: int = 500,
     seeds: int = 2,
-    epochs: dict[str, float] = {"mae": 40, "moco": 6, "clip": 12},  # noqa: B006
+    epochs: dict[str, float] = {"mae": 20, "moco": 4, "clip": 6},  # noqa: B006
     part: float = 0.5,
     batch_size: int = 64,
     learning_rate: float = 4e-3,
-    evaluations: int = 6,
+    evaluations: int = 4,
     clusters: int = 16,
-    fit_steps: int = 300,
-    macs: list[float] = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4],  # noqa: B006
+    fit_steps: int = 200,
+    macs: list[float] = [0.9, 0.8, 0.7, 0.6, 0.5],  # noqa: B006
     work: Path = Path("runs/three_systems"),
     device: str = "cpu",
 ) -> None:
@@ -123,14 +127,19 @@ def three_systems(
             for arm in (PLAIN, FAST, LINE):
                 rows += results.once(f"{system} {arm} {seed}", partial(_trained, job, system, arm, seed))
         rows += results.once(f"pruning {seed}", partial(_pruned, job, seed, fit_steps, macs))
-    headline = [saving(rows, system, against) for system in MEASURES for against in ("gmacs", "seconds")]
+    headline = [
+        saving(rows, system, measure, against)
+        for system, measures in MEASURES.items()
+        for measure in measures
+        for against in ("gmacs", "seconds")
+    ]
     whole = {"pruning": pruning(rows), "lines": [line(rows, arm) for arm in (PLAIN, LINE)]}
     about = {"part": part, "epochs": epochs, "prototype_seconds": seconds}
     results.write(environment(torch.device(device)), rows, settings=about, headline=headline, **whole)
 
 
 def _trained(job: Job, system: str, arm: str, seed: int) -> list[dict[str, Any]]:
-    """The evaluations of a training: accelerated ones start from the plain line's tower, those in line from their own."""
+    """The evaluations of a training, which starts from the tower of the step before: the plain line's, or its own's."""
     epochs = job.epochs[system] * (job.part if arm == LINE else 1)
     training, folder = replace(job.training, epochs=epochs, seed=seed), job.folder(system, arm, seed)
     before = {"moco": "mae", "clip": "moco"}.get(system, "")
@@ -147,7 +156,7 @@ def _trained(job: Job, system: str, arm: str, seed: int) -> list[dict[str, Any]]
         report = image_text(tower, job.images, job.unseen, folder, CAPTIONED, training, schedule, job.device)
     first = job.prototype_seconds if system == "mae" and arm != PLAIN else 0.0
     gmacs, rows = _gmacs_of_a_pass(job, seed), [own_seconds(row, job.device) for row in report.progress.rows]
-    about = {"system": system, "arm": arm, "seed": seed, "measure": MEASURES[system]}
+    about = {"system": system, "arm": arm, "seed": seed}
     own = [{"gmacs": gmacs * row["budget"], "seconds": row["seconds"] + first} for row in rows]
     return [about | row | more for row, more in zip(rows, own, strict=True)]
 
@@ -164,25 +173,40 @@ def _pruned(job: Job, seed: int, steps: int, macs: Sequence[float]) -> list[dict
     model = load_model(f"open_clip:local-dir:{(folder / MODEL).resolve()}", job.device)
     began = time.process_time()
     pruner, _ = fit(model, job.images, folder / "pruner", FitSettings(keep=0.5, steps=steps, seed=seed))
-    seconds = time.process_time() - began
-    settings = EvaluationSettings(methods=["random"], macs=[*macs], examples=0, worst=0, seed=seed)
-    found, _ = evaluate(model, job.unseen, [pruner], settings)
-    names = ("method", "macs_share", "top1", "feature_cosine", "images_per_second", "images_per_second_dense")
-    shares = {row["keep_rate"]: share for row, share in zip(found["rows"][1::2], sorted(macs, reverse=True), strict=True)}
-    about = {"system": "pruning", "seed": seed, "fit_seconds": seconds}
-    return [
-        about | {"macs": shares.get(row["keep_rate"], 1.0)} | {name: row[name] for name in names}
-        for row in found["rows"]
-    ]
+    about = {"system": "pruning", "seed": seed, "fit_seconds": time.process_time() - began}
+    settings = EvaluationSettings(methods=["random"], macs=[*macs], timing_batch=0, examples=0, worst=0, seed=seed)
+    found = evaluate(model, job.unseen, [pruner], settings)[0]["rows"]
+    names, rows = ("method", "keep_rate", "macs_share", "top1", "feature_cosine"), list[dict[str, Any]]()
+    shares = {1.0: 1.0} | {keep_at_macs(model.tower, pruner.fitted, share): share for share in macs}
+    for row in found:
+        row = {name: row[name] for name in names} | {"macs": shares[row["keep_rate"]]}
+        if row["method"] != "random":
+            own = None if row["method"] == "dense" else pruner.at(row["keep_rate"])
+            row |= dict(zip(("seconds", "seconds_dense"), _seconds_of_a_batch(model, own), strict=True))
+        rows.append(about | row)
+    return rows
 
 
-def saving(rows: Sequence[Row], system: str, against: str) -> dict[str, Any]:
+@torch.inference_mode()
+def _seconds_of_a_batch(model: LoadedModel, pruner: Pruner | None) -> tuple[float, float]:
+    """Median seconds of a core for a batch with a pruner, None for none, and without, one after the other."""
+    pixels = torch.randn(BATCH, 3, *model.image_size, device=model.device)
+    found: tuple[list[float], list[float]] = [], []
+    for turn in range(REPEATS + 1):
+        for own, seconds in zip((pruner, None), found, strict=True):
+            with nullcontext() if own is None else own.attached(model.model):
+                began = time.process_time()
+                model.tower.module(pixels)
+                if turn:
+                    seconds.append(time.process_time() - began)
+    return median(found[0]), median(found[1])
+
+
+def saving(rows: Sequence[Row], system: str, measure: str, against: str) -> dict[str, Any]:
     """How many times sooner the accelerated arm of a training is where the plain one ends; see ``sooner``."""
     own = [row for row in rows if row["system"] == system]
-    ours, theirs = (
-        curves_of([row for row in own if row["arm"] == arm], MEASURES[system], against) for arm in (FAST, PLAIN)
-    )
-    return {"system": system, "against": against} | sooner(ours, theirs, paired=True)
+    ours, theirs = (curves_of([row for row in own if row["arm"] == arm], measure, against) for arm in (FAST, PLAIN))
+    return {"system": system, "measure": measure, "against": against} | sooner(ours, theirs, paired=True)
 
 
 def pruning(rows: Sequence[Row]) -> dict[str, Any] | None:
@@ -205,7 +229,7 @@ def _means(rows: Sequence[Row]) -> dict[float, dict[str, float]]:
     found = {}
     for share in {row["macs"] for row in rows}:
         own = [row for row in rows if row["macs"] == share]
-        faster = fmean(row["images_per_second"] / row["images_per_second_dense"] for row in own)
+        faster = fmean(row["seconds_dense"] / row["seconds"] for row in own)
         names = ("top1", "macs_share", "feature_cosine", "fit_seconds")
         means = {name: fmean(row[name] for row in own) for name in names}
         found[share] = means | {"times_faster": faster}

@@ -2,8 +2,8 @@
 
     python examples/three_systems.py
 
-The pictures are generated scenes with captions, and their classes are the colours of the objects. The numbers are small,
-so that it ends within minutes; ``--images 200 --epochs 2 --steps 20`` shows the way in less than one.
+The pictures are generated scenes with captions, and their classes are the colours of the objects. The numbers are
+small, so that it ends within minutes; ``--images 200 --epochs 2 --steps 20`` shows the way in less than one.
 ``benchmarks/three_systems.py`` measures what each step saves.
 """
 
@@ -37,16 +37,16 @@ def main(out: Path = Path("runs/three_systems"), images: int = 1000, epochs: flo
     training = TrainSettings(epochs=epochs, batch_size=min(64, images), learning_rate=4e-3, evaluations=1)
 
     masked = MAESettings(**TOWER, decoder_width=64, decoder_depth=1, min_scale=0.5, clusters=16, curriculum="prototype")
-    found = mae(scenes, unseen, out / "mae", masked, training).progress.rows
-    print(f"masked, typical scenes first: linear probe {found[0]['linear_probe']:.1f} -> {found[-1]['linear_probe']:.1f} %")
+    first, last = mae(scenes, unseen, out / "mae", masked, training).progress.rows
+    print(f"masked, typical scenes first: linear probe {first['linear_probe']:.1f} -> {last['linear_probe']:.1f} %")
 
     views = ContrastiveSettings(**TOWER, head=256, min_scale=0.3, weights=str(out / "mae/model"))
-    found = contrastive(scenes, unseen, out / "moco", views, training, schedule="default").progress.rows
-    print(f"contrastive, few tokens first: linear probe {found[0]['linear_probe']:.1f} -> {found[-1]['linear_probe']:.1f} %")
+    first, last = contrastive(scenes, unseen, out / "moco", views, training, schedule="default").progress.rows
+    print(f"contrastive, few tokens first: linear probe {first['linear_probe']:.1f} -> {last['linear_probe']:.1f} %")
 
     sizes = ClipSettings(features=64, context=16, width=64, depth=2, min_scale=0.5)
-    found = image_text(out / "moco/model", scenes, unseen, out / "clip", sizes, training, "default").progress.rows
-    print(f"captions, few tokens first: zero-shot {found[0]['zero_shot']:.1f} -> {found[-1]['zero_shot']:.1f} %")
+    first, last = image_text(out / "moco/model", scenes, unseen, out / "clip", sizes, training, "default").progress.rows
+    print(f"captions, few tokens first: zero-shot {first['zero_shot']:.1f} -> {last['zero_shot']:.1f} %")
 
     clip = load_model(f"open_clip:local-dir:{(out / 'clip/model').resolve()}")
     pruner, _ = fit(clip, scenes, out / "pruner", FitSettings(keep=0.5, steps=steps))

@@ -224,7 +224,11 @@ def _optimiser(objective: Objective, settings: TrainSettings) -> torch.optim.Opt
 
 
 def _costs(
-    objective: Objective, schedule: CompressionSchedule, settings: TrainSettings, views: Dataset[list[Tensor]], fabric: Any
+    objective: Objective,
+    schedule: CompressionSchedule,
+    settings: TrainSettings,
+    views: Dataset[list[Tensor]],
+    fabric: Any,
 ) -> dict[str, float]:
     if settings.cost == "formula":
         return formula_costs(objective, schedule.compressions)
