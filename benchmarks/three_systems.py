@@ -139,7 +139,7 @@ def three_systems(
 
 
 def _trained(job: Job, system: str, arm: str, seed: int) -> list[dict[str, Any]]:
-    """The evaluations of a training, which starts from the tower of the step before: the plain line's, or its own's."""
+    """The evaluations of a training, which starts from the tower of the step before: the plain line's, or its own."""
     epochs = job.epochs[system] * (job.part if arm == LINE else 1)
     training, folder = replace(job.training, epochs=epochs, seed=seed), job.folder(system, arm, seed)
     before = {"moco": "mae", "clip": "moco"}.get(system, "")

@@ -3,8 +3,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
@@ -28,7 +30,13 @@ SCHEDULE = CompressionSchedule((Stage(0.0, Compression(8, 0.5)), Stage(0.5, Comp
 
 @pytest.fixture
 def data(noise_folder):
-    return load_data(str(noise_folder("noise", ("cat", "dog"), 4)))
+    """Noise, red where it is a cat and blue where it is a dog."""
+    folder = noise_folder("noise", ("cat", "dog"), 4)
+    for path in folder.glob("*/*.png"):
+        pixels = np.array(Image.open(path))
+        pixels[..., 0 if path.parent.name == "cat" else 2] = 255
+        Image.fromarray(pixels).save(path)
+    return load_data(str(folder))
 
 
 @pytest.fixture
@@ -71,8 +79,8 @@ def test_it_learns_counts_its_budget_and_is_a_model_of_open_clip(data, tower, sc
     assert report.budget == 20 * 8
     assert last["budget"] == pytest.approx(report.budget, rel=0.05)
     assert last["step"] > 20 * 8 / 4
-    assert last["loss"] < 0.9 * report.progress.rows[1]["loss"]
-    assert last["zero_shot"] > 50 >= 0 <= first["zero_shot"]
+    assert last["loss"] < report.progress.rows[1]["loss"]
+    assert (first["zero_shot"], last["zero_shot"]) == (50, 100)
     loaded = load_model(f"open_clip:local-dir:{tmp_path / 'run/model'}")
     assert loaded.tower.feature_size == 8
     again = image_text(tower, data, data, tmp_path / "run", SMALL, replace(TRAINING, epochs=20), schedule)
@@ -121,7 +129,7 @@ def test_what_cannot_be_is_one_sentence(data, tower, tmp_path):
     image_text(tower, data, None, tmp_path / "run", SMALL, TRAINING, "none")
     with pytest.raises(UserError, match="holds the progress of another pretraining"):
         image_text(tower, data, None, tmp_path / "run", SMALL, TRAINING, "default")
-    with pytest.raises(UserError, match="There is no folder"):
+    with pytest.raises(UserError, match="Could not load the model .*none"):
         image_text(tmp_path / "none", data, None, tmp_path / "other", SMALL, TRAINING)
     data.labels = None
     with pytest.raises(UserError, match="neither captions nor classes"):
