@@ -40,7 +40,7 @@ from patchranking.pretrain.search import two_phase_schedule
 from patchranking.towers.load import load_model
 
 ARMS = {
-    "moco": ("base", "constant-patch", "constant-drop", "two-phase", "dynamic", "dynamic-steps"),
+    "moco": ("base", "two-phase", "dynamic", "constant-patch", "constant-drop", "dynamic-steps"),
     "simclr": ("base", "two-phase", "dynamic"),
     "dino": ("base", "two-phase", "dynamic"),
 }
@@ -80,11 +80,11 @@ def contrastive_budget(
     schedule: str = "analysis",
     base_batches: int = 200,
     batches: int = 50,
-    drops: list[float] = [0.0, 0.5, 0.75],  # noqa: B006
+    drops: list[float] = [0.0, 0.5],  # noqa: B006
     seeds: int = 3,
     epochs: float = 8.0,
     batch_size: int = 64,
-    evaluations: int = 6,
+    evaluations: int = 4,
     image_size: int = 48,
     patch_size: int = 8,
     width: int = 96,

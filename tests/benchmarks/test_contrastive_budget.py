@@ -45,7 +45,7 @@ def test_seeds_span_the_interval():
 def test_all_arms_run(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["contrastive_budget.py"])
     monkeypatch.setattr(contrastive_budget, "STAGES", ("0000.safetensors", "1000.safetensors"))
-    arms = ["base", "constant-patch", "dynamic", "dynamic-steps"]
+    arms = ["base", "dynamic", "constant-patch", "dynamic-steps"]
     contrastive_budget.contrastive_budget(
         data="demo:train",
         test="demo:test",

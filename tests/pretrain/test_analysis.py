@@ -7,7 +7,9 @@ import torch
 
 from patchranking import load_data
 from patchranking.errors import UserError
+from patchranking.files import make_folder
 from patchranking.pretrain import contrastive as contrastive_module
+from patchranking.pretrain import gradients
 from patchranking.pretrain.analysis import analyse
 from patchranking.pretrain.compression import Compression
 from patchranking.pretrain.contrastive import ContrastiveSettings, contrastive, make_objective
@@ -42,6 +44,21 @@ def test_a_gradient_is_that_of_its_batch_and_nothing_changes(data):
     objective(batch, Step(one, drop_noise(0, 3, 4), 0.5)).backward()
     expected = [weight.grad.flatten() for weight in objective.encoder.parameters()]
     torch.testing.assert_close(found, torch.cat(expected))
+
+
+def test_views_that_all_compressions_share_are_made_once_where_they_fit(data, tmp_path, monkeypatch):
+    objective, pictures = make_objective(SMALL).train(), read_pictures(data, 16, progress=False)
+    made, get = [], Views.__getitem__
+    monkeypatch.setattr(Views, "__getitem__", lambda self, item: made.append(item) or get(self, item))
+    found = []
+    for memory, times in ((1 << 30, 1), (0, 4)):
+        monkeypatch.setattr(gradients, "_MEMORY", memory)
+        about = objective, pictures, normalisation_of(objective.encoder), SETTINGS
+        found.append(gradients.stage_errors(*about, make_folder(tmp_path / str(memory)), "start"))
+        assert len(made) == 4 * (8 + times * 4)
+        made.clear()
+    assert found[0] == found[1]
+    assert len(found[0]) == 4
 
 
 def test_candidates_start_with_the_base_and_fit():

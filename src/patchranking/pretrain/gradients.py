@@ -24,6 +24,8 @@ from patchranking.seeding import nth_seed, seeded
 
 __all__ = ["GradientSettings", "batch_gradients", "candidates", "spent_on", "stage_errors"]
 
+_MEMORY = 1 << 30
+"""Bytes that views may take which all compressions share."""
 _LARGEST = 3
 """Patches up to so many times as large as the model's own, as in the paper's figure 3 (16 to 48)."""
 
@@ -94,8 +96,32 @@ class _Draws:
         return drawn
 
 
+class _Kept:
+    """Views of some items that are asked for again and again, made once where they fit into memory together.
+
+    Args:
+        views: Of any item.
+        items: Those to keep.
+    """
+
+    def __init__(self, views: Views, items: range) -> None:
+        self._views, self._items, self._found = views, items, dict[int, list[Tensor]]()
+
+    def __getitem__(self, item: int) -> list[Tensor]:
+        if item in self._found:
+            return self._found[item]
+        found = self._views[item]
+        if item in self._items and len(self._items) * sum(view.nbytes for view in found) <= _MEMORY:
+            self._found[item] = found
+        return found
+
+
 def batch_gradients(
-    objective: Objective, views: Views, batches: Sequence[int], compression: Compression, settings: GradientSettings
+    objective: Objective,
+    views: Views | _Kept,
+    batches: Sequence[int],
+    compression: Compression,
+    settings: GradientSettings,
 ) -> Iterator[Tensor]:
     """The gradient of the loss by the encoder's weights for each of some batches, ``(weights,)``, float32 on the CPU.
 
@@ -164,11 +190,13 @@ def stage_errors(
     total = len(missing) * settings.batches + (settings.base_batches if missing else 0)
     with tqdm(total=total, desc=f"gradients at {stage}", unit="batch") as bar:
         base = _base_gradients(objective, views, settings, bar) if missing else torch.empty(0)
-        numbers = range(settings.base_batches, settings.base_batches + settings.batches)
+        first, last = settings.base_batches, settings.base_batches + settings.batches
+        numbers = range(first, last)
+        shared = _Kept(views, range(first * settings.batch_size, last * settings.batch_size))
         each = settings.base_batches // min(settings.groups, settings.base_batches)
         for one in missing:
             own = []
-            for gradient in batch_gradients(objective, views, numbers, one, settings):
+            for gradient in batch_gradients(objective, shared, numbers, one, settings):
                 own.append(gradient)
                 bar.update()
             cost = costs[str(one)] / costs[str(objective.base)]
