@@ -45,7 +45,7 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
         return pretrained.curriculum(results)
     if name.startswith("contrastive_budget"):
         return pretrained.gradients(results) if part else pretrained.contrastive(results)
-    if name.startswith("three_systems"):
+    if name.startswith("systems-"):
         return pretrained.systems(results)
     one = {
         "golden_search": _searches,

@@ -4,12 +4,13 @@
 
 The pictures are generated scenes with captions, and their classes are the colours of the objects. The numbers are
 small, so that it ends within minutes; ``--images 200 --epochs 2 --steps 20`` shows the way in less than one.
-``benchmarks/three_systems.py`` measures what each step saves.
+``benchmarks/systems.py`` measures what each step saves.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import auto_cli
 
@@ -21,7 +22,7 @@ from patchranking.pretrain.image_text import image_text
 from patchranking.pretrain.loop import TrainSettings
 from patchranking.pretrain.masked import MAESettings, mae
 
-TOWER = {"image_size": 48, "patch_size": 6, "model_args": {"embed_dim": 96, "depth": 4, "num_heads": 3}}
+TOWER: dict[str, Any] = {"image_size": 48, "patch_size": 6, "model_args": {"embed_dim": 96, "depth": 4, "num_heads": 3}}
 
 
 def main(out: Path = Path("runs/three_systems"), images: int = 1000, epochs: float = 10, steps: int = 300) -> None:

@@ -129,7 +129,7 @@ def test_what_cannot_be_is_one_sentence(data, tower, tmp_path):
     image_text(tower, data, None, tmp_path / "run", SMALL, TRAINING, "none")
     with pytest.raises(UserError, match="holds the progress of another pretraining"):
         image_text(tower, data, None, tmp_path / "run", SMALL, TRAINING, "default")
-    with pytest.raises(UserError, match="Could not load the model .*none"):
+    with pytest.raises(UserError, match="Could not load the model"):
         image_text(tmp_path / "none", data, None, tmp_path / "other", SMALL, TRAINING)
     data.labels = None
     with pytest.raises(UserError, match="neither captions nor classes"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ def make_clip(encoder: nn.Module, settings: ClipSettings) -> tuple[nn.Module, di
         "layers": tower.depth,
         "mlp_ratio": tower.mlp_width / tower.width,
         "no_ln_pre": True,
-        "norm_kwargs": {"eps": encoder.norm.eps},
+        "norm_kwargs": {"eps": cast(nn.LayerNorm, encoder.norm).eps},
     }
     text = {
         "context_length": settings.context,
@@ -82,7 +82,7 @@ def make_clip(encoder: nn.Module, settings: ClipSettings) -> tuple[nn.Module, di
         "layers": settings.depth,
     }
     configuration = {"embed_dim": settings.features, "vision_cfg": vision, "text_cfg": text}
-    model: nn.Module = open_clip.CLIP(**configuration)
+    model = open_clip.CLIP(**configuration)
     own = {name: value.shape for name, value in model.visual.state_dict().items() if name != "proj"}
     if own != {name: value.shape for name, value in trained.items()}:
         raise _no_clip(encoder)

@@ -1,6 +1,6 @@
 r"""What three accelerations save, each beside its plain counterpart, and all of them in one line.
 
-    python benchmarks/three_systems.py --out benchmarks/results/three_systems-demo.json
+    python benchmarks/systems.py --out benchmarks/results/systems-demo.json
 
 A tower is pretrained as a masked autoencoder (``mae``), goes on by MoCo (``moco``), becomes a CLIP on captions
 (``clip``), and is pruned. The plain line draws all pictures alike and compresses nothing. Of every training, the
@@ -84,8 +84,8 @@ class Job:
         return self.work / as_file_name(f"{system} {arm} {seed}")
 
 
-def three_systems(
-    out: Path = Path("benchmarks/results/three_systems-demo.json"),
+def systems(
+    out: Path = Path("benchmarks/results/systems-demo.json"),
     images: int = 1000,
     test_images: int = 500,
     seeds: int = 2,
@@ -97,7 +97,7 @@ def three_systems(
     clusters: int = 16,
     fit_steps: int = 200,
     macs: list[float] = [0.9, 0.8, 0.7, 0.6, 0.5],  # noqa: B006
-    work: Path = Path("runs/three_systems"),
+    work: Path = Path("runs/systems"),
     device: str = "cpu",
 ) -> None:
     """Trains both lines with every seed, prunes the accelerated one, and says what was saved.
@@ -245,4 +245,4 @@ def line(rows: Sequence[Row], arm: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(three_systems)
+    main(systems)
