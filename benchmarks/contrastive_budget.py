@@ -82,7 +82,7 @@ def contrastive_budget(
     batches: int = 50,
     drops: list[float] = [0.0, 0.5],  # noqa: B006
     seeds: int = 3,
-    epochs: float = 8.0,
+    epochs: float = 6.0,
     batch_size: int = 64,
     evaluations: int = 4,
     image_size: int = 48,

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean, pstdev
 from typing import Any
 
+import numpy as np
 from compared import grid
 
 __all__ = ["contrastive", "curriculum", "gradients", "systems"]
@@ -20,6 +21,8 @@ _SYSTEMS = {
 }
 """What a step of the three systems is."""
 
+_RESAMPLES = 2000
+
 Rows = list[dict[str, Any]]
 
 
@@ -28,14 +31,16 @@ def curriculum(results: Mapping[str, Any]) -> str:
     rows, lines = results["rows"], []
     for arm in _names(rows, "arm"):
         own = [row for row in rows if row["arm"] == arm]
+        gains = [_gain(own, [row for row in rows if row["arm"] == "uniform"], name) for name in _MEASURES]
         sooner = [_sooner(results["headline"], arm=arm, measure=name, against="step") for name in _MEASURES]
-        lines.append([f"`{arm}`", *_along(own), *sooner])
+        lines.append([f"`{arm}`", *_along(own), *(gains if arm != "uniform" else ["–", "–"]), *sooner])
     first = rows[0]
-    heads = [f"{name}, times fewer steps" for name in _MEASURES.values()]
+    heads = [f"{name}, {what}" for what in ("less `uniform`'s", "times fewer steps") for name in _MEASURES.values()]
     return (
         f"**{first['data']}**, {max(row['n_images'] for row in rows)} pictures, {_seeds(rows)} seeds, "
-        f"{max(row['step'] for row in rows)} steps: accuracy in % at the start, half-way and in the end (standard "
-        "deviation over seeds), and how many times fewer steps to where `uniform` ends (95 % interval)\n\n"
+        f"{max(row['step'] for row in rows)} steps: accuracy in % half-way and in the end (standard deviation over "
+        f"seeds; {_untrained(rows)}), its difference in the end, seed by seed, and how many times fewer steps to where "
+        "`uniform` ends (95 % intervals)\n\n"
     ) + grid(["order", *_heads(), *heads], lines)
 
 
@@ -58,8 +63,8 @@ def contrastive(results: Mapping[str, Any]) -> str:
         budget = max(row["budget"] for row in rows)
         parts.append(
             f"**{method}, {rows[0]['dataset']}**, {_seeds(rows)} seeds, {budget:,.0f} passes: accuracy in % "
-            "at the start, half-way and in the end (standard deviation over seeds), and how many times less to where "
-            "`base` ends (95 % interval)\n\n" + grid(["arm", "rate", "steps", *_heads(), *heads], lines)
+            f"half-way and in the end (standard deviation over seeds; {_untrained(rows)}), and how many times less to "
+            "where `base` ends (95 % interval)\n\n" + grid(["arm", "rate", "steps", *_heads(), *heads], lines)
         )
     against = [one for one in results["headline"] if one["over"] == "two-phase"]
     lines = [
@@ -158,16 +163,34 @@ def _seeds(rows: Rows) -> int:
 
 
 def _heads() -> list[str]:
-    return [f"{name}: {when}" for name in _MEASURES.values() for when in ("start", "half", "end")]
+    return [f"{name}: {when}" for name in _MEASURES.values() for when in ("half", "end")]
 
 
 def _along(rows: Rows) -> list[str]:
-    """Means of both measures at 0, 50 and 100 %, the last with its deviation."""
+    """Means of both measures at 50 and 100 %, the latter with its deviation."""
     cells = []
     for measure in _MEASURES:
-        found = [[row[measure] for row in rows if row["share"] == share] for share in (0, 0.5, 1)]
-        cells += [f"{fmean(values):.1f}" for values in found[:2]] + [f"{fmean(found[2]):.1f} ± {pstdev(found[2]):.1f}"]
+        half, end = (_at(rows, measure, share) for share in (0.5, 1))
+        cells += [f"{fmean(half):.1f}", f"{fmean(end):.1f} ± {pstdev(end):.1f}"]
     return cells
+
+
+def _at(rows: Rows, measure: str, share: float) -> list[float]:
+    return [row[measure] for row in sorted(rows, key=lambda row: row["seed"]) if row["share"] == share]
+
+
+def _untrained(rows: Rows) -> str:
+    """What encoders come to before they are trained."""
+    found = " and ".join(f"{fmean(_at(rows, measure, 0)):.1f}" for measure in _MEASURES)
+    return f"before the training, {found}"
+
+
+def _gain(ours: Rows, theirs: Rows, measure: str) -> str:
+    """The mean difference in the end of paired seeds, and its bootstrap interval."""
+    found = np.subtract(_at(ours, measure, 1), _at(theirs, measure, 1))
+    drawn = np.random.default_rng(0).choice(found, (_RESAMPLES, len(found))).mean(1)
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return f"{found.mean():+.1f} ({low:+.1f} ... {high:+.1f})"
 
 
 def _sooner(headline: Rows, **about: str) -> str:

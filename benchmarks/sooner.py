@@ -45,7 +45,8 @@ def sooner(ours: np.ndarray, theirs: np.ndarray, paired: bool) -> dict[str, Any]
         paired: Whether seeds belong together, so that both are drawn alike.
 
     Returns:
-        The ``factor``, None where our curve never rises to where theirs ends, and its 95 % bootstrap ``interval`` over
+        The ``factor`` between the costs at which both curves are first where theirs ends, so that a curve that stays
+        level in the end is not sooner than itself; None where ours never is. And its 95 % bootstrap ``interval`` over
         seeds, where that counts as 0.
     """
     rng = np.random.default_rng(0)
@@ -61,9 +62,15 @@ def sooner(ours: np.ndarray, theirs: np.ndarray, paired: bool) -> dict[str, Any]
 
 
 def _factor(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """Cost of the others' end over the cost at which our mean curve is first as good; 0 where it never is."""
-    (end, aim), curve = theirs.mean(0)[-1], ours.mean(0)
+    """Cost at which the others' mean curve is first where it ends, over that of ours; 0 where ours never is."""
+    aim = theirs.mean(0)[-1, 1]
+    reached, needed = _first(ours.mean(0), aim), _first(theirs.mean(0), aim)
+    return needed / reached if reached and needed else 0.0
+
+
+def _first(curve: np.ndarray, aim: float) -> float | None:
+    """Cost at which a curve first rises to an accuracy."""
     for (before, low), (after, high) in pairwise(curve):
         if high >= aim > low:
-            return float(end / (before + (after - before) * (aim - low) / (high - low)))
-    return 0.0
+            return float(before + (after - before) * (aim - low) / (high - low))
+    return None

@@ -26,6 +26,12 @@ def test_what_is_there_sooner_saves_so_much():
     assert compared([[50, 45]], base)["factor"] is None
 
 
+def test_a_level_curve_is_not_sooner_than_itself():
+    level = [[0, 20, 31, 30, 30]]
+    assert compared(level, level) == {"factor": 1, "interval": [1, 1]}
+    assert compared([[0, 30, 30, 30, 30]], level)["factor"] == pytest.approx(1 + 10 / 11, abs=1e-3)
+
+
 def test_the_interval_is_over_seeds():
     base, ours = [[0, 20, 40]] * 5, [[0, 36 + 2 * seed, 60] for seed in range(5)]
     found = compared(ours, base)
