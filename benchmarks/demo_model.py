@@ -27,6 +27,7 @@ from patchranking.demo.scenes import BACKGROUNDS, CLASSES, COLOURS, SIZE, TEMPLA
 from patchranking.errors import UserError
 from patchranking.pretrain.compression import Compression, run_compressed
 from patchranking.pretrain.cost import forward_share
+from patchranking.pretrain.image_text import matches
 from patchranking.pretrain.pictures import drop_noise
 from patchranking.pretrain.schedule import CompressionSchedule
 from patchranking.towers import as_tower
@@ -190,12 +191,10 @@ class Trainer:
         scale = self.model.logit_scale.exp().clamp(max=100)
         classes = self.text_features([template.format(name) for name in CLASSES])
         texts = self.text_features(captions)
-        logits = scale * images @ texts.T
-        same = torch.tensor([[a == b for b in captions] for a in captions], dtype=torch.float32)
-        target = same / same.sum(1, keepdim=True)
+        same = torch.tensor([[a == b for b in captions] for a in captions])
         owners = torch.where(coverage > 0.15, labels[:, None], len(CLASSES))
         return {
-            "contrastive": (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2,
+            "contrastive": matches(images, texts, same, scale),
             "classes": F.cross_entropy(scale * images @ classes.T, labels),
             "patches": F.cross_entropy(
                 self.patch_head(tokens[:, 1:]).flatten(0, 1), owners.flatten(), weight=self.patch_weights

@@ -105,7 +105,7 @@ def mae_curriculum(
         scores.append(np.mean([found[-1][name] for name in MEASURES]))
     tuned = choices[int(np.argmax(scores)) if scores else 0]
     small = replace(SMALL, mask=tuned[0], decoder_depth=tuned[1])
-    seconds = results.once("prototypes", partial(_find_prototypes, data, runs, clusters))
+    seconds = results.once("prototypes", partial(find_in_seconds, data, runs, clusters))
     prototypes, rows = read_prototypes(runs / PROTOTYPES), []
     for seed, (arm, order) in product(range(seeds), ARMS.items()):
         pictures = subset(data, max(2, round(FIFTH * len(data))), seed) if arm == "uniform-20" else data
@@ -141,7 +141,7 @@ def saving(rows: Sequence[Row], arm: str, measure: str, against: str) -> dict[st
     return {"arm": arm, "measure": measure, "against": against} | sooner(ours, theirs, paired=True)
 
 
-def _find_prototypes(data: ImageData, runs: Path, clusters: int) -> float:
+def find_in_seconds(data: ImageData, runs: Path, clusters: int) -> float:
     """Writes the prototypes, and says how many seconds it took to find them."""
     began = time.process_time()
     found = find_prototypes(

@@ -9,9 +9,17 @@ from typing import Any
 import numpy as np
 from compared import grid
 
-__all__ = ["contrastive", "curriculum", "gradients"]
+__all__ = ["contrastive", "curriculum", "gradients", "systems"]
 
 _MEASURES = {"knn": "k-NN", "linear_probe": "linear probe"}
+_ALL = _MEASURES | {"zero_shot": "zero-shot"}
+
+_SYSTEMS = {
+    "mae": "MAE, prototypes first",
+    "moco": "MoCo, few tokens first",
+    "clip": "CLIP, few tokens first",
+}
+"""What a step of the three systems is."""
 
 _RESAMPLES = 2000
 
@@ -93,6 +101,57 @@ def gradients(results: Mapping[str, Any]) -> str:
         f"{settings['batch_size']} images each, at shares of the training; in units of the variance of a batch without "
         "compression (95 % interval), the least error of a stage in bold\n\n"
     ) + grid(["compression", "cost", *heads], lines)
+
+
+def systems(results: Mapping[str, Any]) -> str:
+    """What every step of the three systems saves, and what both lines took and came to."""
+    rows, lines = [row for row in results["rows"] if row["system"] != "pruning"], []
+    for system, name in _SYSTEMS.items():
+        at = {
+            arm: [row for row in rows if (row["system"], row["arm"]) == (system, arm)]
+            for arm in ("plain", "accelerated")
+        }
+        ends = {arm: [row for row in own if row["share"] == 1] for arm, own in at.items()}
+        for measure in (key for key in _ALL if at["plain"][0].get(key) is not None):
+            cells = [f"{fmean(row[measure] for row in at['plain'] if row['share'] == 0):.1f}"]
+            for own in at.values():
+                half, end = ([row[measure] for row in own if row["share"] == share] for share in (0.5, 1))
+                cells.append(f"{fmean(half):.1f} → {fmean(end):.1f} ± {pstdev(end):.1f}")
+            about = {"system": system, "measure": measure}
+            saved = [_sooner(results["headline"], **about, against=against) for against in ("gmacs", "seconds")]
+            spent = [f"{fmean(row['gmacs'] for row in ends['plain']) / 1000:,.1f}"]
+            spent += [f"{fmean(row['seconds'] for row in own):,.0f}" for own in ends.values()]
+            lines.append([name, _ALL[measure], *cells, *spent, *saved])
+    heads = ["step", "measure in %", "start", "plain: half → end", "accelerated: half → end", "budget, TMACs"]
+    heads += ["plain, s", "accelerated, s", "times less compute", "times less time"]
+    return f"{grid(heads, lines)}\n\n{_pruned_shares(results['rows'])}\n\n{_whole(results)}"
+
+
+def _pruned_shares(rows: Rows) -> str:
+    """Zero-shot accuracy and speed of the pruned encoder at every share of the MACs."""
+    own, lines = [row for row in rows if row["system"] == "pruning"], []
+    for share in sorted(_names(own, "macs"), reverse=True):
+        at = [row for row in own if row["macs"] == share and row["method"] != "random"]
+        chance = [row["top1"] for row in own if row["macs"] == share and row["method"] == "random"]
+        faster = fmean(row["seconds_dense"] / row["seconds"] for row in at)
+        cells = [f"{fmean(row['macs_share'] for row in at):.0%}", f"{fmean(row['top1'] for row in at):.1f}"]
+        cells.append(f"{fmean(chance):.1f}" if chance else "–")
+        lines.append([*cells, f"{fmean(row['feature_cosine'] for row in at):.3f}", f"{faster:.2f}x"])
+    return grid(["MACs of the encoder", "zero-shot, %", "random patches, %", "cosine to dense", "times faster"], lines)
+
+
+def _whole(results: Mapping[str, Any]) -> str:
+    """The plain line, the accelerated one, and its pruned encoder."""
+    plain, fast = results["lines"]
+    pruned, lines = results["pruning"], []
+    for name, line in (("plain", plain), ("accelerated", fast)):
+        spent = [f"{line['gmacs'] / 1000:,.1f}", f"{line['seconds']:,.0f}"]
+        lines.append([name, *spent, "100%", f"{line['zero_shot']:.1f}"])
+    if pruned is not None:
+        seconds = f"{fast['seconds'] + pruned['fit_seconds']:,.0f}"
+        kept = [f"{pruned['macs_share']:.0%}", f"{pruned['top1']:.1f}"]
+        lines.append(["accelerated, pruned", lines[-1][1], seconds, *kept])
+    return grid(["line", "TMACs to train", "seconds to train", "MACs of an image", "zero-shot, %"], lines)
 
 
 def _names(rows: Iterable[Mapping[str, Any]], key: str) -> list[Any]:

@@ -33,6 +33,7 @@ PAGES = (
             "models",
             "pretraining",
             "prototypes",
+            "three-systems",
         )
     ),
 )
@@ -56,6 +57,8 @@ def table(name: str, results: dict[str, Any], part: str | None = None) -> str:
         return pretrained.curriculum(results)
     if name.startswith("contrastive_budget"):
         return pretrained.gradients(results) if part else pretrained.contrastive(results)
+    if name.startswith("systems-"):
+        return pretrained.systems(results)
     one = {
         "golden_search": _searches,
         "few_shot": _few_shot,

@@ -29,3 +29,6 @@ def test_classes_may_be_the_colours_of_the_objects():
     for index in range(20):
         assert f" {data.class_names[data.labels[index]]} " in scenes.scene("val", index).caption
     assert by_colour(data).labels == data.labels
+    assert data.captions == [[scenes.scene("val", index).caption] for index in range(20)]
+    assert data.templates[0].format("red") == "a red sun"
+    assert DemoData("val", 20).captions is None

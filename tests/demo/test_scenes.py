@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from patchranking.demo.scenes import _GLYPHS, BACKGROUNDS, CLASSES, COLOURS, SIZE, SPLITS, scene
+from patchranking.demo.scenes import _GLYPHS, BACKGROUNDS, CLASSES, COLOURS, SIZE, SPLITS, caption, scene
 from patchranking.errors import UserError
 
 
@@ -52,6 +52,7 @@ def test_captions_name_colour_object_and_background():
         assert (name, colour in COLOURS) == (CLASSES[drawn.label], True)
         assert background.removesuffix(" background") in BACKGROUNDS
         assert drawn.key == f"val/{index:07d}"
+        assert drawn.caption == caption("val", index)
 
 
 def test_every_class_is_drawn_whole_and_the_mask_shows_where():

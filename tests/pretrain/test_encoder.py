@@ -9,7 +9,14 @@ from patchranking import load_data, load_model
 from patchranking.errors import UserError
 from patchranking.fitting.fit import fit
 from patchranking.fitting.settings import FitSettings
-from patchranking.pretrain.encoder import make_encoder, normalisation_of, preprocess_of, save_encoder
+from patchranking.pretrain.encoder import (
+    load_encoder,
+    make_encoder,
+    normalisation_of,
+    preprocess_of,
+    save_encoder,
+    trained_weights,
+)
 from patchranking.towers import as_tower
 
 MORE = {"embed_dim": 32, "depth": 3, "num_heads": 2}
@@ -65,3 +72,20 @@ def test_a_model_that_cannot_be_is_one_sentence(wrong, said):
 
 def test_the_grid_of_a_made_model(encoder):
     assert as_tower(encoder).grid == (4, 4)
+
+
+def test_a_trained_encoder_is_read_again(encoder, tmp_path):
+    save_encoder(encoder, tmp_path / "model")
+    pixels = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load_encoder(tmp_path / "model")(pixels), encoder(pixels))
+    found = trained_weights(tmp_path / "model", encoder)
+    assert all(torch.equal(value, found[name]) for name, value in encoder.state_dict().items())
+
+
+def test_weights_of_another_kind_are_one_sentence(encoder, tmp_path):
+    with pytest.raises(UserError, match="no trained encoder in"):
+        trained_weights(tmp_path, encoder)
+    save_encoder(encoder, tmp_path / "model")
+    other = make_encoder("vit_tiny_patch16_224", 32, 8, {**MORE, "depth": 2}, 0)
+    with pytest.raises(UserError, match="is of another kind"):
+        trained_weights(tmp_path / "model", other)

@@ -176,6 +176,22 @@ def test_two_processes_are_one_with_the_same_batch(ask, noise_folder, schedule, 
         torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5, msg=name)
 
 
+@pytest.mark.parametrize("method", ["moco", "simclr", "dino"])
+def test_a_trained_tower_is_gone_on_from(data, tmp_path, method):
+    contrastive(data, None, tmp_path / "first", SMALL, replace(TRAINING, seed=5))
+    own = replace(SMALL, method=method, weights=str(tmp_path / "first/model"))
+    trained, objective = weights_of(tmp_path / "first"), make_objective(own)
+    assert all(torch.equal(value, trained[name]) for name, value in objective.encoder.state_dict().items())
+    if method != "simclr":
+        assert all(torch.equal(value, trained[name]) for name, value in objective.key_encoder.state_dict().items())
+    first = contrastive(data, None, tmp_path / "run", own, TRAINING)
+    (tmp_path / "first").rename(tmp_path / "moved")
+    moved = replace(own, weights=str(tmp_path / "moved/model"))
+    assert contrastive(data, None, tmp_path / "run", moved, TRAINING) == first
+    with pytest.raises(UserError, match="holds the progress of another pretraining"):
+        contrastive(data, None, tmp_path / "run", replace(own, weights=None), TRAINING)
+
+
 def test_a_finished_training_does_nothing_again(data, schedule, tmp_path):
     first = contrastive(data, None, tmp_path / "run", SMALL, TRAINING, schedule)
     again = contrastive(data, None, tmp_path / "run", SMALL, TRAINING, schedule)

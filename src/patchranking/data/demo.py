@@ -31,16 +31,18 @@ class DemoData(ImageData):
 
 
 class _ByColour(DemoData):
-    """The same scenes, whose classes are the colours of their objects."""
+    """The same scenes with their captions, whose classes are the colours of their objects."""
 
     def __init__(self, split: str, length: int) -> None:
         super().__init__(split, length)
         self.class_names = list(scenes.COLOURS)
         self.labels = [self.class_names.index(scenes.colour(split, index)) for index in range(length)]
+        self.templates = tuple(f"a {{}} {name}" for name in scenes.CLASSES)
+        self.captions = [[scenes.caption(split, index)] for index in range(length)]
 
 
 def by_colour(data: ImageData) -> ImageData:
-    """The scenes of the demo with the 12 colours of their objects as classes; other data as they are."""
+    """The scenes of the demo with captions, and the 12 colours of their objects as classes; other data as they are."""
     return _ByColour(data.split, len(data)) if isinstance(data, DemoData) else data
 
 

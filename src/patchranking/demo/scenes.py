@@ -25,6 +25,7 @@ __all__ = [
     "SPLITS",
     "TEMPLATES",
     "Scene",
+    "caption",
     "colour",
     "key",
     "label",
@@ -192,7 +193,7 @@ def scene(split: str, index: int) -> Scene:
         key=key(split, index),
         image=_outlines(image) if split.endswith(SKETCH) else image,
         label=label,
-        caption=f"{_article(colour)} {colour} {CLASSES[label]} on a {texture} background",
+        caption=_caption(colour, label, texture),
         mask=alpha > 0.5,
         clutter=clutter,
         rotation=rotation,
@@ -215,6 +216,17 @@ def colour(split: str, index: int) -> str:
     rng = _generator(split, index)
     rng.integers(len(CLASSES))
     return str(rng.choice(list(COLOURS)))
+
+
+def caption(split: str, index: int) -> str:
+    """The caption of a scene, which is not drawn for it."""
+    rng = _generator(split, index)
+    label = int(rng.integers(len(CLASSES)))
+    return _caption(str(rng.choice(list(COLOURS))), label, str(rng.choice(BACKGROUNDS)))
+
+
+def _caption(colour: str, label: int, texture: str) -> str:
+    return f"{_article(colour)} {colour} {CLASSES[label]} on a {texture} background"
 
 
 def _generator(split: str, index: int) -> np.random.Generator:

@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from patchranking.checkpoint import digest
 from patchranking.data import ImageData
 from patchranking.errors import UserError, check_numbers
 from patchranking.files import make_folder, write_json
 from patchranking.pretrain.budget import budget_of
 from patchranking.pretrain.dino import DINO
-from patchranking.pretrain.encoder import make_encoder, normalisation_of, save_encoder
+from patchranking.pretrain.encoder import make_encoder, normalisation_of, save_encoder, trained_weights
 from patchranking.pretrain.gradients import GradientSettings, spent_on, stage_errors
 from patchranking.pretrain.loop import TrainSettings, fabric_for, identity_of, train
 from patchranking.pretrain.moco import MoCo
@@ -22,7 +23,7 @@ from patchranking.pretrain.probe import measures_on, nothing
 from patchranking.pretrain.progress import ProgressFolder, load_stage, read_stage, stages_of
 from patchranking.pretrain.report import MODEL, PretrainReport
 from patchranking.pretrain.schedule import CompressionSchedule
-from patchranking.pretrain.search import default_schedule, schedule_from_errors, two_phase_schedule
+from patchranking.pretrain.search import named_schedule, schedule_from_errors
 from patchranking.pretrain.simclr import SimCLR
 from patchranking.seeding import seeded
 
@@ -50,6 +51,8 @@ class ContrastiveSettings:
         keys: How keys are compressed: larger patches but none dropped (patch), not at all (full), or as queries (both).
             SimCLR has no keys.
         min_scale: Least share of a picture that a view shows; the method's own when omitted.
+        weights: Folder of a trained tower of the same model and sizes to go on from, such as runs/mae/model; drawn when
+            omitted.
     """
 
     method: MethodName = "moco"
@@ -60,6 +63,7 @@ class ContrastiveSettings:
     head: int = 2048
     keys: KeysName = "patch"
     min_scale: float | None = None
+    weights: str | None = None
 
     def __post_init__(self) -> None:
         check_numbers(vars(self), image_size=1, patch_size=1, head=1)
@@ -70,22 +74,27 @@ class ContrastiveSettings:
 
 
 def make_objective(settings: ContrastiveSettings, seed: int = 0) -> Contrastive:
-    """The encoder of some settings and the method on it, with random weights.
+    """The encoder of some settings and the method on it; what is not trained yet has random weights.
 
     Args:
         settings: What is trained, and by which method.
         seed: Of the weights.
 
     Raises:
-        UserError: If timm cannot make the encoder, or it cannot be compressed.
+        UserError: If timm cannot make the encoder, it cannot be compressed, or the trained one is of another kind.
     """
     encoder = make_encoder(settings.model, settings.image_size, settings.patch_size, settings.model_args, seed)
+    weights = None if settings.weights is None else trained_weights(settings.weights, encoder)
     more: dict[str, Any] = {} if settings.min_scale is None else {"min_scale": settings.min_scale}
     with seeded(seed):
         if settings.method == "simclr":
-            return SimCLR(encoder, hidden=settings.head, **more)
-        kind = MoCo if settings.method == "moco" else DINO
-        return kind(encoder, settings.keys, hidden=settings.head, **more)
+            found: Contrastive = SimCLR(encoder, hidden=settings.head, **more)
+        else:
+            kind = MoCo if settings.method == "moco" else DINO
+            found = kind(encoder, settings.keys, hidden=settings.head, **more)
+    if weights is not None:
+        found.start_from(weights)
+    return found
 
 
 def contrastive(
@@ -119,7 +128,7 @@ def contrastive(
     training, folder = training or TrainSettings(), make_folder(out)
     fabric = fabric_for(device, training)
     objective = make_objective(settings, training.seed)
-    chosen = None if schedule == "auto" else _known_schedule(schedule, objective)
+    chosen = None if schedule == "auto" else named_schedule(schedule, objective)
     if chosen is None and fabric.world_size > 1:
         raise UserError("A schedule is searched for on one process: search first, then give --schedule FILE.")
     pictures = read_pictures(data, settings.image_size, training.in_memory, progress=not fabric.global_rank)
@@ -127,6 +136,8 @@ def contrastive(
     measures, skipped = measures_on(objective.encoder, data, seen, training.probe_images, training.seed)
     budget = budget_of(objective, training.epochs, len(pictures))
     of = identity_of(settings, training, pictures)
+    if of.pop("weights") is not None:  # a folder's name says nothing
+        of["started_from"] = digest(objective.encoder.state_dict())
     searched = 0.0
     if chosen is None:
         chosen, searched = _searched(pictures, folder / "search", settings, training, budget, of, fabric)
@@ -143,19 +154,6 @@ def contrastive(
 def _views(pictures: Pictures, objective: Contrastive, seed: int) -> Views:
     """Views of all pictures, every epoch in its own order."""
     return Views(pictures, Shuffled(len(pictures), seed), objective.views(normalisation_of(objective.encoder)), seed)
-
-
-def _known_schedule(name: str, objective: Contrastive) -> CompressionSchedule:
-    """A schedule by its name or from a file, checked."""
-    if name == "none":
-        return CompressionSchedule.constant(objective.base)
-    if name == "two-phase":
-        return two_phase_schedule(objective)
-    if name == "default":
-        return default_schedule(objective)
-    found = CompressionSchedule.load(Path(name))
-    found.check(objective.tower, objective.passes)
-    return found
 
 
 def _searched(

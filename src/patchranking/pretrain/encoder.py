@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from patchranking.errors import UserError, reason
@@ -17,8 +18,17 @@ from patchranking.pretrain.compression import Compression, check_compressible
 from patchranking.pretrain.objective import Normalisation
 from patchranking.seeding import seeded
 from patchranking.towers import as_tower
+from patchranking.towers.load import load_model
 
-__all__ = ["data_config_of", "make_encoder", "normalisation_of", "preprocess_of", "save_encoder"]
+__all__ = [
+    "data_config_of",
+    "load_encoder",
+    "make_encoder",
+    "normalisation_of",
+    "preprocess_of",
+    "save_encoder",
+    "trained_weights",
+]
 
 
 def make_encoder(name: str, image_size: int, patch_size: int, more: Mapping[str, Any], seed: int) -> nn.Module:
@@ -81,3 +91,35 @@ def save_encoder(encoder: nn.Module, folder: Path) -> None:
         models.save_for_hf(encoder, partial, safe_serialization=True, data_config=data_config_of(encoder))
         for name in ("model.safetensors", "config.json"):
             os.replace(Path(partial) / name, folder / name)
+
+
+def load_encoder(folder: str | Path) -> nn.Module:
+    """The encoder that ``save_encoder`` wrote.
+
+    Raises:
+        UserError: If there is none in the folder.
+    """
+    return load_model(f"timm:local-dir:{Path(folder).expanduser().resolve()}").model
+
+
+def trained_weights(folder: str | Path, encoder: nn.Module) -> dict[str, Tensor]:
+    """Weights of a trained encoder, for another of its kind to go on from.
+
+    Args:
+        folder: That ``save_encoder`` wrote.
+        encoder: Of the same architecture and sizes.
+
+    Raises:
+        UserError: If there is none in the folder, or it is of another kind.
+    """
+    path = Path(folder).expanduser() / "model.safetensors"
+    if not path.is_file():
+        raise UserError(f"There is no trained encoder in '{folder}': give the folder 'model' of a pretraining.")
+    weights = load_file(path)
+    own = {name: value.shape for name, value in encoder.state_dict().items()}
+    if own != {name: value.shape for name, value in weights.items()}:
+        raise UserError(
+            f"The encoder in '{folder}' is of another kind: give the model, image_size, patch_size and model_args that "
+            "it was trained with."
+        )
+    return weights

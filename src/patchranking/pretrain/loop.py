@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
-from torch.utils.data import DataLoader
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from patchranking.checkpoint import digest
@@ -19,7 +19,7 @@ from patchranking.launch import launched
 from patchranking.predictor.precision import TrainingPrecision
 from patchranking.pretrain.budget import CostName, formula_costs, measured_costs
 from patchranking.pretrain.objective import Objective, Step
-from patchranking.pretrain.pictures import Batches, Pictures, Views, drop_noise
+from patchranking.pretrain.pictures import Batches, Pictures, drop_noise
 from patchranking.pretrain.progress import Progress, ProgressFolder
 from patchranking.pretrain.schedule import CompressionSchedule, cosine_rate, power_rate, warmed_up
 from patchranking.seeding import nth_seed, seeded
@@ -102,7 +102,7 @@ def fabric_for(device: str, settings: TrainSettings) -> Any:
 
 def train(
     objective: Objective,
-    views: Views,
+    views: Dataset[list[Tensor]],
     schedule: CompressionSchedule,
     budget: float,
     settings: TrainSettings,
@@ -118,7 +118,7 @@ def train(
 
     Args:
         objective: The method and its encoder.
-        views: Of the pictures, in the order of the training.
+        views: Endless items, each the views of one picture, in the order of the training; see ``Views``.
         schedule: Compression over the share of the budget.
         budget: In passes, see ``cost``.
         settings: How to train.
@@ -224,7 +224,11 @@ def _optimiser(objective: Objective, settings: TrainSettings) -> torch.optim.Opt
 
 
 def _costs(
-    objective: Objective, schedule: CompressionSchedule, settings: TrainSettings, views: Views, fabric: Any
+    objective: Objective,
+    schedule: CompressionSchedule,
+    settings: TrainSettings,
+    views: Dataset[list[Tensor]],
+    fabric: Any,
 ) -> dict[str, float]:
     if settings.cost == "formula":
         return formula_costs(objective, schedule.compressions)

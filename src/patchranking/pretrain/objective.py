@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -110,6 +110,10 @@ class Objective(nn.Module, ABC):
     def passes(self, compression: Compression) -> float:
         """What the encoders cost for one image, by formula; see ``cost``."""
 
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes the weights of an encoder of the same kind in place of those drawn."""
+        self.encoder.load_state_dict(weights)
+
     def after_backward(self, share: float) -> None:
         """Changes gradients before the optimiser sees them."""
 
@@ -170,6 +174,10 @@ class Following(Contrastive):
         super().__init__(encoder, keys, min_scale)
         self.key_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self._momentum = momentum
+
+    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+        super().start_from(weights)
+        self.key_encoder.load_state_dict(weights)
 
     def after_step(self, share: float) -> None:
         follow, momentum = library("models.utils").update_momentum, momentum_at(share, self._momentum)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from patchranking.errors import UserError
@@ -11,7 +12,7 @@ from patchranking.pretrain.compression import Compression
 from patchranking.pretrain.objective import Objective
 from patchranking.pretrain.schedule import CompressionSchedule, Stage, monotone
 
-__all__ = ["best_compression", "default_schedule", "schedule_from_errors", "two_phase_schedule"]
+__all__ = ["best_compression", "default_schedule", "named_schedule", "schedule_from_errors", "two_phase_schedule"]
 
 
 def _larger_sizes(objective: Objective) -> list[int]:
@@ -52,6 +53,27 @@ def default_schedule(objective: Objective) -> CompressionSchedule:
         Compression(own),
     ]
     return CompressionSchedule.of(monotone(wanted, objective.passes))
+
+
+def named_schedule(name: str, objective: Objective) -> CompressionSchedule:
+    """A schedule by its name, or from a file.
+
+    Args:
+        name: ``none``, ``default``, ``two-phase``, or a YAML file.
+        objective: What is trained under it.
+
+    Raises:
+        UserError: If it does not fit, or the file is none of a schedule.
+    """
+    if name == "none":
+        return CompressionSchedule.constant(objective.base)
+    if name == "two-phase":
+        return two_phase_schedule(objective)
+    if name == "default":
+        return default_schedule(objective)
+    found = CompressionSchedule.load(Path(name))
+    found.check(objective.tower, objective.passes)
+    return found
 
 
 def best_compression(rows: Sequence[Mapping[str, Any]]) -> Compression:
