@@ -1,7 +1,7 @@
 r"""Whether ToMe does better where blocks do not all merge the same number of patches, at equal MACs.
 
     python benchmarks/tome_schedules.py open_clip:local-dir:photos/photo-clip-s14 \
-        photos/imagenette/train,photos/flowers/train,photos/flickr8k/train --limit 300 \
+        photos/imagenette/train,photos/flowers/train,photos/flickr8k/train --limit 150 \
         --out benchmarks/results/tome_schedules-photos.json
 
 Schedules are tried on training pictures, so that a better one could be chosen for the comparison. ``even`` is ToMe as

@@ -39,17 +39,39 @@ def test_lower_precision_is_near_to_float32_and_measured_on_images(images, data,
     assert about.processor == processor()
 
 
-def test_layers_stay_in_float_until_the_cosine_is_high_enough(images, data, monkeypatch, tmp_path):
+def test_predictors_and_then_layers_stay_in_float_until_the_cosine_is_high_enough(images, data, monkeypatch):
     import nncf
 
+    tried = []
+
+    def quantize(model, calibration, ignored_scope, **settings):
+        tried.append((model, ignored_scope.names))
+        return len(tried)
+
+    monkeypatch.setattr(nncf, "quantize", quantize)
     monkeypatch.setattr(nncf, "quantize_with_accuracy_control", lambda *given, **settings: (given, settings))
     pixels, _ = pictured(images, data, PICTURES, 0)
     reference = F.normalize(torch.randn(PICTURES, 24), dim=-1)
-    found, settings = quantised(
-        "model", lambda name: lambda batch: [np.ones((len(batch), 24))], "image", pixels, reference
-    )
-    model, calibration, validation, measured = found
+
+    def int8(good=None):
+        """What int8 makes of a model, where only one attempt has the features of float32."""
+        tried.clear()
+        near = iter([reference[:16], reference[16:]])
+        return quantised(
+            "model",
+            lambda one: lambda batch: [next(near).numpy() if one == good else np.ones((len(batch), 24))],
+            "image",
+            pixels,
+            reference,
+            ["scores"],
+        )
+
+    assert int8(good=1) == 1
+    assert int8(good=2) == 2
+    assert tried == [("model", []), ("model", ["scores"])]
+    (model, calibration, validation, measured), settings = int8()
     assert model == "model"
+    assert settings["ignored_scope"].names == ["scores"]
     assert [set(one) for one in calibration.get_data([0, 1])] == [{"image"}, {"image"}]
     mean, cosines = measured("compiled", validation.get_data([3, 5]))
     expected = F.cosine_similarity(torch.ones(1, 24), reference[[3, 5]])

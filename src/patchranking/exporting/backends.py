@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from patchranking.errors import UserError
 from patchranking.exporting.modules import ImageSide, Side, traced
+from patchranking.exporting.narrow import narrow_in_onnx, narrow_in_openvino
 from patchranking.exporting.quantise import Run, import_nncf, quantised, unit_features
 from patchranking.exporting.settings import BackendName, PrecisionName
 from patchranking.extras import import_extra
@@ -52,7 +53,12 @@ class Backend(ABC):
 
     @abstractmethod
     def lower(
-        self, path: Path, side: Callable[[torch.dtype], Side], precision: PrecisionName, calibration: np.ndarray
+        self,
+        path: Path,
+        side: Callable[[torch.dtype], Side],
+        precision: PrecisionName,
+        calibration: np.ndarray,
+        widest: int = 0,
     ) -> None:
         """Makes a file that was written in float32 one of lower precision.
 
@@ -61,6 +67,7 @@ class Backend(ABC):
             side: Makes what is in it, with weights of another floating type.
             precision: bf16 or int8.
             calibration: Pixels that int8 takes its ranges from, ``(images, 3, height, width)``.
+            widest: Channels of the widest predictor.
         """
 
     @abstractmethod
@@ -105,7 +112,12 @@ class Onnx(Backend):
         found.save(path, external_data=self.side_file or None)
 
     def lower(
-        self, path: Path, side: Callable[[torch.dtype], Side], precision: PrecisionName, calibration: np.ndarray
+        self,
+        path: Path,
+        side: Callable[[torch.dtype], Side],
+        precision: PrecisionName,
+        calibration: np.ndarray,
+        widest: int = 0,
     ) -> None:
         onnx, outside = import_extra("onnx", "ONNX needs onnx", "onnx"), f"{path.name}.data"
         reference = unit_features(self.load(path), calibration)
@@ -113,7 +125,9 @@ class Onnx(Backend):
         def run_of(model: Any) -> Run:
             return self._run_of(model.SerializeToString())
 
-        model = quantised(onnx.load(path), run_of, ImageSide.names[0], calibration, reference)
+        whole = onnx.load(path)
+        predictors = narrow_in_onnx(whole, widest)
+        model = quantised(whole, run_of, ImageSide.names[0], calibration, reference, predictors)
         large = path.with_name(outside).exists()
         path.with_name(outside).unlink(missing_ok=True)
         onnx.save(model, path, save_as_external_data=large, location=outside)
@@ -175,13 +189,25 @@ class OpenVino(Backend):
         openvino.save_model(openvino.convert_model(model), path, compress_to_fp16=False)
 
     def lower(
-        self, path: Path, side: Callable[[torch.dtype], Side], precision: PrecisionName, calibration: np.ndarray
+        self,
+        path: Path,
+        side: Callable[[torch.dtype], Side],
+        precision: PrecisionName,
+        calibration: np.ndarray,
+        widest: int = 0,
     ) -> None:
         if precision == "int8":
             openvino = import_extra("openvino", "OpenVINO needs openvino", "openvino")
             reference = unit_features(self.load(path), calibration)
-            whole = self._core(precision).read_model(path)
-            model = quantised(whole, self._run_of, ImageSide.names[0], calibration, reference)
+            core = self._core(precision)
+            whole = core.read_model(path)
+
+            def run_of(model: Any) -> Run:
+                loaded = isinstance(model, openvino.CompiledModel)
+                return self._run_of(model if loaded else core.compile_model(model, "CPU", _hints("f32")))
+
+            predictors = narrow_in_openvino(whole, widest)
+            model = quantised(whole, run_of, ImageSide.names[0], calibration, reference, predictors)
             openvino.save_model(model, path.with_name("lower.xml"), compress_to_fp16=False)
             for suffix in (".bin", ".xml"):
                 path.with_name(f"lower{suffix}").replace(path.with_suffix(suffix))
@@ -189,8 +215,7 @@ class OpenVino(Backend):
     def load(self, path: Path, precision: PrecisionName = "fp32") -> Run:
         core = self._core(precision)
         hint = "bf16" if precision != "fp32" and _runs_bf16(core) else "f32"  # of int8, what stays in floating point
-        hints = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        return self._run_of(core.compile_model(path, "CPU", hints))
+        return self._run_of(core.compile_model(path, "CPU", _hints(hint)))
 
     def _run_of(self, compiled: Any) -> Run:
         return lambda batch: [np.array(output) for output in compiled(batch).values()]
@@ -200,6 +225,10 @@ class OpenVino(Backend):
         if precision == "bf16" and not _runs_bf16(core):
             raise UserError("This processor has no instructions for bfloat16: export in fp32 or int8.")
         return core
+
+
+def _hints(precision: str) -> dict[str, Any]:
+    return {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
 
 
 def _runs_bf16(core: Any) -> bool:
@@ -219,7 +248,12 @@ class Torch(Backend):
         torch.export.save(program, path)
 
     def lower(
-        self, path: Path, side: Callable[[torch.dtype], Side], precision: PrecisionName, calibration: np.ndarray
+        self,
+        path: Path,
+        side: Callable[[torch.dtype], Side],
+        precision: PrecisionName,
+        calibration: np.ndarray,
+        widest: int = 0,
     ) -> None:
         lowered = side(torch.bfloat16)
         self.write(traced(lowered, torch.from_numpy(calibration[:2])), lowered.names, path)

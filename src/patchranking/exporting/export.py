@@ -190,7 +190,8 @@ def _lowered(
 
     calibration, held = pictured(model, images, settings.calibration, settings.seed)
     reference = unit_features(backend.load(path), held)
-    backend.lower(path, side, settings.precision, calibration)
+    widest = 0 if pruner is None else max(pruner.predictor(int(block)).widest for block in pruner.predictors)
+    backend.lower(path, side, settings.precision, calibration, widest)
     found = quality(unit_features(backend.load(path, settings.precision), held), reference)
     if not settings.force:
         found.check(settings.precision)

@@ -1,9 +1,9 @@
-"""int8 by NNCF: calibrated with the pruner inside; layers that cost most stay as they are, by measurement."""
+"""int8 by NNCF: calibrated with the pruner inside; what costs most stays as it is, by measurement."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -38,36 +38,52 @@ def import_nncf() -> ModuleType:
     return nncf
 
 
-def quantised(model: Any, run_of: Callable[[Any], Run], name: str, pixels: np.ndarray, reference: Tensor) -> Any:
-    """A model in int8, but for layers that have to stay in float32 for its features to keep their cosine.
+def quantised(
+    model: Any,
+    run_of: Callable[[Any], Run],
+    name: str,
+    pixels: np.ndarray,
+    reference: Tensor,
+    predictors: Sequence[str] = (),
+) -> Any:
+    """A model in int8, but for what has to stay in float32 for its features to keep their cosine.
 
-    Layers go back to float32 one by one, those first whose return brings most, until the mean cosine is high enough.
+    Where int8 throughout is not enough, predictors go back first: they are a small part of the work, and their rounding
+    changes which patches go. Then layers do, one by one, those first whose return brings most.
 
     Args:
         model: ``openvino.Model`` or ``onnx.ModelProto``, in float32.
-        run_of: What runs a model that NNCF has compiled.
+        run_of: What runs such a model, or one that NNCF has compiled.
         name: Of the model's input.
-        pixels: Set the ranges and tell which layers to keep, float32 ``(images, 3, height, width)``.
+        pixels: Set the ranges and tell what to keep, float32 ``(images, 3, height, width)``.
         reference: Their unit features in float32, ``(images, features)``.
+        predictors: Names of the multiplications of predictors.
     """
     nncf = import_nncf()
 
-    def cosine(compiled: Any, rows: Iterable[int]) -> tuple[float, list[float]]:
+    def cosine(candidate: Any, rows: Iterable[int]) -> tuple[float, list[float]]:
         chosen = list(rows)
-        cosines = (unit_features(run_of(compiled), pixels[chosen]) * reference[chosen]).sum(1)
+        cosines = (unit_features(run_of(candidate), pixels[chosen]) * reference[chosen]).sum(1)
         return cosines.mean().item(), cosines.tolist()
 
+    calibration = nncf.Dataset([{name: one[None]} for one in pixels])
+    how = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(pixels)}
+    kept = nncf.IgnoredScope(names=list(predictors))
+    for ignored in (nncf.IgnoredScope(), kept) if predictors else (nncf.IgnoredScope(),):
+        found = nncf.quantize(model, calibration, ignored_scope=ignored, **how)
+        if cosine(found, range(len(pixels)))[0] >= LEAST_COSINE + _MARGIN:
+            return found
     return nncf.quantize_with_accuracy_control(
         model,
-        nncf.Dataset([{name: one[None]} for one in pixels]),
+        calibration,
         nncf.Dataset(list(range(len(pixels)))),
         cosine,
         max_drop=1 - LEAST_COSINE - _MARGIN,
-        model_type=nncf.ModelType.TRANSFORMER,
-        subset_size=len(pixels),
+        ignored_scope=kept,
         advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
             ranking_subset_size=min(_RANKED_ON, len(pixels))
         ),
+        **how,
     )
 
 

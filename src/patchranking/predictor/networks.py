@@ -108,6 +108,11 @@ class Predictor(nn.Module):
         again = network if first.any_length else _ANY_LENGTH
         return {blocks[0]: first} | {block: cls.for_tower(tower, again, **options) for block in blocks[1:]}
 
+    @property
+    def widest(self) -> int:
+        """Channels of its widest multiplication, on the side that is not the tower's or the hidden one."""
+        return max(self.correction.in_features, _MATCHING if self.merges else 0)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Scores patches.
 
