@@ -15,16 +15,16 @@ MATRICES = {"encoder": (96, 128), "reduce": (96, 32), "widen": (32, 96)}
 def graph():
     """An encoder's multiplication, those into and out of a predictor, and the cosines of patches with one another."""
     nodes = [
-        helper.make_node("MatMul", ["tokens", "encoder_weight"], ["wide"], "encoder"),
+        helper.make_node("MatMul", ["tokens", "encoder_weight"], ["encoder"], "encoder"),
         helper.make_node("MatMul", ["tokens", "reduce_weight"], ["channels"], "reduce"),
-        helper.make_node("MatMul", ["channels", "widen_weight"], ["correction"], "widen"),
+        helper.make_node("MatMul", ["channels", "widen_weight"], ["widen"], "widen"),
         helper.make_node("Transpose", ["channels"], ["turned"], "turn", perm=[0, 2, 1]),
         helper.make_node("MatMul", ["channels", "turned"], ["cosines"], "cosines"),
         helper.make_node("Transpose", ["tokens"], ["keys"], "turn_keys", perm=[0, 2, 1]),
-        helper.make_node("MatMul", ["tokens", "keys"], ["logits"], "attention"),
+        helper.make_node("MatMul", ["tokens", "keys"], ["attention"], "attention"),
     ]
     weights = [numpy_helper.from_array(np.ones(size, np.float32), f"{name}_weight") for name, size in MATRICES.items()]
-    names = ("wide", "correction", "cosines", "logits")
+    names = ("encoder", "widen", "cosines", "attention")
     outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names]
     tokens = helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["batch", 40, 96])
     made = helper.make_graph(nodes, "graph", [tokens], outputs, weights)
