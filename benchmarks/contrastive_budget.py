@@ -32,13 +32,13 @@ from patchranking.pretrain.analysis import analyse
 from patchranking.pretrain.budget import budget_of
 from patchranking.pretrain.compression import Compression
 from patchranking.pretrain.contrastive import ContrastiveSettings, MethodName, contrastive, make_objective
+from patchranking.pretrain.encoder import load_encoder
 from patchranking.pretrain.gradients import GradientSettings, spent_on
 from patchranking.pretrain.loop import TrainSettings
 from patchranking.pretrain.probe import measures_on
 from patchranking.pretrain.report import MODEL
 from patchranking.pretrain.schedule import CompressionSchedule
 from patchranking.pretrain.search import two_phase_schedule
-from patchranking.towers.load import load_model
 
 ARMS = {
     "moco": ("base", "two-phase", "dynamic", "constant-patch", "constant-drop", "dynamic-steps"),
@@ -170,7 +170,7 @@ def _chosen(job: Job, results: Results, method: MethodName, arm: str, rates: lis
 
     def accuracy(rate: float) -> float:
         _trained(job, results, method, arm, 0, rate)
-        tower = load_model(f"timm:local-dir:{(_folder(job, method, arm, 0, rate) / MODEL).resolve()}", job.device).model
+        tower = load_encoder(_folder(job, method, arm, 0, rate) / MODEL).to(job.device)
         found = measures_on(tower, job.images, job.tuned_on, job.training.probe_images, 0)[0](tower.eval())["knn"]
         assert found is not None
         return found

@@ -7,15 +7,14 @@ Weights of open_clip are drawn by a seed, and the pruner takes as long as a fitt
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 from common import main
-from safetensors.torch import save_file
 
 from patchranking.extras import declare_missing_operators
-from patchranking.files import make_folder
+from patchranking.pretrain.clip import save_clip
+from patchranking.pretrain.objective import Normalisation
 from patchranking.pruner import Pruner
 from patchranking.pruning.schedule import Schedule
 from patchranking.towers import as_tower
@@ -36,13 +35,8 @@ def random_model(name: str, out: Path = Path("runs/random_model"), keep: float =
 
     torch.manual_seed(seed)
     model = open_clip.create_model(name, pretrained=None)
-    make_folder(out)
-    shown = {"mean": model.visual.image_mean, "std": model.visual.image_std}
-    config = {"model_cfg": open_clip.get_model_config(name), "preprocess_cfg": shown}
-    (out / "open_clip_config.json").write_text(json.dumps(config, indent=2))
-    save_file(
-        {key: weight.contiguous() for key, weight in model.state_dict().items()}, out / "open_clip_model.safetensors"
-    )
+    normalisation = Normalisation(model.visual.image_mean, model.visual.image_std)
+    save_clip(model, open_clip.get_model_config(name), normalisation, out)
     tower = as_tower(model)
     Pruner.unfitted(tower, name, Schedule.default(tower.depth, keep), merges=True).save_pretrained(out / "pruner")
     print(f"wrote {out}")

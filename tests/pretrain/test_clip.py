@@ -8,6 +8,7 @@ from patchranking import load_model
 from patchranking.errors import UserError
 from patchranking.pretrain.clip import ClipSettings, make_clip, save_clip
 from patchranking.pretrain.compression import Compression, encode
+from patchranking.pretrain.encoder import normalisation_of
 from patchranking.pretrain.pictures import drop_noise
 from patchranking.towers import as_tower
 
@@ -46,7 +47,7 @@ def test_it_is_compressed_alike(encoder, compression):
 def test_what_is_saved_is_an_ordinary_model_of_open_clip(encoder, tmp_path):
     model, configuration = make_clip(encoder, SMALL)
     for _ in range(2):
-        save_clip(model.eval(), configuration, encoder, tmp_path / "model")
+        save_clip(model.eval(), configuration, normalisation_of(encoder), tmp_path / "model")
     loaded = load_model(f"open_clip:local-dir:{tmp_path / 'model'}")
     pixels = torch.randn(2, 3, 32, 32)
     assert torch.equal(loaded.tower(pixels), as_tower(model.requires_grad_(False))(pixels))

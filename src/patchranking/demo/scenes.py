@@ -177,9 +177,7 @@ def scene(split: str, index: int) -> Scene:
         UserError: If the split is unknown.
     """
     rng = _generator(split, index)
-    label = int(rng.integers(len(CLASSES)))
-    colour = str(rng.choice(list(COLOURS)))
-    texture = str(rng.choice(BACKGROUNDS))
+    label, colour, texture = _words(rng)
     ink = np.array(COLOURS[colour], np.float32)
     paper = [c for c in map(np.array, COLOURS.values()) if np.abs(c - ink).sum() > 290]
     first, second = rng.choice(len(paper), 2, replace=False)
@@ -193,7 +191,7 @@ def scene(split: str, index: int) -> Scene:
         key=key(split, index),
         image=_outlines(image) if split.endswith(SKETCH) else image,
         label=label,
-        caption=_caption(colour, label, texture),
+        caption=_caption(label, colour, texture),
         mask=alpha > 0.5,
         clutter=clutter,
         rotation=rotation,
@@ -213,19 +211,20 @@ def label(split: str, index: int) -> int:
 
 def colour(split: str, index: int) -> str:
     """The name of the colour of a scene's object, which is not drawn for it."""
-    rng = _generator(split, index)
-    rng.integers(len(CLASSES))
-    return str(rng.choice(list(COLOURS)))
+    return _words(_generator(split, index))[1]
 
 
 def caption(split: str, index: int) -> str:
     """The caption of a scene, which is not drawn for it."""
-    rng = _generator(split, index)
-    label = int(rng.integers(len(CLASSES)))
-    return _caption(str(rng.choice(list(COLOURS))), label, str(rng.choice(BACKGROUNDS)))
+    return _caption(*_words(_generator(split, index)))
 
 
-def _caption(colour: str, label: int, texture: str) -> str:
+def _words(rng: np.random.Generator) -> tuple[int, str, str]:
+    """What every scene begins with: its label, the colour of its object and its background."""
+    return int(rng.integers(len(CLASSES))), str(rng.choice(list(COLOURS))), str(rng.choice(BACKGROUNDS))
+
+
+def _caption(label: int, colour: str, texture: str) -> str:
     return f"{_article(colour)} {colour} {CLASSES[label]} on a {texture} background"
 
 

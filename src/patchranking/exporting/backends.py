@@ -9,6 +9,7 @@ import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +26,24 @@ from patchranking.exporting.quantise import Run, import_nncf, quantised, unit_fe
 from patchranking.exporting.settings import BackendName, PrecisionName
 from patchranking.extras import import_extra
 
-__all__ = ["BACKENDS", "Backend", "Run"]
+__all__ = ["BACKENDS", "Backend", "Lowering", "Run"]
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """How the image encoder's file becomes one of lower precision.
+
+    Attributes:
+        precision: bf16 or int8.
+        side: Makes what is in the file, with weights of another floating type.
+        calibration: Pixels that int8 takes its ranges from, ``(images, 3, height, width)``.
+        widest: Channels of the widest predictor, 0 without any.
+    """
+
+    precision: PrecisionName
+    side: Callable[[torch.dtype], Side]
+    calibration: np.ndarray
+    widest: int
 
 
 class Backend(ABC):
@@ -52,22 +70,12 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def lower(
-        self,
-        path: Path,
-        side: Callable[[torch.dtype], Side],
-        precision: PrecisionName,
-        calibration: np.ndarray,
-        widest: int = 0,
-    ) -> None:
+    def lower(self, path: Path, how: Lowering) -> None:
         """Makes a file that was written in float32 one of lower precision.
 
         Args:
             path: The file.
-            side: Makes what is in it, with weights of another floating type.
-            precision: bf16 or int8.
-            calibration: Pixels that int8 takes its ranges from, ``(images, 3, height, width)``.
-            widest: Channels of the widest predictor.
+            how: To what, and by what.
         """
 
     @abstractmethod
@@ -111,23 +119,16 @@ class Onnx(Backend):
         assert found is not None
         found.save(path, external_data=self.side_file or None)
 
-    def lower(
-        self,
-        path: Path,
-        side: Callable[[torch.dtype], Side],
-        precision: PrecisionName,
-        calibration: np.ndarray,
-        widest: int = 0,
-    ) -> None:
+    def lower(self, path: Path, how: Lowering) -> None:
         onnx, outside = import_extra("onnx", "ONNX needs onnx", "onnx"), f"{path.name}.data"
-        reference = unit_features(self.load(path), calibration)
+        reference = unit_features(self.load(path), how.calibration)
 
         def run_of(model: Any) -> Run:
             return self._run_of(model.SerializeToString())
 
         whole = onnx.load(path)
-        predictors = narrow_in_onnx(whole, widest)
-        model = quantised(whole, run_of, ImageSide.names[0], calibration, reference, predictors)
+        predictors = narrow_in_onnx(whole, how.widest)
+        model = quantised(whole, run_of, ImageSide.names[0], how.calibration, reference, predictors)
         large = path.with_name(outside).exists()
         path.with_name(outside).unlink(missing_ok=True)
         onnx.save(model, path, save_as_external_data=large, location=outside)
@@ -188,26 +189,19 @@ class OpenVino(Backend):
         openvino = import_extra("openvino", "OpenVINO needs openvino", "openvino")
         openvino.save_model(openvino.convert_model(model), path, compress_to_fp16=False)
 
-    def lower(
-        self,
-        path: Path,
-        side: Callable[[torch.dtype], Side],
-        precision: PrecisionName,
-        calibration: np.ndarray,
-        widest: int = 0,
-    ) -> None:
-        if precision == "int8":
+    def lower(self, path: Path, how: Lowering) -> None:
+        if how.precision == "int8":
             openvino = import_extra("openvino", "OpenVINO needs openvino", "openvino")
-            reference = unit_features(self.load(path), calibration)
-            core = self._core(precision)
+            reference = unit_features(self.load(path), how.calibration)
+            core = self._core(how.precision)
             whole = core.read_model(path)
 
             def run_of(model: Any) -> Run:
                 loaded = isinstance(model, openvino.CompiledModel)
                 return self._run_of(model if loaded else core.compile_model(model, "CPU", _hints("f32")))
 
-            predictors = narrow_in_openvino(whole, widest)
-            model = quantised(whole, run_of, ImageSide.names[0], calibration, reference, predictors)
+            predictors = narrow_in_openvino(whole, how.widest)
+            model = quantised(whole, run_of, ImageSide.names[0], how.calibration, reference, predictors)
             openvino.save_model(model, path.with_name("lower.xml"), compress_to_fp16=False)
             for suffix in (".bin", ".xml"):
                 path.with_name(f"lower{suffix}").replace(path.with_suffix(suffix))
@@ -247,16 +241,9 @@ class Torch(Backend):
         program.example_inputs = None
         torch.export.save(program, path)
 
-    def lower(
-        self,
-        path: Path,
-        side: Callable[[torch.dtype], Side],
-        precision: PrecisionName,
-        calibration: np.ndarray,
-        widest: int = 0,
-    ) -> None:
-        lowered = side(torch.bfloat16)
-        self.write(traced(lowered, torch.from_numpy(calibration[:2])), lowered.names, path)
+    def lower(self, path: Path, how: Lowering) -> None:
+        lowered = how.side(torch.bfloat16)
+        self.write(traced(lowered, torch.from_numpy(how.calibration[:2])), lowered.names, path)
 
     def load(self, path: Path, precision: PrecisionName = "fp32") -> Run:
         _check_not_pickled(path)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from patchranking.data import ImageData
 from patchranking.errors import UserError
-from patchranking.exporting.backends import BACKENDS, Backend
+from patchranking.exporting.backends import BACKENDS, Backend, Lowering
 from patchranking.exporting.check import Agreement, agreement, pictures
 from patchranking.exporting.folder import Exported, foreign
 from patchranking.exporting.modules import ImageSide, Side, TextSide, traced
@@ -191,7 +191,7 @@ def _lowered(
     calibration, held = pictured(model, images, settings.calibration, settings.seed)
     reference = unit_features(backend.load(path), held)
     widest = 0 if pruner is None else max(pruner.predictor(int(block)).widest for block in pruner.predictors)
-    backend.lower(path, side, settings.precision, calibration, widest)
+    backend.lower(path, Lowering(settings.precision, side, calibration, widest))
     found = quality(unit_features(backend.load(path, settings.precision), held), reference)
     if not settings.force:
         found.check(settings.precision)

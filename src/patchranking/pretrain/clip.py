@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from patchranking.errors import UserError, check_numbers
 from patchranking.extras import import_extra
 from patchranking.files import make_folder, replacing, write_json
-from patchranking.pretrain.encoder import normalisation_of
+from patchranking.pretrain.objective import Normalisation
 from patchranking.towers import as_tower
 
 __all__ = ["ClipSettings", "make_clip", "open_clip_weights", "save_clip"]
@@ -130,16 +130,15 @@ def _renamed(name: str) -> str:
     return f"ln_post.{name.removeprefix('norm.')}" if name.startswith("norm.") else name
 
 
-def save_clip(model: nn.Module, configuration: Mapping[str, Any], encoder: nn.Module, folder: Path) -> None:
+def save_clip(model: nn.Module, configuration: Mapping[str, Any], normalisation: Normalisation, folder: Path) -> None:
     """Writes a CLIP as open_clip has it; ``open_clip:local-dir:FOLDER`` is then a MODEL argument.
 
     Args:
-        model: From ``make_clip``.
-        configuration: From there.
-        encoder: The image encoder that it was made of, which says how pixels are normalised.
+        model: A CLIP of open_clip.
+        configuration: Of it, as open_clip takes it.
+        normalisation: Of the pixels.
         folder: Made where it is missing; its files are replaced, the configuration last.
     """
-    normalisation = normalisation_of(encoder)
     make_folder(folder)
     with replacing(folder / _WEIGHTS) as partial:
         save_file({name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}, partial)

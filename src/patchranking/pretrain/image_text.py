@@ -158,12 +158,13 @@ def image_text(
     of |= {"tower": digest(encoder.state_dict()), "texts": digest([one for own in texts for one in own])}
     of["schedule"] = [asdict(stage) for stage in chosen.stages]
     kept = ProgressFolder(folder / "progress", of)
-    seen = objective.views(normalisation_of(encoder))
+    normalisation = normalisation_of(encoder)
+    seen = objective.views(normalisation)
     views = _WithTexts(
         Views(pictures, Shuffled(len(pictures), training.seed), seen, training.seed), tokens, training.seed
     )
     progress = train(objective, views, chosen, budget, training, kept, fabric, measures)
-    save_clip(model, configuration, encoder, folder / MODEL)
+    save_clip(model, configuration, normalisation, folder / MODEL)
     return PretrainReport(len(pictures), pictures.skipped | skipped, budget, 0.0, chosen, progress)
 
 
