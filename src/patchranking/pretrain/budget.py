@@ -55,4 +55,4 @@ def measured_costs(
     for name, value in objective.named_buffers():
         value.copy_(buffers[name])
     base = objective.passes(objective.base)
-    return {str(one): base * own / seconds[0] for one, own in zip(chosen, seconds, strict=True)}
+    return {str(one): base * (own / seconds[0]) for one, own in zip(chosen, seconds, strict=True)}
