@@ -24,6 +24,7 @@ from common import Results, main
 from sooner import curves_of, own_seconds, sooner
 
 from patchranking.data import ImageData, load_data
+from patchranking.data.demo import by_colour
 from patchranking.data.halves import of_half
 from patchranking.errors import UserError
 from patchranking.evaluation.environment import environment
@@ -100,7 +101,7 @@ def contrastive_budget(
     """Trains every arm and measures it along the budget.
 
     Args:
-        data: Pictures to train on, with classes that only measure.
+        data: Pictures to train on, with classes that only measure; those of the demo are the colours of its objects.
         test: Others of the same classes: one half to choose learning rates on, the other to report.
         out: The JSON file.
         methods: Methods of pretraining: moco, simclr, dino.
@@ -136,7 +137,7 @@ def contrastive_budget(
         image_size=image_size, patch_size=patch_size, model_args=model, head=head, min_scale=min_scale
     )
     training = TrainSettings(epochs, batch_size, cost="measured", evaluations=evaluations)
-    images, unseen = load_data(data, limit, 0, "train"), load_data(test, test_limit)
+    images, unseen = by_colour(load_data(data, limit, 0, "train")), by_colour(load_data(test, test_limit))
     job = Job(images, of_half(unseen, "dev"), of_half(unseen, "test"), settings, training, schedule, work, device)
     analysis = GradientSettings(base_batches, batches, batch_size, drops=drops)
     results, rows, more = Results(out), list[dict[str, Any]](), dict[str, Any]()

@@ -28,6 +28,7 @@ from common import Results, main
 from sooner import curves_of, own_seconds, sooner
 
 from patchranking.data import ImageData, load_data, subset
+from patchranking.data.demo import by_colour
 from patchranking.data.halves import of_half
 from patchranking.evaluation.environment import environment
 from patchranking.files import make_folder
@@ -76,7 +77,7 @@ def mae_curriculum(
     """Trains every arm with every seed and measures k-NN and linear probe along the way.
 
     Args:
-        train: Pictures to train on.
+        train: Pictures to train on; those of the demo are told apart by the colours of their objects.
         test: Pictures of the same classes: one half to choose the share hidden and the depth of the decoder by, the
             other for everything that is reported.
         out: The JSON file.
@@ -92,7 +93,7 @@ def mae_curriculum(
         clusters: How many; prototypes are found by histograms of gradients.
         device: cpu, cuda, cuda:1, mps, ...
     """
-    data, unseen = load_data(train, limit, 0, "train"), load_data(test, test_limit)
+    data, unseen = by_colour(load_data(train, limit, 0, "train")), by_colour(load_data(test, test_limit))
     chosen_on, unseen = of_half(unseen, "dev"), of_half(unseen, "test")
     results, runs = Results(out), make_folder(out.with_suffix(".runs"))
     training = TrainSettings(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, evaluations=evaluations)
