@@ -117,7 +117,13 @@ class Rungs:
         encoder = Embedder(model, pruner, settings)
         if cell.backend != COMPILED:
             return encoder
-        return compiled(lambda pixels: encoder.encode(pixels.to(encoder.dtype)).float())
+        run = compiled(lambda pixels: encoder.encode(pixels.to(encoder.dtype)).float(), dynamic=None)
+
+        def of_any_batch(pixels: Tensor) -> Tensor:
+            torch._dynamo.maybe_mark_dynamic(pixels, 0)
+            return run(pixels)
+
+        return of_any_batch
 
     def macs(self, cell: Cell) -> float:
         """The multiply-accumulates of one image, counted: ask of a cell that runs in PyTorch."""

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from patchranking import Encoder, ExportSettings, UserError, export
 from patchranking.data import load_data
 from patchranking.exporting import backends, quality
+from patchranking.exporting.layers import Layers
 from patchranking.exporting.quality import Quality, pictured, processor
 from patchranking.exporting.quantise import quantised
 
@@ -39,45 +40,70 @@ def test_lower_precision_is_near_to_float32_and_measured_on_images(images, data,
     assert about.processor == processor()
 
 
-def test_predictors_and_then_layers_stay_in_float_until_the_cosine_is_high_enough(images, data, monkeypatch):
+KINDS = [["query 0", "query 1"], ["hidden 0", "hidden 1"], ["pixels"]]
+
+
+@pytest.fixture
+def int8(images, data, monkeypatch):
+    """Quantises "model", of which an attempt's cosine is what is given; tells the attempts and which was taken."""
     import nncf
 
     tried = []
 
-    def quantize(model, calibration, ignored_scope, **settings):
-        tried.append((model, ignored_scope.names))
-        return len(tried)
+    def quantize(model, calibration, ignored_scope, advanced_parameters, **settings):
+        assert model == "model"
+        assert [set(one) for one in calibration.get_data([0, 1])] == [{"image"}, {"image"}]
+        tried.append((advanced_parameters is None, ignored_scope.names))
+        return tried[-1]
 
     monkeypatch.setattr(nncf, "quantize", quantize)
-    monkeypatch.setattr(nncf, "quantize_with_accuracy_control", lambda *given, **settings: (given, settings))
     pixels, _ = pictured(images, data, PICTURES, 0)
-    reference = F.normalize(torch.randn(PICTURES, 24), dim=-1)
 
-    def int8(good=None):
-        """What int8 makes of a model, where only one attempt has the features of float32."""
+    def run(cosine_of):
         tried.clear()
-        near = iter([reference[:16], reference[16:]])
-        return quantised(
-            "model",
-            lambda one: lambda batch: [next(near).numpy() if one == good else np.ones((len(batch), 24))],
-            "image",
-            pixels,
-            reference,
-            ["scores"],
-        )
 
-    assert int8(good=1) == 1
-    assert int8(good=2) == 2
-    assert tried == [("model", []), ("model", ["scores"])]
-    (model, calibration, validation, measured), settings = int8()
-    assert model == "model"
-    assert settings["ignored_scope"].names == ["scores"]
-    assert [set(one) for one in calibration.get_data([0, 1])] == [{"image"}, {"image"}]
-    mean, cosines = measured("compiled", validation.get_data([3, 5]))
-    expected = F.cosine_similarity(torch.ones(1, 24), reference[[3, 5]])
-    assert cosines == pytest.approx(expected.tolist(), abs=1e-6)
-    assert mean == pytest.approx(expected.mean().item(), abs=1e-6)
-    assert settings["max_drop"] == pytest.approx(0.009)
+        def run_of(attempt):
+            cosine = cosine_of(*attempt)
+            return lambda batch: [np.tile(np.float32([cosine, (1 - cosine**2) ** 0.5]), (len(batch), 1))]
+
+        reference = torch.tensor([[1.0, 0.0]]).expand(PICTURES, 2)
+        return quantised("model", run_of, "image", pixels, reference, Layers(["scores"], KINDS)), list(tried)
+
+    return run
+
+
+def test_int8_throughout_is_taken_where_it_is_near_enough(int8):
+    assert int8(lambda smooth, kept: 0.9911) == ((True, []), [(True, [])])
+    assert int8(lambda smooth, kept: 0.95 if smooth else 0.992) == ((False, []), [(True, []), (False, [])])
+
+
+@pytest.mark.parametrize("smooth", [True, False])
+def test_predictors_stay_in_float_first_by_the_better_way_to_treat_outliers(int8, smooth):
+    taken, tried = int8(lambda own, kept: 0.992 if kept else 0.96 if own == smooth else 0.95)
+    assert taken == (smooth, ["scores"])
+    assert tried == [(True, []), (False, []), (smooth, ["scores"])]
+
+
+def test_then_kinds_of_layers_do_always_the_one_that_brings_most(int8):
+    gains = {"scores": 0.01, "query 0": 0.005, "hidden 0": 0.015, "pixels": 0.001}
+    taken, tried = int8(lambda smooth, kept: 0.962 + sum(gains.get(name, 0) for name in kept))
+    assert taken == (False, ["scores", *KINDS[1], *KINDS[0]])
+    assert tried[3:] == [
+        (False, kept)
+        for kept in (
+            ["scores", *KINDS[0]],
+            ["scores", *KINDS[1]],
+            ["scores", *KINDS[2]],
+            ["scores", *KINDS[1], *KINDS[0]],
+            ["scores", *KINDS[1], *KINDS[2]],
+        )
+    ]
+
+
+def test_the_nearest_is_taken_where_none_is_near_enough(int8):
+    taken, tried = int8(lambda smooth, kept: 0.9 + 0.01 * (kept == ["scores", "pixels"]))
+    assert taken == (False, ["scores", "pixels"])
+    assert len(tried) == 3 + 3 + 2 + 1
 
 
 def test_what_is_too_far_is_refused_with_the_figures(images, data, pruner, tmp_path, monkeypatch):

@@ -130,14 +130,19 @@ def _encoders(
     return encoders, macs
 
 
-def compiled(encoder: Encoder) -> Encoder:
-    """The encoder compiled from code of its own: what is compiled is kept by code, and hooks do not tell it apart."""
+def compiled(encoder: Encoder, dynamic: bool | None = False) -> Encoder:
+    """The encoder compiled from code of its own: what is compiled is kept by code, and hooks do not tell it apart.
+
+    Args:
+        encoder: Maps pixels to features.
+        dynamic: As in ``torch.compile``; by default anew for batches of every size.
+    """
 
     def run(pixels: Tensor) -> Tensor:
         return encoder(pixels)
 
     own = FunctionType(run.__code__.replace(), run.__globals__, closure=run.__closure__)
-    return torch.compile(own, fullgraph=True, dynamic=False)
+    return torch.compile(own, fullgraph=True, dynamic=dynamic)
 
 
 def _check_same(runs: dict[float, Encoder], eager: dict[float, Encoder], pixels: Tensor, tolerance: float) -> None:

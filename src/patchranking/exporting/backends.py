@@ -20,8 +20,8 @@ from torch.export import ExportedProgram
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from patchranking.errors import UserError
+from patchranking.exporting.layers import layers_in_onnx, layers_in_openvino
 from patchranking.exporting.modules import ImageSide, Side, traced
-from patchranking.exporting.narrow import narrow_in_onnx, narrow_in_openvino
 from patchranking.exporting.quantise import Run, import_nncf, quantised, unit_features
 from patchranking.exporting.settings import BackendName, PrecisionName
 from patchranking.extras import import_extra
@@ -127,8 +127,8 @@ class Onnx(Backend):
             return self._run_of(model.SerializeToString())
 
         whole = onnx.load(path)
-        predictors = narrow_in_onnx(whole, how.widest)
-        model = quantised(whole, run_of, ImageSide.names[0], how.calibration, reference, predictors)
+        layers = layers_in_onnx(whole, how.widest)
+        model = quantised(whole, run_of, ImageSide.names[0], how.calibration, reference, layers)
         large = path.with_name(outside).exists()
         path.with_name(outside).unlink(missing_ok=True)
         onnx.save(model, path, save_as_external_data=large, location=outside)
@@ -197,11 +197,10 @@ class OpenVino(Backend):
             whole = core.read_model(path)
 
             def run_of(model: Any) -> Run:
-                loaded = isinstance(model, openvino.CompiledModel)
-                return self._run_of(model if loaded else core.compile_model(model, "CPU", _hints("f32")))
+                return self._run_of(core.compile_model(model, "CPU", _hints("f32")))
 
-            predictors = narrow_in_openvino(whole, how.widest)
-            model = quantised(whole, run_of, ImageSide.names[0], how.calibration, reference, predictors)
+            layers = layers_in_openvino(whole, how.widest)
+            model = quantised(whole, run_of, ImageSide.names[0], how.calibration, reference, layers)
             openvino.save_model(model, path.with_name("lower.xml"), compress_to_fp16=False)
             for suffix in (".bin", ".xml"):
                 path.with_name(f"lower{suffix}").replace(path.with_suffix(suffix))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from patchranking.exporting.layers import Layers
 from patchranking.extras import import_extra
 
 __all__ = ["LEAST_COSINE", "Run", "import_nncf", "quantised", "unit_features"]
@@ -22,8 +23,6 @@ Run = Callable[[np.ndarray], list[np.ndarray]]
 LEAST_COSINE = 0.99
 _MARGIN = 0.001
 """For images other than those that layers were chosen on."""
-_RANKED_ON = 32
-"""Images that tell which layers cost most; the cosine itself is measured on all."""
 _BATCH = 16
 
 
@@ -44,47 +43,57 @@ def quantised(
     name: str,
     pixels: np.ndarray,
     reference: Tensor,
-    predictors: Sequence[str] = (),
+    layers: Layers,
 ) -> Any:
     """A model in int8, but for what has to stay in float32 for its features to keep their cosine.
 
-    Where int8 throughout is not enough, predictors go back first: they are a small part of the work, and their rounding
-    changes which patches go. Then layers do, one by one, those first whose return brings most.
+    NNCF smooths activations, which moves their outliers into the weights; where that leaves too little, it is tried
+    without. Where int8 throughout is not enough, predictors go back first: they are a small part of the work, and their
+    rounding changes which patches go. Then layers do, a kind at a time, always the one whose return brings most.
 
     Args:
         model: ``openvino.Model`` or ``onnx.ModelProto``, in float32.
-        run_of: What runs such a model, or one that NNCF has compiled.
+        run_of: What runs such a model.
         name: Of the model's input.
         pixels: Set the ranges and tell what to keep, float32 ``(images, 3, height, width)``.
         reference: Their unit features in float32, ``(images, features)``.
-        predictors: Names of the multiplications of predictors.
+        layers: Of the model.
+
+    Returns:
+        The first with a mean cosine that is high enough, or the one with the highest.
     """
     nncf = import_nncf()
-
-    def cosine(candidate: Any, rows: Iterable[int]) -> tuple[float, list[float]]:
-        chosen = list(rows)
-        cosines = (unit_features(run_of(candidate), pixels[chosen]) * reference[chosen]).sum(1)
-        return cosines.mean().item(), cosines.tolist()
-
     calibration = nncf.Dataset([{name: one[None]} for one in pixels])
-    how = {"model_type": nncf.ModelType.TRANSFORMER, "subset_size": len(pixels)}
-    kept = nncf.IgnoredScope(names=list(predictors))
-    for ignored in (nncf.IgnoredScope(), kept) if predictors else (nncf.IgnoredScope(),):
-        found = nncf.quantize(model, calibration, ignored_scope=ignored, **how)
-        if cosine(found, range(len(pixels)))[0] >= LEAST_COSINE + _MARGIN:
-            return found
-    return nncf.quantize_with_accuracy_control(
-        model,
-        calibration,
-        nncf.Dataset(list(range(len(pixels)))),
-        cosine,
-        max_drop=1 - LEAST_COSINE - _MARGIN,
-        ignored_scope=kept,
-        advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
-            ranking_subset_size=min(_RANKED_ON, len(pixels))
-        ),
-        **how,
-    )
+    rough = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=nncf.AdvancedSmoothQuantParameters(matmul=-1))
+    best: tuple[float, Any] = (-1.0, None)
+
+    def cosine(kept: Sequence[str], advanced: Any) -> float:
+        """Of the features that the model then has, once it is among the candidates."""
+        nonlocal best
+        candidate = nncf.quantize(
+            model,
+            calibration,
+            model_type=nncf.ModelType.TRANSFORMER,
+            subset_size=len(pixels),
+            ignored_scope=nncf.IgnoredScope(names=list(kept)),
+            advanced_parameters=advanced,
+        )
+        found = (unit_features(run_of(candidate), pixels) * reference).sum(1).mean().item()
+        best = max(best, (found, candidate), key=lambda one: one[0])
+        return found
+
+    def enough() -> bool:
+        return best[0] >= LEAST_COSINE + _MARGIN
+
+    smooth = cosine([], None)
+    how = None if enough() or smooth > cosine([], rough) else rough
+    kept, kinds = list(layers.predictors), list(layers.kinds)
+    if kept and not enough():
+        cosine(kept, how)
+    while kinds and not enough():
+        gains = [cosine([*kept, *kind], how) for kind in kinds]
+        kept += kinds.pop(int(np.argmax(gains)))
+    return best[1]
 
 
 def unit_features(run: Run, pixels: np.ndarray) -> Tensor:

@@ -6,7 +6,8 @@ import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from patchranking.exporting.narrow import narrow_in_onnx, narrow_in_openvino
+from patchranking import ExportSettings, export
+from patchranking.exporting.layers import layers_in_onnx, layers_in_openvino
 
 MATRICES = {"encoder": (96, 128), "reduce": (96, 32), "widen": (32, 96)}
 
@@ -34,9 +35,27 @@ def graph():
 @pytest.mark.parametrize(("widest", "expected"), [(33, {"reduce", "widen", "cosines"}), (16, set())])
 def test_multiplications_of_predictors_are_told_by_their_width(graph, tmp_path, widest, expected):
     onnx.save(graph, tmp_path / "model.onnx")
-    assert set(narrow_in_onnx(graph, widest)) == expected
-    assert set(narrow_in_openvino(openvino.convert_model(tmp_path / "model.onnx"), widest)) == expected
+    others = {*MATRICES, "cosines", "attention"} - expected
+    for found in (
+        layers_in_onnx(graph, widest),
+        layers_in_openvino(openvino.convert_model(tmp_path / "model.onnx"), widest),
+    ):
+        assert set(found.predictors) == expected
+        assert {name for kind in found.kinds for name in kind} == others
+        assert len(found.predictors) + sum(len(kind) for kind in found.kinds) == len(expected | others)
 
 
-def test_without_a_pruner_nothing_is_narrow(graph):
-    assert narrow_in_onnx(graph, 0) == []
+def test_without_a_pruner_nothing_is_of_a_predictor(graph):
+    assert layers_in_onnx(graph, 0).predictors == []
+
+
+@pytest.mark.parametrize("format", ["onnx", "openvino"])
+def test_layers_at_one_place_of_every_block_are_of_one_kind(images, tmp_path, format):
+    export(images, tmp_path / "out", None, ExportSettings(format))
+    if format == "onnx":
+        found = layers_in_onnx(onnx.load(tmp_path / "out" / "image.onnx"), 0)
+    else:
+        found = layers_in_openvino(openvino.Core().read_model(tmp_path / "out" / "image.xml"), 0)
+    blocks = len(images.tower.blocks)
+    attention = blocks if format == "openvino" else 2 * blocks  # there it is one operation
+    assert sorted(len(kind) for kind in found.kinds) == sorted([1, 1, blocks, blocks, blocks, blocks, attention])
