@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from rungs import LOW_RES, RUNGS, STOCK, Cell, Rungs, folder_of
 from torch import Tensor
 from torch.nn import functional as F
 
-from patchranking.data import ImageData, load_data, of_half
+from patchranking.data import load_data, of_half
 from patchranking.data.halves import HalfName
 from patchranking.data.images import read_sized
 from patchranking.errors import UserError
@@ -104,12 +105,14 @@ def ladder(
     runs = {cell: of.run(cell) for cell, of in cells.items()}
     reference = _features(runs[stock], read[stock], files)
     macs = {cell: of.macs(cell) for cell, of in {cell.counted: of for cell, of in cells.items()}.items()}
+    classes = {id(of): zero_shot_classes(of.model, found) for of in (made, other) if of is not None}
     rows = {}
     for cell, of in cells.items():
 
         def row(cell: Cell = cell, of: Rungs = of) -> dict[str, Any]:
             found_here = _features(runs[cell], read[cell], files)
-            return _row(of, cell, macs[cell.counted] / macs[stock], found_here, reference, found, pruner)
+            top1 = partial(_top1, classes[id(of)], found.labels)
+            return _row(of, cell, macs[cell.counted] / macs[stock], found_here, reference, top1, pruner)
 
         rows[cell] = results.once(cell.name, row)
     times = _timed(runs, read, files[: max(batches)], batches, rounds)
@@ -137,7 +140,13 @@ def _features(run: Callable[[Tensor], Tensor], read: Callable[[Path], Tensor], f
 
 
 def _row(
-    rungs: Rungs, cell: Cell, macs_share: float, features: Tensor, reference: Tensor, data: ImageData, pruner: Path
+    rungs: Rungs,
+    cell: Cell,
+    macs_share: float,
+    features: Tensor,
+    reference: Tensor,
+    top1: Callable[[Tensor], float | None],
+    pruner: Path,
 ) -> dict[str, Any]:
     """What a cell keeps of the stock rung, and what it needs."""
     kept = None if cell.twin else quality(features, reference)
@@ -149,8 +158,8 @@ def _row(
         "precision": cell.precision,
         "macs": cell.share,
         "macs_share": macs_share,
-        "top1": _top1(rungs.model, data, features),
-        "top1_dense": None if cell.twin else _top1(rungs.model, data, reference),
+        "top1": top1(features),
+        "top1_dense": None if cell.twin else top1(reference),
         "feature_cosine": kept and kept.feature_cosine,
         "index_overlap_at_10": kept and kept.index_overlap_at_10,
         "memory_mb": peak_mib(rungs.model.name, pruner, rungs.work, cell),
@@ -158,11 +167,11 @@ def _row(
     }
 
 
-def _top1(model: LoadedModel, data: ImageData, features: Tensor) -> float | None:
-    classes = zero_shot_classes(model, data)
+def _top1(classes: Tensor | None, labels: Sequence[int] | None, features: Tensor) -> float | None:
+    """Zero-shot accuracy in percent, None where there are no classes."""
     if classes is None:
         return None
-    return 100 * (features @ classes.T).argmax(1).eq(torch.tensor(data.labels)).float().mean().item()
+    return 100 * (features @ classes.T).argmax(1).eq(torch.tensor(labels)).float().mean().item()
 
 
 def peak_mib(model: str, pruner: Path, work: Path, cell: Cell) -> float:

@@ -103,7 +103,7 @@ def test_then_kinds_of_layers_do_always_the_one_that_brings_most(int8):
 def test_the_nearest_is_taken_where_none_is_near_enough(int8):
     taken, tried = int8(lambda smooth, kept: 0.9 + 0.01 * (kept == ["scores", "pixels"]))
     assert taken == (False, ["scores", "pixels"])
-    assert len(tried) == 3 + 3 + 2 + 1
+    assert len(tried) == 3 + 3 + 2  # a second kind brought nothing
 
 
 def test_what_is_too_far_is_refused_with_the_figures(images, data, pruner, tmp_path, monkeypatch):

@@ -49,7 +49,8 @@ def quantised(
 
     NNCF smooths activations, which moves their outliers into the weights; where that leaves too little, it is tried
     without. Where int8 throughout is not enough, predictors go back first: they are a small part of the work, and their
-    rounding changes which patches go. Then layers do, a kind at a time, always the one whose return brings most.
+    rounding changes which patches go. Then layers do, a kind at a time, always the one whose return brings most, as
+    long as it brings anything.
 
     Args:
         model: ``openvino.Model`` or ``onnx.ModelProto``, in float32.
@@ -90,9 +91,11 @@ def quantised(
     kept, kinds = list(layers.predictors), list(layers.kinds)
     if kept and not enough():
         cosine(kept, how)
-    while kinds and not enough():
-        gains = [cosine([*kept, *kind], how) for kind in kinds]
-        kept += kinds.pop(int(np.argmax(gains)))
+    before = 0.0
+    while kinds and before < best[0] and not enough():
+        before = best[0]
+        found = [cosine([*kept, *kind], how) for kind in kinds]
+        kept += kinds.pop(int(np.argmax(found)))
     return best[1]
 
 
