@@ -88,7 +88,7 @@ def systems(
     out: Path = Path("benchmarks/results/systems-demo.json"),
     images: int = 1000,
     test_images: int = 500,
-    seeds: int = 2,
+    seeds: int = 3,
     epochs: dict[str, float] = {"mae": 20, "moco": 4, "clip": 6},  # noqa: B006
     part: float = 0.5,
     batch_size: int = 64,
