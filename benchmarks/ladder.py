@@ -2,7 +2,8 @@ r"""Every way to make CLIP cheaper on a CPU, dense and pruned, from JPEG files t
 
     python benchmarks/ladder.py open_clip:local-dir:photos/photo-clip-s14 photos/imagenette/val \
         --pruner runs/compare/fits/in/seed-0 --images photos/imagenette/train \
-        --rungs "pytorch bf16" "onnx fp32" "openvino fp32" "openvino bf16" "low-res fp32" \
+        --rungs "pytorch bf16" "compile bf16" "onnx fp32" "onnx int8" "openvino fp32" "openvino bf16" \
+        "openvino int8" "low-res fp32" \
         --out benchmarks/results/ladder-photos.json
 
 The stock rung is what users have: PyTorch, float32, eager, the library's own preprocessing. Every other rung reads JPEG
