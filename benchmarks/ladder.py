@@ -106,13 +106,14 @@ def ladder(
     runs = {cell: of.run(cell) for cell, of in cells.items()}
     reference = _features(runs[stock], read[stock], files)
     macs = {cell: of.macs(cell) for cell, of in {cell.counted: of for cell, of in cells.items()}.items()}
-    classes = {id(of): zero_shot_classes(of.model, found) for of in (made, other) if of is not None}
+    models = {cell.twin: of.model for cell, of in cells.items()}
+    classes = {twin: zero_shot_classes(one, found) for twin, one in models.items()}
     rows = {}
     for cell, of in cells.items():
 
         def row(cell: Cell = cell, of: Rungs = of) -> dict[str, Any]:
             found_here = _features(runs[cell], read[cell], files)
-            top1 = partial(_top1, classes[id(of)], found.labels)
+            top1 = partial(_top1, classes[cell.twin], found.labels)
             return _row(of, cell, macs[cell.counted] / macs[stock], found_here, reference, top1, pruner)
 
         rows[cell] = results.once(cell.name, row)

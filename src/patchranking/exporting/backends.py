@@ -197,7 +197,7 @@ class OpenVino(Backend):
             whole = core.read_model(path)
 
             def run_of(model: Any) -> Run:
-                return self._run_of(core.compile_model(model, "CPU", _hints("f32")))
+                return self._run_of(core, model, "f32")
 
             layers = layers_in_openvino(whole, how.widest)
             model = quantised(whole, run_of, ImageSide.names[0], how.calibration, reference, layers)
@@ -208,9 +208,11 @@ class OpenVino(Backend):
     def load(self, path: Path, precision: PrecisionName = "fp32") -> Run:
         core = self._core(precision)
         hint = "bf16" if precision != "fp32" and _runs_bf16(core) else "f32"  # of int8, what stays in floating point
-        return self._run_of(core.compile_model(path, "CPU", _hints(hint)))
+        return self._run_of(core, path, hint)
 
-    def _run_of(self, compiled: Any) -> Run:
+    def _run_of(self, core: Any, model: Any, precision: str) -> Run:
+        hints = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+        compiled = core.compile_model(model, "CPU", hints)
         return lambda batch: [np.array(output) for output in compiled(batch).values()]
 
     def _core(self, precision: PrecisionName) -> Any:
@@ -218,10 +220,6 @@ class OpenVino(Backend):
         if precision == "bf16" and not _runs_bf16(core):
             raise UserError("This processor has no instructions for bfloat16: export in fp32 or int8.")
         return core
-
-
-def _hints(precision: str) -> dict[str, Any]:
-    return {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
 
 
 def _runs_bf16(core: Any) -> bool:
